@@ -1,0 +1,155 @@
+"""Time as an argument.
+
+Code that reads the clock by itself can only be tested by waiting. Everything in Fairlead that measures a span, sleeps
+or sets a timer takes a `Clock`; production passes `SystemClock`, tests pass a `ManualClock` and move it by hand.
+
+Two times, never mixed: `now()` is monotonic seconds, for spans and deadlines, and means nothing outside this machine;
+`utc()` is seconds since the Unix epoch, for stamps that leave the process, and may jump when the wall clock is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["SYSTEM_CLOCK", "Clock", "ManualClock", "SystemClock", "Timer", "settle"]
+
+
+class Timer(Protocol):
+    """A pending callback; `cancel()` is safe to call more than once and after it ran."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """The four things that time is asked for."""
+
+    def now(self) -> float:
+        """Monotonic seconds; the zero point is arbitrary. On Linux all processes of one machine share it."""
+        ...
+
+    def utc(self) -> float:
+        """Seconds since the Unix epoch, UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns after at least `seconds`; zero or less still yields to other tasks once."""
+        ...
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Runs `callback` in the running loop's thread once `now()` has reached `when`."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock. `call_at` and `sleep` need a running asyncio loop; `now` and `utc` do not."""
+
+    __slots__ = ()
+
+    now = staticmethod(time.monotonic)
+    utc = staticmethod(time.time)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        # Not loop.call_at: uvloop's clock counts whole milliseconds from its own last poll.
+        return asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), callback)
+
+
+SYSTEM_CLOCK = SystemClock()
+
+
+class _ManualTimer:
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class ManualClock:
+    """A clock that stands still until it is moved.
+
+    `advance` runs every timer that falls due, in order of time and then of creation, with `now()` reading the timer's
+    own moment while it runs. Sleepers are woken the same way, and continue when the test next awaits; `run_for` does
+    both, so that a sleeper that sleeps again within the span wakes again.
+
+    >>> clock = ManualClock()
+    >>> fired = []
+    >>> _ = clock.call_at(2.0, lambda: fired.append(clock.now()))
+    >>> clock.advance(5.0); fired, clock.now()
+    ([2.0], 5.0)
+    """
+
+    def __init__(self, now: float = 0.0, utc: float = 1_750_000_000.0) -> None:
+        self._now = now
+        self._utc_offset = utc - now
+        self._order = itertools.count()
+        self._timers: list[tuple[float, int, _ManualTimer]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def utc(self) -> float:
+        return self._now + self._utc_offset
+
+    def set_utc(self, utc: float) -> None:
+        """Moves the wall clock, as an operator or NTP would; monotonic time stays."""
+        self._utc_offset = utc - self._now
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        timer = self.call_at(self._now + seconds, lambda: woken.done() or woken.set_result(None))
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        timer = _ManualTimer(callback)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        """Moves time forward by `seconds` (>= 0) and runs what falls due."""
+        if seconds < 0:
+            raise ValueError(f"monotonic time cannot go back: advance({seconds})")
+        end = self._now + seconds
+        while self._timers and self._timers[0][0] <= end:
+            self._fire_next()
+        self._now = end
+
+    async def run_for(self, seconds: float) -> None:
+        """Moves time forward and lets the tasks that wake up run, as many times as they fall due."""
+        if seconds < 0:
+            raise ValueError(f"monotonic time cannot go back: run_for({seconds})")
+        end = self._now + seconds
+        await settle()
+        while self._timers and self._timers[0][0] <= end:
+            self._fire_next()
+            await settle()
+        self._now = end
+        await settle()
+
+    def _fire_next(self) -> None:
+        when, _, timer = heapq.heappop(self._timers)
+        self._now = max(self._now, when)
+        callback, timer.callback = timer.callback, None
+        if callback is not None:
+            callback()
+
+
+async def settle(turns: int = 20) -> None:
+    """Yields to the loop `turns` times, enough for woken tasks to reach their next wait."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

@@ -1,0 +1,133 @@
+"""Every error that Fairlead raises on purpose.
+
+    FairleadError
+    ├── Refused                    said no before any work began; trying later or elsewhere is safe
+    │   ├── CircuitOpen            the dependency failed too often; its breaker is open
+    │   ├── Overloaded             no permit was free: the limit protects what lies behind it
+    │   └── RateLimited            this caller spent its share
+    ├── DeadlineExceeded           the moment passed; also a TimeoutError
+    ├── InvalidInput               a value from outside is wrong; also a ValueError
+    │   ├── BrokenDocument         a file or message cannot be read as what it claims to be
+    │   ├── UnknownFlag            the flag document has no flag of that name; also a KeyError
+    │   └── UnknownSystem          no installed system has that name; also a KeyError
+    ├── ModelRejected              a model file is not the one its manifest describes
+    ├── MissingExtra               an optional dependency is not installed; also an ImportError
+    ├── NoSpace                    the disk, or the file-size limit, stopped a write; also an OSError
+    ├── PortInUse                  another process listens there; also an OSError
+    ├── ProcessDied                a process that Fairlead started ended, or never became healthy
+    └── RunInvalid                 a measurement broke its own rules (late sends, no samples)
+
+A message names the thing, the value and the limit, and the next step, in one line. The driver's own error stays in
+`__cause__`. `INCONCLUSIVE` is a verdict, not an error.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokenDocument",
+    "CircuitOpen",
+    "DeadlineExceeded",
+    "FairleadError",
+    "InvalidInput",
+    "MissingExtra",
+    "ModelRejected",
+    "NoSpace",
+    "Overloaded",
+    "PortInUse",
+    "ProcessDied",
+    "RateLimited",
+    "Refused",
+    "RunInvalid",
+    "UnknownFlag",
+    "UnknownSystem",
+]
+
+
+class FairleadError(Exception):
+    """Root of the tree. Catch it at the edge of a program, something narrower everywhere else."""
+
+    def __str__(self) -> str:
+        # KeyError prints repr(message); every error here is read by a person, so print the message itself.
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class Refused(FairleadError):
+    """The call was turned away before it began, so nothing happened and nothing needs undoing.
+
+    retry_after: seconds until a new attempt makes sense, or None when nobody can know.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_refused, (type(self), self.args[0], self.retry_after))
+
+
+def _rebuild_refused(kind: type[Refused], message: str, retry_after: float | None) -> Refused:
+    return kind(message, retry_after=retry_after)
+
+
+class CircuitOpen(Refused):
+    """The circuit breaker of this dependency is open; `retry_after` is the time to its next probe."""
+
+
+class Overloaded(Refused):
+    """The concurrency limit or the load shedder had no permit for this priority."""
+
+
+class RateLimited(Refused):
+    """This caller used its rate; `retry_after` is the time until a token is back."""
+
+
+class DeadlineExceeded(FairleadError, TimeoutError):
+    """The deadline passed, before the work began or while it ran."""
+
+
+class InvalidInput(FairleadError, ValueError):
+    """A value handed in from outside is not usable; the message says which, why and what would be."""
+
+
+class BrokenDocument(InvalidInput):
+    """A document (flag file, event, recording, manifest) does not parse or breaks its schema."""
+
+
+class UnknownFlag(InvalidInput, KeyError):
+    """The flag document holds no flag of this name."""
+
+
+class UnknownSystem(InvalidInput, KeyError):
+    """No installed distribution offers a system of this name."""
+
+
+class ModelRejected(FairleadError):
+    """A model was refused: wrong hash, wrong feature schema, or wrong answers on its golden batch."""
+
+
+class MissingExtra(FairleadError, ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'fairlead[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (MissingExtra, (self.package, self.extra))
+
+
+class NoSpace(FairleadError, OSError):
+    """A write stopped for lack of disk space or at a file-size limit; what was written before it is kept."""
+
+
+class PortInUse(FairleadError, OSError):
+    """The address is taken by another process."""
+
+
+class ProcessDied(FairleadError):
+    """A process that Fairlead owns ended early, or did not become healthy in time."""
+
+
+class RunInvalid(FairleadError):
+    """The measurement broke its own rules, so its figures would mislead."""
