@@ -1,0 +1,53 @@
+# Two commands matter: `make try` plays the reference system, `make test` proves the code. `make help` lists the rest.
+
+PYTHON ?= python3
+export PYTHON
+
+BIN := .venv/bin
+PATHS := src tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help try test setup packages static check bench soak clean
+
+help:
+	@echo "make try     play the home feed: control against treatment, under load and faults"
+	@echo "make test    everything: Debian packages for the tests, linters, types, all tests"
+	@echo "make setup   only install into .venv what tests and tools need"
+	@echo "make check   the quick subset: linters, types, unit tests"
+	@echo "make bench   measure the bars beside their peers (BENCH='cache --quick' narrows it)"
+	@echo "make soak    the long ones: hours of load, many kills"
+	@echo "make clean   remove .venv, caches and build results; runs/ stays"
+	@echo
+	@echo "PYTHON=/path/to/python3 chooses the interpreter that .venv is made from (3.11 or newer)."
+
+try:
+	@sh scripts/bootstrap try
+	@$(BIN)/fairlead try home_feed $(TRY)
+
+setup:
+	@sh scripts/bootstrap dev
+
+packages:
+	@sh scripts/debian-packages
+
+static: setup
+	$(BIN)/ruff check $(PATHS)
+	$(BIN)/ruff format --check $(PATHS)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+check: static
+	$(BIN)/pytest -q tests/unit
+
+test: packages static
+	$(BIN)/pytest --doctest-modules tests src
+
+bench: setup
+	$(BIN)/python -m bench $(BENCH)
+
+soak: setup
+	$(BIN)/pytest -q --timeout 0 soak
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
