@@ -1,16 +1,17 @@
 """One failure, many waiters: each raises an exception instance of its own.
 
 Raising an instance writes to it: the traceback grows at its head, `__context__` is replaced, notes are added.
-Tasks that raise one shared instance therefore corrupt each other's reports, and keep each other's frames alive.
-`copy.copy` is no way out, because it calls the class again with `args`: a constructor that takes other arguments
-than it hands to its base (most of those in real libraries) fails, or builds something else.
+Tasks that raise one shared instance therefore corrupt each other's reports and keep frames alive.
+`copy.copy` is no way out, because it calls the class again with `args`: a constructor that takes other
+arguments than it hands to its base (most of those in libraries) fails, or builds something else.
 
 So nothing written in Python is called here. The instance is made by the `__new__` of the C class beneath it,
-then takes over `args`, the attributes, the slots, and the fields of the C class (`errno`, `filename`, `value`).
+then takes over `args`, the attributes, the slots, and the fields of the C class (`errno`, `value`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import TypeVar, cast
 
@@ -23,7 +24,7 @@ def own_instance(error: _Error) -> _Error:
     """An exception equal to `error` in type, arguments, attributes, notes, cause and traceback so far.
 
     Attributes are shared, not copied deeply. Returns `error` itself if its class cannot be instantiated from
-    outside (a C class whose `__new__` wants arguments): an `except` depends on the type more than on the identity.
+    outside (a C class whose `__new__` wants arguments): an `except` goes by type, not by identity.
     """
     try:
         copy = _bare_instance(error)
@@ -50,7 +51,8 @@ def _bare_instance(error: _Error) -> _Error:
     kind = type(error)
     if isinstance(error, BaseExceptionGroup):
         # Its members live in C and are read-only afterwards: the one builtin class that needs them at birth.
-        return cast(_Error, BaseExceptionGroup.__new__(kind, error.message, error.exceptions))
+        new_group: Callable[..., _Error] = BaseExceptionGroup.__new__
+        return new_group(kind, error.message, error.exceptions)
     for base in kind.__mro__:
         if isinstance(new := vars(base).get("__new__"), BuiltinFunctionType):
             return cast(_Error, new(kind))
