@@ -1,0 +1,39 @@
+"""The flag file: read whole and bounded, or refused in one line.
+
+The reader assumes a writer that replaces the file atomically (write beside it, fsync, rename). A writer
+that edits in place may show half a document; it does not parse, so the last good one stays.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from fairlead.errors import BrokenDocument
+from fairlead.flags.flag import MAX_BYTES
+
+__all__ = ["read_flag_file"]
+
+
+def read_flag_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file, at most one more than the limit. Blocks on the disk.
+
+    Raises BrokenDocument for a file that is missing, unreadable, or no regular file.
+    """
+    name = str(Path(path))
+    try:
+        # Non-blocking, so that a named pipe in the file's place cannot hang the start of a service.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BrokenDocument(f"{name}: not a regular file; name a flag file in JSON")
+            return file.read(MAX_BYTES + 1)
+    except IsADirectoryError as error:
+        raise BrokenDocument(f"{name}: not a regular file; name a flag file in JSON") from error
+    except OSError as error:
+        raise BrokenDocument(
+            f"{name}: cannot be read ({error.strerror}); create it or correct the path"
+        ) from error
+    except ValueError as error:  # a NUL in the path
+        raise BrokenDocument(f"{name!r}: no usable path ({error}); correct it") from error
