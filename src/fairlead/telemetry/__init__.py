@@ -1,0 +1,54 @@
+"""What happened: facts as typed events, and numbers as metrics, recorded without the request waiting for
+either.
+
+An `Event` goes into an `EventSink`. `BufferedSink` takes it in a fraction of a microsecond and lets its own
+thread write it, through an `EventWriter` such as `JsonLinesSegments`; `read_events` reads it back, typed. A
+number goes into a `Counter`, a `Gauge` or a `Histogram` from a `MetricRegistry`;
+`fairlead.telemetry.prometheus.render` shows them to a scraper. Everything here belongs to one process;
+segments and histograms of many processes add up afterwards.
+"""
+
+from __future__ import annotations
+
+from fairlead.telemetry.event import (
+    Event,
+    Exposure,
+    LoadSample,
+    Outcome,
+    RequestFinished,
+    StateChanged,
+    UnknownEvent,
+    decode_event,
+    encode_event,
+)
+from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
+from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
+from fairlead.telemetry.metrics import Counter, Family, Gauge, MetricRegistry
+from fairlead.telemetry.sink import BufferedSink, EventSink, EventWriter, MemorySink, NullSink, SinkStats
+
+__all__ = [
+    "BufferedSink",
+    "Counter",
+    "Event",
+    "EventSink",
+    "EventWriter",
+    "Exposure",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "HistogramSnapshot",
+    "JsonLinesSegments",
+    "LoadSample",
+    "MemorySink",
+    "MetricRegistry",
+    "NullSink",
+    "Outcome",
+    "ReadReport",
+    "RequestFinished",
+    "SinkStats",
+    "StateChanged",
+    "UnknownEvent",
+    "decode_event",
+    "encode_event",
+    "read_events",
+]

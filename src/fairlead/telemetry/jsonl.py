@@ -1,0 +1,274 @@
+"""Events as JSON Lines, in segment files that are never rewritten.
+
+One growing file cannot be deleted, shipped or compacted while it is written, and two processes that append to
+it mix their lines. Here every process writes segments of its own, appends only, and begins a new one by size
+or age; a finished segment never changes. Names sort by the time the segment began:
+
+    events-20260102T030405.678901Z-4711-000001.jsonl        prefix, UTC, process id, number
+
+A crash can cut the last line of a segment, and only that. Readers tolerate and count it. Any other line that
+is not an event is reported, not skipped. When the disk is full, the line that did not fit is cut off again,
+so that what was recorded before stays readable to its last byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
+from fairlead.telemetry.event import Event, UnknownEvent, decode_event
+
+__all__ = ["JsonLinesSegments", "ReadReport", "read_events"]
+
+_NO_SPACE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file-size limit is reached (ulimit -f)",
+}
+_LONGEST_LINE = 16 * 2**20
+_PROBLEMS_KEPT = 10
+
+
+class JsonLinesSegments:
+    """An EventWriter that appends to segment files in one directory."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        prefix: str = "events",
+        max_bytes: int = 64 * 2**20,
+        max_age: float = 3600.0,
+        fsync: Literal["never", "rotate", "batch"] = "rotate",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Makes the directory; segments begin with the first write.
+
+        directory: made if missing, mode 0700; segments get 0600, since events name users.
+        prefix: letters, digits, `_` and `.`, so that it cannot leave the directory.
+        max_bytes: a batch that would pass it begins a new segment; only a single longer line exceeds it.
+        max_age: seconds, > 0; checked when something is written, so an idle segment stays open.
+        fsync: when data is forced to the disk: `never` (the kernel decides; a power cut can cost 30 s),
+            `rotate` (when a segment ends; the default, since a process that dies alone loses nothing either
+            way), `batch` (each write).
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,63}", prefix):
+            raise InvalidInput(f"prefix = {prefix!r}: use 1 to 64 letters, digits, '_' and '.'")
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+            raise InvalidInput(f"max_bytes = {max_bytes!r}: expected a whole number, 1 or more")
+        if isinstance(max_age, bool) or not max_age > 0:
+            raise InvalidInput(f"max_age = {max_age!r}: expected seconds, above 0")
+        if fsync not in ("never", "rotate", "batch"):
+            raise InvalidInput(f"fsync = {fsync!r}: expected 'never', 'rotate' or 'batch'")
+        self.directory = Path(directory)
+        self._prefix = prefix
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._fsync = fsync
+        self._clock = clock
+        self._pid = os.getpid()
+        self._number = 0
+        self._file: int | None = None
+        self._path = self.directory
+        self._size = 0
+        self._began = 0.0
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise self._no_space(error) from error
+            raise InvalidInput(
+                f"{directory}: cannot be used as a directory for events: {error.strerror}"
+            ) from error
+
+    def write(self, lines: Sequence[bytes]) -> int:
+        """Appends leading lines to the current segment; returns how many.
+
+        Raises NoSpace, with the file's name, when the disk, a quota or the file-size limit stopped the first
+        of them.
+        """
+        try:
+            file = self._current_segment(len(lines[0]) + 1)
+            count, data = self._fitting(lines)
+            done = self._append(file, data)
+            if done < len(data):
+                count = data.count(b"\n", 0, done)
+            if self._fsync == "batch":
+                os.fsync(file)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise self._no_space(error) from error
+            raise
+        return count
+
+    def close(self) -> None:
+        """Ends the current segment. A later write begins a new one."""
+        try:
+            self._end_segment()
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise self._no_space(error) from error
+            raise
+
+    def _current_segment(self, needed: int) -> int:
+        if (
+            self._pid != os.getpid()
+        ):  # forked: the parent goes on with its segment, this process begins its own
+            if self._file is not None:
+                os.close(self._file)
+            self._file, self._pid, self._number = None, os.getpid(), 0
+        if self._file is not None and (
+            self._size + needed > self._max_bytes or self._clock.now() - self._began >= self._max_age
+        ):
+            self._end_segment()
+        if self._file is None:
+            self._file = self._begin_segment()
+        return self._file
+
+    def _begin_segment(self) -> int:
+        while True:
+            self._number += 1
+            stamp = datetime.fromtimestamp(self._clock.utc(), UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            self._path = self.directory / f"{self._prefix}-{stamp}-{self._pid}-{self._number:06d}.jsonl"
+            with contextlib.suppress(
+                FileExistsError
+            ):  # another container may share the directory and the process id
+                file = os.open(
+                    self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+                )
+                self._size = 0
+                self._began = self._clock.now()
+                return file
+
+    def _end_segment(self) -> None:
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            if self._fsync != "never":
+                os.fsync(file)
+        finally:
+            os.close(file)
+
+    def _fitting(self, lines: Sequence[bytes]) -> tuple[int, bytes]:
+        room = self._max_bytes - self._size
+        count = 0
+        for line in lines:
+            room -= len(line) + 1
+            if room < 0 and count:
+                break
+            count += 1
+        return count, b"\n".join(lines[:count]) + b"\n"
+
+    def _append(self, file: int, data: bytes) -> int:
+        """Writes `data`; when that fails half-way, keeps its whole lines and returns their bytes, or raises
+        if none.
+        """
+        done = 0
+        view = memoryview(data)
+        try:
+            while done < len(data):
+                done += os.write(file, view[done:])
+        except OSError:
+            whole = data.rfind(b"\n", 0, done) + 1
+            if whole < done:
+                try:
+                    os.ftruncate(file, self._size + whole)
+                except OSError:
+                    # Then the cut line is the last of its segment, where readers expect one.
+                    self._end_segment()
+            if not whole:
+                raise
+            done = whole
+        self._size += done
+        return done
+
+    def _no_space(self, error: OSError) -> NoSpace:
+        return NoSpace(
+            f"{self._path}: {_NO_SPACE[error.errno or 0]}; what was recorded before is kept: make room, "
+            f"or record to another directory"
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class ReadReport:
+    """What a reader met besides events; filled while `read_events` is iterated."""
+
+    segments: int = 0
+    events: int = 0
+    unknown: int = 0
+    """Lines of a kind that this version does not know."""
+    malformed: int = 0
+    """Lines that are no event at all, or break the schema of their kind."""
+    truncated: int = 0
+    """Last lines that a crash, or a writer still at work, left unfinished."""
+    problems: list[str] | None = None
+    """The first few problems, as `file:line: reason`."""
+
+    def _note(self, problem: str) -> None:
+        if self.problems is None:
+            self.problems = []
+        if len(self.problems) < _PROBLEMS_KEPT:
+            self.problems.append(problem)
+
+
+def read_events(path: str | os.PathLike[str], *, report: ReadReport | None = None) -> Iterator[Event]:
+    """The events in a directory of segments, or in one segment file, segment by segment in the order of their
+    names.
+
+    Segments of several processes follow one another; sort by `at_utc_seconds` where that matters. With a
+    `report`, lines that are not events are counted in it and skipped; without one, the first raises
+    BrokenDocument. A last line cut by a crash is never an error. Raises InvalidInput when there is no such
+    path.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise InvalidInput(f"{root}: no such file or directory, so there are no events to read")
+    return _read(sorted(root.glob("*.jsonl")) if root.is_dir() else [root], report)
+
+
+def _read(segments: Sequence[Path], report: ReadReport | None) -> Iterator[Event]:
+    strict = report is None
+    report = report or ReadReport()
+    for segment in segments:
+        report.segments += 1
+        for number, line in _lines(segment):
+            try:
+                event = decode_event(line)
+            except BrokenDocument as error:
+                if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
+                    report.truncated += 1
+                    continue
+                if isinstance(error, UnknownEvent):
+                    report.unknown += 1
+                else:
+                    report.malformed += 1
+                problem = f"{segment}:{number}: {error}"
+                report._note(problem)
+                if strict:
+                    raise type(error)(problem) from error
+            else:
+                report.events += 1
+                yield event
+
+
+def _lines(segment: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines with their ends; of a line beyond the longest, its beginning, so that none can fill
+    memory.
+    """
+    with segment.open("rb") as file:
+        number = 0
+        while line := file.readline(_LONGEST_LINE):
+            number += 1
+            yield number, line
+            while len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                line = file.readline(_LONGEST_LINE)

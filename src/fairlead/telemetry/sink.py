@@ -1,0 +1,352 @@
+"""Where events go without the request waiting for them.
+
+A handler that writes its own event waits for the disk, and a full disk becomes an outage. Here `emit` appends
+to a bounded buffer and returns; one thread, owned by the sink, encodes and writes in batches. When the buffer
+is full the newest event is dropped and counted; when the writer fails, the first failure is kept, what it
+cost is counted, and the service goes on.
+
+Invariant, whenever nothing is moving: emitted = written + dropped + lost + pending.
+
+    emit → buffer (bounded) → [thread] encode → EventWriter
+             ↓ full or closed              ↓ failed
+           dropped                        lost
+
+The buffer, its limit and its counters belong to one process. A forked child starts with an empty buffer, zero
+counters and, once it emits, a thread of its own; what the parent had buffered, the parent writes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
+
+from fairlead.errors import InvalidInput
+from fairlead.telemetry.event import Event, encode_event
+
+__all__ = ["BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"]
+
+_EventKind = TypeVar("_EventKind", bound=Event)
+
+_EXIT_TIMEOUT = 5.0  # seconds that a forgotten sink may hold up the interpreter's exit
+
+
+class EventSink(Protocol):
+    """Takes facts from the request path."""
+
+    def emit(self, event: Event) -> None:
+        """Accepts the event. Never blocks, never raises."""
+        ...
+
+
+class EventWriter(Protocol):
+    """Puts encoded events somewhere that lasts. Called from one thread at a time."""
+
+    def write(self, lines: Sequence[bytes]) -> int:
+        """Writes leading lines, each one JSON object without a line end; returns how many, at least one.
+
+        Raises when it could write none; the sink then counts them as lost and tries again with later ones.
+        """
+        ...
+
+    def close(self) -> None:
+        """Makes what was written durable, as far as it promises that, and lets go of its resources."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkStats:
+    """Counts since the sink was made, or since this process was forked."""
+
+    written: int
+    """Handed to the writer, which took them."""
+    dropped: int
+    """Turned away by `emit`: the buffer was full, or the sink closed."""
+    lost: int
+    """Accepted, and then not written: the writer failed, or the event could not be encoded or was too large.
+    """
+    pending: int
+    """Accepted and still on their way."""
+
+    @property
+    def emitted(self) -> int:
+        return self.written + self.dropped + self.lost + self.pending
+
+
+class NullSink:
+    """Forgets everything."""
+
+    __slots__ = ()
+
+    def emit(self, event: Event) -> None:
+        pass
+
+
+class MemorySink:
+    """Keeps everything in a list, without bound: for tests and short runs."""
+
+    __slots__ = ("events",)
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[_EventKind]) -> list[_EventKind]:
+        """The events of one kind, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class BufferedSink:
+    """An EventSink in front of a writer that may be slow, hang or fail.
+
+    Close it, or use it as a context manager. One that was forgotten is closed when the interpreter exits
+    normally; a process that dies of a signal loses what was emitted within the last `flush_interval`, up to
+    `capacity` events.
+    """
+
+    def __init__(
+        self,
+        writer: EventWriter,
+        *,
+        capacity: int = 10_000,
+        batch: int = 512,
+        flush_interval: float = 0.1,
+        max_event_bytes: int = 65_536,
+    ) -> None:
+        """Takes the writer over; its thread starts with the first event.
+
+        writer: owned by the sink from now on, and closed by it.
+        capacity: events held while they wait, 1 or more; with the default interval that is 100,000 a second.
+        batch: events per write, 1 or more. Encoding 512 holds the interpreter lock for about 0.3 ms in all.
+        flush_interval: seconds that events wait for company, > 0 and at most 60.
+        max_event_bytes: a longer encoded event is counted as lost; one runaway string must not fill the disk.
+        """
+        for name, number in (("capacity", capacity), ("batch", batch), ("max_event_bytes", max_event_bytes)):
+            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 2**31:
+                raise InvalidInput(f"{name} = {number!r}: expected a whole number from 1 to {2**31}")
+        if isinstance(flush_interval, bool) or not 0 < flush_interval <= 60:
+            raise InvalidInput(
+                f"flush_interval = {flush_interval!r}: expected seconds, above 0 and at most 60"
+            )
+        self._writer = writer
+        self._capacity = capacity
+        self._batch = batch
+        self._flush_interval = flush_interval
+        self._max_event_bytes = max_event_bytes
+        self._closed = False
+        self._start_afresh()
+        _live.add(self)
+
+    def _start_afresh(self) -> None:
+        self._buffer: deque[Event] = deque()
+        self._moving = 0
+        self._written = 0
+        self._dropped = 0
+        self._lost = 0
+        self._failure: BaseException | None = None
+        self._flushes: deque[threading.Event] = deque()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        # True while nobody will look at the buffer by themselves: no thread yet, or the thread sleeps without
+        # a limit.
+        self._idle = True
+        # A binary semaphore, held while there is nothing to tell the thread. Unlike threading.Event it may be
+        # used from a signal handler that interrupts its own user.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def emit(self, event: Event) -> None:
+        """Accepts the event, or counts it as dropped. Costs about 0.1 µs; safe from any thread and signal
+        handler.
+
+        Threads that emit at the same instant may exceed `capacity` by one event each.
+        """
+        buffer = self._buffer
+        if len(buffer) >= self._capacity:
+            self._dropped += 1
+            return
+        buffer.append(event)
+        # After the append, never before: the thread sets the flag and then looks at the buffer once more, so
+        # that one of the two always sees the other.
+        if self._idle:
+            self._rouse()
+
+    @property
+    def stats(self) -> SinkStats:
+        """The counts. While events are moving, `pending` may miss or double those in motion."""
+        return SinkStats(
+            written=self._written,
+            dropped=self._dropped,
+            lost=self._lost,
+            pending=len(self._buffer) + self._moving,
+        )
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The first thing that went wrong with an event that had been accepted, or None. NoSpace for a full
+        disk.
+        """
+        return self._failure
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Waits until everything emitted before this call was written or counted as lost.
+
+        Blocks at most `timeout` seconds; returns whether that was enough. Call it from a thread, not from the
+        loop.
+        """
+        thread = self._thread
+        if thread is None and not self._buffer:
+            return True
+        done = threading.Event()
+        self._flushes.append(done)
+        self._rouse()
+        return done.wait(timeout)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Turns new events away, writes what is buffered, and closes the writer; calling it again is
+        harmless.
+
+        Blocks at most `timeout` seconds; returns whether that was enough. When it was not, the writer hangs:
+        its thread is left behind, as a daemon, and `stats.pending` says how many events wait for it.
+        """
+        self._capacity = 0
+        self._closed = True
+        with self._starting:
+            if self._thread is None and self._buffer:
+                self._start_thread()
+        thread = self._thread
+        if thread is None:  # nothing was ever emitted, or no thread can be started: what is left is done here
+            self._run()
+            finished = True
+        else:
+            self._ring()
+            if thread is not threading.current_thread():
+                thread.join(timeout)
+            finished = not thread.is_alive()
+        if finished:
+            _live.discard(self)
+        return finished
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _rouse(self) -> None:
+        self._idle = False
+        if self._thread is None:
+            if self._starting.acquire(blocking=False):
+                try:
+                    if self._thread is None:
+                        self._start_thread()
+                finally:
+                    self._starting.release()
+        else:
+            self._ring()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # somebody else rang first
+            self._bell.release()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name="fairlead-telemetry", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: keep the events, and let the next emit try again
+            self._remember(error)
+            self._idle = True
+        else:
+            self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            # Both are read before the buffer's length, so that what was emitted before them is part of this
+            # pass.
+            closing = self._closed
+            waiting = [self._flushes.popleft() for _ in range(len(self._flushes))]
+            self._drain(len(self._buffer))
+            for done in waiting:
+                done.set()
+            if closing:
+                break
+            if not self._bell.acquire(timeout=self._flush_interval) and not self._buffer:
+                self._idle = True
+                if not (self._buffer or self._flushes or self._closed):
+                    self._bell.acquire()
+                self._idle = False
+        try:
+            self._writer.close()
+        except Exception as error:  # the edge of the thread: recorded, and the service goes on
+            self._remember(error)
+
+    def _drain(self, count: int) -> None:
+        buffer = self._buffer
+        while count > 0:
+            size = min(count, self._batch)
+            count -= size
+            self._moving = size
+            lines = [
+                line for line in (self._encode(buffer.popleft()) for _ in range(size)) if line is not None
+            ]
+            self._moving = len(lines)
+            self._write(lines)
+
+    def _encode(self, event: Event) -> bytes | None:
+        try:
+            line = encode_event(event)
+            if len(line) > self._max_event_bytes:
+                raise InvalidInput(
+                    f"{type(event).__name__} of {len(line)} bytes: an event may have {self._max_event_bytes}"
+                )
+        except Exception as error:  # whatever a foreign value raises must not stop the events behind it
+            self._lost += 1
+            self._remember(error)
+            return None
+        return line
+
+    def _write(self, lines: list[bytes]) -> None:
+        while lines:
+            try:
+                taken = self._writer.write(lines)
+            except Exception as error:  # the edge of the thread: recorded, and the service goes on
+                self._moving = 0
+                self._lost += len(lines)
+                self._remember(error)
+                return
+            taken = min(max(taken, 1), len(lines))  # a writer that claims less would be asked for ever
+            self._moving -= taken
+            self._written += taken
+            lines = lines[taken:]
+
+    def _remember(self, error: BaseException) -> None:
+        if self._failure is None:
+            # Without its traceback: the frames would keep a whole batch alive for as long as the sink lives.
+            self._failure = error.with_traceback(None)
+
+
+_live: weakref.WeakSet[BufferedSink] = weakref.WeakSet()
+
+
+def _close_forgotten() -> None:
+    end = time.monotonic() + _EXIT_TIMEOUT
+    for sink in list(_live):
+        sink.close(max(0.0, end - time.monotonic()))
+
+
+def _forget_parent() -> None:
+    for sink in list(_live):
+        sink._start_afresh()
+
+
+atexit.register(_close_forgotten)
+os.register_at_fork(after_in_child=_forget_parent)
