@@ -1,0 +1,93 @@
+"""`fairlead` itself: which commands exist, and how one is found without importing the others."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from fairlead import __version__
+from fairlead.cli.exit_codes import MEANINGS, ExitCode
+from fairlead.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
+
+__all__ = ["COMMANDS", "Commands", "run"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "try": ("try_", "Plays a reference system: the same load on control and treatment, with faults."),
+    "doctor": ("doctor", "Tells what is installed, reachable and missing here, each with its fix."),
+}
+"""Name: module in this folder, first line of its help. Typer reads the module's function `command`."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands; importing one waits until it is called for."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        if cmd_name not in COMMANDS:
+            close = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(COMMANDS)}"
+            raise InvalidInput(f"no command named {cmd_name[:64]!r}; {hint}")
+        module = importlib.import_module(f"fairlead.cli.{COMMANDS[cmd_name][0]}")
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(cmd_name)(module.command)
+        return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(int(code)), meaning) for code, meaning in MEANINGS.items()])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fairlead {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+    traceback: Annotated[
+        bool,
+        typer.Option(
+            "--traceback", help="Show the whole traceback of a failure (also: FAIRLEAD_TRACEBACK=1)."
+        ),
+    ] = False,
+) -> None:
+    """Takes a change to a live service from problem to proof."""
+
+
+def run(arguments: Sequence[str]) -> object:
+    """Parses and runs one command; returns what it returned.
+
+    Raises InvalidInput for a command line that does not parse, naming the help that would have told.
+    """
+    app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None)
+    app.callback()(_root)
+    group = typer.main.get_command(app)
+    # Not group.main(): it makes a broken pipe of any socket a silent exit, and prints errors its own way.
+    try:
+        with group.make_context("fairlead", list(arguments) or ["--help"]) as context:
+            return group.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except typer.TyperException as error:
+        where = getattr(error, "ctx", None)
+        path = where.command_path if where is not None else "fairlead"
+        raise InvalidInput(f"{error.format_message().rstrip('.')} (see {path} --help)") from error

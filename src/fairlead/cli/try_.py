@@ -1,0 +1,92 @@
+"""`fairlead try`: the arguments of a walk through a reference system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fairlead.cli.exit_codes import ExitCode
+from fairlead.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from fairlead.trial.system import Settings
+
+__all__ = ["command"]
+
+
+def command(
+    system: Annotated[
+        str | None, typer.Argument(help="The reference system to play; see --list.", show_default=False)
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the installed systems and leave.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A shorter run with wider intervals.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides arrivals, keys and service times.")] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Requests per second in the normal phase; the system's own if not given.", show_default=False
+        ),
+    ] = None,
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MECHANISM",
+            help="Switch one mechanism of the treatment off, in an arm of its own; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the run's folder is made.", file_okay=False)
+    ] = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the tables.")] = False,
+    port: Annotated[
+        int, typer.Option(help="Port of the treatment's service on 127.0.0.1; 0 takes a free one.")
+    ] = 0,
+) -> int | None:
+    """Plays a reference system: the same load on control and treatment, with faults."""
+    if list_:
+        _print_systems(json)
+        return None
+    if system is None:
+        raise InvalidInput("which system? fairlead try --list names them")
+    from fairlead.trial.system import Settings
+
+    settings = Settings(seed=seed, quick=quick, rate=rate, ablate=tuple(ablate or ()), port=port)
+    return _play(system, settings, out, json)
+
+
+def _print_systems(as_json: bool) -> None:
+    import msgspec
+
+    from fairlead.cli.outcome import one_line
+    from fairlead.trial.system import find_systems, load_system
+
+    rows: list[dict[str, str]] = []
+    for name in find_systems():
+        try:
+            rows.append({"name": name, "title": load_system(name).title})
+        except Exception as error:  # somebody else's package: a broken one must not hide the others
+            rows.append({"name": name, "broken": one_line(f"{type(error).__name__}: {error}")})
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(rows)))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        typer.echo(f"{row['name']:<{width}}  {row.get('title') or 'broken: ' + row['broken']}")
+    if not rows:
+        typer.echo("no systems are installed (fairlead doctor tells why)", err=True)
+
+
+def _play(name: str, settings: Settings, out: Path, as_json: bool) -> int:
+    """Plays the walk, writes the run's folder and prints the tables; the exit code of the run."""
+    from fairlead.trial.system import load_system
+
+    system = load_system(name)
+    from fairlead.trial import report, summary, walk
+
+    result = walk.play(system, settings, out, lambda line: typer.echo(line, err=True))
+    report.write(result, out)
+    typer.echo(summary.as_json(result) if as_json else summary.as_text(result))
+    return ExitCode.OK
