@@ -1,7 +1,7 @@
 """How a command ends: one line for a person, one code for a script, nothing left half-done.
 
-Errors that Fairlead raises on purpose become their message. Anything else is a defect: its traceback goes to a
-file, because a screenful of frames hides the sentence that a person needs; `--traceback` shows it instead.
+Errors that Fairlead raises on purpose become their message. Anything else is a defect: its traceback goes to
+a file, because a screenful of frames hides the sentence that a person needs; `--traceback` shows it instead.
 SIGTERM and SIGHUP raise SystemExit, so that `finally` and `async with` end what was started, as Ctrl-C does.
 """
 
@@ -43,7 +43,7 @@ def one_line(text: str) -> str:
 
 def report(run: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code; writes at most one line about a failure, to stderr."""
-    # Started with a stream closed (`>&-`), Python has none, and the first file opened would take its descriptor.
+    # Started with a stream closed (`>&-`), Python has None there, and every print would be a defect of ours.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     for stream in (sys.stdout, sys.stderr):
@@ -79,8 +79,10 @@ def _failed(error: BaseException, shows_traceback: bool) -> ExitCode:
         return exit_code_for(error)
     if isinstance(error, OSError) and error.strerror and not shows_traceback:
         # The machine said no: a path, a permission, a full disk. The sentence is the whole story.
-        named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        _say(f"{named}{error.strerror}")
+        if isinstance(error.filename, str | bytes):
+            _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        elif not _stdout_fails():  # else the last flush says so, and names it
+            _say(error.strerror)
         return ExitCode.ERROR
     what = f"unexpected {type(error).__name__}: {error}"
     _say(what if shows_traceback else f"{what} ({_keep_traceback(error)})")
@@ -148,6 +150,17 @@ def _reader_left() -> bool:
         return False
 
 
+def _stdout_fails() -> bool:
+    """True when what a failed write left in the buffer still cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    except ValueError:
+        return False
+    return False
+
+
 def _flushed(code: int) -> int:
     """Flushes stdout while a failure can still be told; at exit the interpreter would print a traceback."""
     try:
@@ -160,7 +173,6 @@ def _flushed(code: int) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return code or ExitCode.OUTPUT_CLOSED
-        if code == ExitCode.OK:
-            _say(f"the output could not be written: {error.strerror}")
+        _say(f"the output could not be written: {error.strerror}")
         return code or ExitCode.ERROR
     return code
