@@ -1,0 +1,14 @@
+"""What is measured, said so completely that a stranger would compute the same number.
+
+"40 % better" is not a result: better in which statistic, of which events, seen from where, over which
+window? A `Metric` answers all of it or is refused, and `definition()` prints it beside each figure. A
+`Target` is a promise about a metric, judged from the control's and the treatment's figures: met, missed, or
+not judged with the reason; never NaN.
+"""
+
+from __future__ import annotations
+
+from fairlead.metrics.metric import Metric
+from fairlead.metrics.target import Target, TargetOutcome
+
+__all__ = ["Metric", "Target", "TargetOutcome"]
