@@ -1,0 +1,29 @@
+"""A place to try a change under load that behaves as users do.
+
+`Schedule` decides beforehand who asks for what and when (Poisson arrivals, Zipf keys, a viral `Surge`);
+`drive` sends it open-loop and returns one row per request, with a verdict on its own punctuality; `Topology`
+runs the services as real processes and lets none of them outlive the run.
+"""
+
+from __future__ import annotations
+
+from fairlead.lab.arrivals import Surge, poisson_arrivals, surge_arrivals
+from fairlead.lab.load import Progress, RequestSpec, drive
+from fairlead.lab.popularity import Zipf
+from fairlead.lab.samples import Failure, Outcome, Samples, Validity
+from fairlead.lab.schedule import Schedule
+
+__all__ = [
+    "Failure",
+    "Outcome",
+    "Progress",
+    "RequestSpec",
+    "Samples",
+    "Schedule",
+    "Surge",
+    "Validity",
+    "Zipf",
+    "drive",
+    "poisson_arrivals",
+    "surge_arrivals",
+]
