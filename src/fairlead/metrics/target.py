@@ -78,12 +78,11 @@ class Target:
             raise InvalidInput(f"target of {name}: a ratio of {limit:g} is negative; 2.8 means 2.8 times")
 
     def judge(self, control: float | None, treatment: float | None) -> TargetOutcome:
-        """Whether the figures of the two arms keep the promise. Infinite means that no answer came; never raises."""
+        """Whether the figures of the two arms keep the promise. Infinite: no answer came. Never raises."""
         why_not = self._why_not(control, treatment)
         if why_not or treatment is None:
-            return TargetOutcome(
-                met=None, observed=None, wording=f"{self._figures(control, treatment)}: not judged, {why_not}"
-            )
+            wording = f"{self._figures(control, treatment)}: not judged, {why_not}"
+            return TargetOutcome(met=None, observed=None, wording=wording)
         observed = self._observe(control or 0.0, treatment)
         met = observed <= self.limit if self.metric.better == "lower" else observed >= self.limit
         bound = "at most" if self.metric.better == "lower" else "at least"
