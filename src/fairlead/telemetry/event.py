@@ -131,6 +131,10 @@ _decoder: msgspec.json.Decoder[RequestFinished | Exposure | StateChanged | LoadS
 )
 
 
+# Bytes that are not UTF-8 leave the decoder as Python's own error, not as one of msgspec's.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class UnknownEvent(BrokenDocument):
     """A well-formed event of a kind that this version does not know."""
 
@@ -159,7 +163,7 @@ def decode_event(line: bytes) -> Event:
     """
     try:
         return _decoder.decode(line)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         kind = _kind(line)
         if kind is not None and kind not in _KNOWN:
             raise UnknownEvent(f"event {kind[:64]!r} is not one of {', '.join(sorted(_KNOWN))}") from error
@@ -169,5 +173,5 @@ def decode_event(line: bytes) -> Event:
 def _kind(line: bytes) -> str | None:
     try:
         return msgspec.json.decode(line, type=_AnyKind).event
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNREADABLE:
         return None

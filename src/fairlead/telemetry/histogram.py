@@ -169,7 +169,10 @@ class Histogram:
     def snapshot(self) -> HistogramSnapshot:
         """A copy as plain data, which msgspec encodes to JSON or MessagePack."""
         return HistogramSnapshot(
-            buckets=self._buckets.copy(), zero_count=self._zero_count, rejected=self._rejected, sum=self._sum
+            buckets=self._buckets.copy(),
+            zero_count=self._zero_count,
+            rejected=self._rejected,
+            sum=float(self._sum),
         )
 
     @classmethod

@@ -46,11 +46,16 @@ def _histogram(
     for edge in edges:
         while waiting and waiting[-1][0] <= edge:
             seen += waiting.pop()[1]
-        yield f"{name}_bucket{_labels({**labels, 'le': _number(upper_bound(edge))})} {seen}"
+        yield f"{name}_bucket{_labels({**labels, 'le': _edge(edge)})} {seen}"
     seen += sum(count for _, count in waiting)
     yield f"{name}_bucket{_labels({**labels, 'le': _number(inf)})} {seen}"
     yield f"{name}_sum{_labels(labels)} {_number(snapshot.sum)}"
     yield f"{name}_count{_labels(labels)} {seen}"
+
+
+def _edge(index: int) -> str:
+    # Six digits: the last of seventeen depends on the machine's math library, and instances share series.
+    return _number(float(f"{upper_bound(index):.6g}"))
 
 
 def _labels(labels: Mapping[str, str]) -> str:

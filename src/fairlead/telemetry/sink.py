@@ -204,7 +204,7 @@ class BufferedSink:
         loop.
         """
         thread = self._thread
-        if thread is None and not self._buffer:
+        if not self._buffer and (thread is None or (self._closed and not thread.is_alive())):
             return True
         done = threading.Event()
         self._flushes.append(done)
@@ -233,6 +233,9 @@ class BufferedSink:
                 thread.join(timeout)
             finished = not thread.is_alive()
         if finished:
+            while self._buffer:  # an emit that had passed its check when the capacity went to zero
+                self._buffer.popleft()
+                self._dropped += 1
             _live.discard(self)
         return finished
 
@@ -259,14 +262,13 @@ class BufferedSink:
             self._bell.release()
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._run, name="fairlead-telemetry", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fairlead-telemetry", daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError as error:  # no more threads: keep the events, and let the next emit try again
             self._remember(error)
+            self._thread = None
             self._idle = True
-        else:
-            self._thread = thread
 
     def _run(self) -> None:
         while True:
