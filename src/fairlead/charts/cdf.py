@@ -28,7 +28,7 @@ from fairlead.charts.plot import (
     vertical_axis,
 )
 from fairlead.charts.scale import LogScale, TailScale
-from fairlead.charts.svg import Point, arrow, path, printable
+from fairlead.charts.svg import Point, arrow, marker, path, printable
 from fairlead.charts.table import Cell, Column, Table
 from fairlead.charts.units import Unit, as_float, format_value
 
@@ -107,17 +107,33 @@ def cdf(
         if not sample.values:
             continue
         points = _steps(sample, x, y, POINT_BUDGET // len(samples))
-        ends[number] = points[-1]
+        end = points[-1]
         if sample.finite < len(sample.values):
             level = y(sample.finite / len(sample.values))
             points += [(points[-1][0], level), (area.right, level)]
             body.append(arrow(area.right + 7, level, "right", f"f{number + 1}"))
+            end = (area.right + 3, level - 5)
+        else:
+            body.append(marker(number, *end, f"f{number + 1} halo"))
         body.append(path([points], f"line s{number + 1}"))
-    names = [f"{sample.name} (n = {format_value(len(sample.values), 'count')})" for sample in samples]
+        ends[number] = end
+    names = [
+        sample.name
+        if len(samples) > 3
+        else f"{sample.name} (n = {format_value(len(sample.values), 'count')})"
+        for sample in samples
+    ]
     body += labels_above(area, ends, names, baseline)
-    told = " ".join(filter(None, [description, _summary(drawable, unit), *map(_notes, samples)]))
+    told = " ".join(filter(None, [description, *map(_notes, samples)]))
     return compose(
-        body, width=WIDTH, height=height, title=title, description=told, table=table, figure_id=figure_id
+        body,
+        width=WIDTH,
+        height=height,
+        title=title,
+        description=told,
+        summary=_summary(drawable, unit),
+        table=table,
+        figure_id=figure_id,
     )
 
 

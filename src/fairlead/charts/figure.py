@@ -62,9 +62,15 @@ def compose(
     description: str,
     table: Table,
     figure_id: str | None,
+    summary: str = "",
 ) -> Figure:
-    """Wraps drawn elements into a Figure; `figure_id` None derives one from the content."""
-    told = printable(description, _LONGEST_DESCRIPTION)
+    """Wraps drawn elements into a Figure; `figure_id` None derives one from the content.
+
+    `summary` says what the eye sees, for those who listen: it goes into the picture, not into the caption.
+    """
+    shown = printable(description, _LONGEST_DESCRIPTION)
+    told = printable(f"{shown} {summary}", 2 * _LONGEST_DESCRIPTION)
+    spoken = escape(told, 2 * _LONGEST_DESCRIPTION)
     content = "\n".join(piece for piece in body if piece)
     if figure_id is None:
         seed = f"{title}\0{told}\0{content}".encode(errors="replace")
@@ -78,6 +84,6 @@ def compose(
         f'width="{width:g}" height="{height:g}" role="img" '
         f'aria-labelledby="{figure_id}-title {figure_id}-description">'
         f'<title id="{figure_id}-title">{escape(title)}</title>'
-        f'<desc id="{figure_id}-description">{escape(told, _LONGEST_DESCRIPTION)}</desc>\n{content}\n</svg>'
+        f'<desc id="{figure_id}-description">{spoken}</desc>\n{content}\n</svg>'
     )
-    return Figure(svg=svg, table=table, title=title, description=told)
+    return Figure(svg=svg, table=table, title=title, description=shown)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from fairlead.charts.figure import Figure, compose
 from fairlead.charts.placement import fitting_ticks
-from fairlead.charts.plot import TICK_SIZE, WIDTH, Area, check_series, horizontal_axis, no_data
+from fairlead.charts.plot import BOLD, TICK_SIZE, WIDTH, Area, check_series, horizontal_axis, no_data
 from fairlead.charts.scale import LinearScale, LogScale
 from fairlead.charts.svg import arrow, line, marker, printable, rectangle, shorten, text, text_width
 from fairlead.charts.table import Cell, Column, Table
@@ -83,11 +83,11 @@ def dot_interval(
         (
             group,
             arm,
-        ): f"{format_value(one.value, unit)}{'  ' + printable(arm) if (group, arm) in named else ''}"
+        ): f"{format_value(one.value, unit)}{' · ' + printable(arm) if (group, arm) in named else ''}"
         for group, estimates in groups.items()
         for arm, one in estimates.items()
     }
-    after = min(240.0, max(map(text_width, values.values())) * 1.06 + 14)
+    after = min(240.0, max(map(text_width, values.values())) * BOLD + 14)
     area = Area(_name_column(groups), top, WIDTH - after, bottom)
     x = _scale(known, area, unit, x_scale)
     body = horizontal_axis(area, x, fitting_ticks(x, vertical=False, size=TICK_SIZE), x_name)
@@ -107,13 +107,24 @@ def dot_interval(
         for index, arm in enumerate(arms):
             if arm in estimates and estimates[arm].known:
                 reached = _estimate(body, area, x, estimates[arm], lanes[arm], index)
-                fitted = shorten(values[group, arm], WIDTH - reached - 12)
+                fitted = shorten(values[group, arm], (WIDTH - reached - 12) / BOLD)
                 body.append(text(reached + 9, lanes[arm] + 4, fitted, f"label f{index + 1}", whole=arm))
             elif arm in estimates:
                 body.append(text(area.left + 6, lanes[arm] + 4, f"{printable(arm, 40)}: no data", "muted"))
-    told = " ".join(filter(None, [description, _edges(known, x_scale)]))
+    summary = "; ".join(
+        f"{printable(group, 60)}: "
+        + ", ".join(f"{printable(arm, 60)} {format_value(one.value, unit)}" for arm, one in estimates.items())
+        for group, estimates in groups.items()
+    )
     return compose(
-        body, width=WIDTH, height=bottom + 48, title=title, description=told, table=table, figure_id=figure_id
+        body,
+        width=WIDTH,
+        height=bottom + 48,
+        title=title,
+        description=" ".join(filter(None, [description, _edges(known, x_scale)])),
+        summary=f"{summary}.",
+        table=table,
+        figure_id=figure_id,
     )
 
 
@@ -151,7 +162,7 @@ def bars(
     row_height, top = 28.0, 10.0
     bottom = top + row_height * len(estimates)
     labels = {name: format_value(one.value, unit) for name, one in estimates.items() if one.known}
-    room = max(map(text_width, labels.values())) * 1.06 + 14
+    room = max(map(text_width, labels.values())) * BOLD + 14
     before = room if min(known) < 0 else 0.0
     area = Area(_name_column(estimates) + before, top, WIDTH - max(room, 36.0), bottom)
     x = _scale([0.0, *known], area, unit, "linear")
@@ -175,9 +186,16 @@ def bars(
         else:
             body.append(text(max(*whisker, x(0.0)) + 9, middle + 4, labels[name], "label"))
     body.append(line(x(0.0), area.top - 4, x(0.0), area.bottom, "axis"))
-    told = " ".join(filter(None, [description, _edges(known, "linear")]))
+    figures = [f"{printable(name, 60)} {format_value(one.value, unit)}" for name, one in estimates.items()]
     return compose(
-        body, width=WIDTH, height=bottom + 48, title=title, description=told, table=table, figure_id=figure_id
+        body,
+        width=WIDTH,
+        height=bottom + 48,
+        title=title,
+        description=" ".join(filter(None, [description, _edges(known, "linear")])),
+        summary=f"{'; '.join(figures)}.",
+        table=table,
+        figure_id=figure_id,
     )
 
 

@@ -22,6 +22,8 @@ __all__ = ["Area", "check_series"]
 
 WIDTH: Final = 720.0
 TICK_SIZE: Final = 11.0
+BOLD: Final = 1.1
+"""Width of semibold text over that of regular text."""
 POINT_BUDGET: Final = 3000
 """Points all lines of a chart may hold together: about 36 kB of coordinates, so that a chart stays under 60
 kB."""
@@ -94,7 +96,7 @@ def labels_right(area: Area, ends: Mapping[int, Point], names: Sequence[str]) ->
             drawn.append(
                 path([[(min(x + 5, area.right), y), (area.right + 3, y), (area.right + 10, place)]], "leader")
             )
-        fitted = shorten(names[number], WIDTH - area.right - 14)
+        fitted = shorten(names[number], (WIDTH - area.right - 14) / BOLD)
         drawn.append(text(area.right + 12, place + 4, fitted, f"label f{number + 1}", whole=names[number]))
     return drawn
 
@@ -103,14 +105,13 @@ def labels_above(area: Area, ends: Mapping[int, Point], names: Sequence[str], ba
     """Names of lines in a row above the plot, each as near to its line's end as the others allow."""
     numbers = list(ends)
     share = (WIDTH - area.left) / max(1, len(numbers)) - 14
-    fitted = [shorten(names[number], share) for number in numbers]
-    widths = [text_width(name) * 1.06 + 14 for name in fitted]
+    fitted = [shorten(names[number], share / BOLD) for number in numbers]
+    widths = [text_width(name) * BOLD + 14 for name in fitted]
     places = spread([ends[number][0] for number in numbers], widths, area.left - 7, WIDTH)
     drawn: list[str] = []
     for number, name, place in zip(numbers, fitted, places, strict=True):
         x, y = ends[number]
         drawn.append(path([[(place, baseline + 4), (x, min(area.top, baseline + 14)), (x, y)]], "leader"))
-        drawn.append(marker(number, x, y, f"f{number + 1} halo"))
         drawn.append(
             text(place, baseline, name, f"label f{number + 1}", anchor="middle", whole=names[number])
         )

@@ -78,7 +78,7 @@ class LinearScale:
             yield from self._time_sets()
             return
         factor = self.shown.factor
-        step = _round_up((self.high - self.low) / factor / 10)
+        step = _round_up((self.high - self.low) / factor / 7)
         for _ in range(6):
             decimals = max(0, -math.floor(math.log10(step) + 1e-9))
             first, last = (
@@ -128,13 +128,14 @@ class LogScale:
         low = _one_two_five(max(_SMALLEST, min(self.low, _LARGEST)), up=False)
         high = _one_two_five(max(_SMALLEST, min(self.high, _LARGEST)), up=True)
         if high <= low:
-            high = _one_two_five(low * 1.5, up=True)
+            low, high = _one_two_five(max(_SMALLEST, low / 1.5), up=False), _one_two_five(low * 1.5, up=True)
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
 
     def __call__(self, value: float) -> float:
         inside = max(self.low, min(value, self.high))
-        share = math.log10(inside / self.low) / math.log10(self.high / self.low)
+        # Differences of logarithms: the ratio of the ends may lie beyond the range of floats.
+        share = (math.log10(inside) - math.log10(self.low)) / (math.log10(self.high) - math.log10(self.low))
         return self.start + share * (self.end - self.start)
 
     def tick_sets(self) -> Iterator[list[Tick]]:
@@ -148,7 +149,7 @@ class LogScale:
 
     def minor(self) -> list[float]:
         """The values 1 to 9 of each decade; none where they would be a grey smear."""
-        if math.log10(self.high / self.low) > 6:
+        if math.log10(self.high) - math.log10(self.low) > 6:
             return []
         return self._values((1, 2, 3, 4, 5, 6, 7, 8, 9), 1)
 

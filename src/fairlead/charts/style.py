@@ -96,7 +96,8 @@ font-variant-numeric:tabular-nums}}
 .chart .whisker{{stroke:var(--chart-ink);stroke-width:1.25}}
 .chart .halo{{stroke:var(--chart-surface);stroke-width:1.25}}
 {_series()}
-.chart text.label{{font-weight:600}}
+.chart text.label{{font-weight:600;paint-order:stroke;stroke:var(--chart-surface);stroke-width:3px;\
+stroke-linejoin:round}}
 @media print{{figure.chart details:not([open])::details-content{{\
 content-visibility:visible;block-size:auto}}}}
 """

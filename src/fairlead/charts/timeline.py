@@ -15,6 +15,7 @@ from typing import Literal
 from fairlead.charts.figure import Figure, compose
 from fairlead.charts.placement import fitting_ticks
 from fairlead.charts.plot import (
+    BOLD,
     POINT_BUDGET,
     TICK_SIZE,
     WIDTH,
@@ -107,7 +108,7 @@ def timeline(
     top, bottom = (60.0 if bands else 30.0), height - 48
     y = _value_scale(values, bottom, top, unit, y_scale)
     y_ticks = fitting_ticks(y, vertical=True, size=TICK_SIZE)
-    right = WIDTH - 24 - min(170.0, max(text_width(printable(one.name)) * 1.06 for one in data))
+    right = WIDTH - 24 - min(170.0, max(text_width(printable(one.name)) * BOLD for one in data))
     area = Area(left_margin(y_ticks), top, right, bottom)
     moments = [at for one in data for at, _ in one.points] + [
         at for band in bands for at in (band.start, band.end)
@@ -129,11 +130,16 @@ def timeline(
         last_at, last = one.present[-1]
         ends[number] = (x(last_at), y(last))
     body += labels_right(area, ends, [one.name for one in data])
-    told = " ".join(
-        filter(None, [description, _phases(bands), *(_notes(one, unit, y_scale) for one in data)])
-    )
+    told = " ".join(filter(None, [description, *(_notes(one, y_scale) for one in data)]))
     return compose(
-        body, width=WIDTH, height=height, title=title, description=told, table=table, figure_id=figure_id
+        body,
+        width=WIDTH,
+        height=height,
+        title=title,
+        description=told,
+        summary=" ".join(filter(None, [_phases(bands), *(_extent(one, unit) for one in data)])),
+        table=table,
+        figure_id=figure_id,
     )
 
 
@@ -226,22 +232,26 @@ def _phases(bands: Sequence[Band]) -> str:
     return f"Phases: {'; '.join(named)}."
 
 
-def _notes(one: _Line, unit: Unit, y_scale: str) -> str:
+def _extent(one: _Line, unit: Unit) -> str:
+    finite = [value for _, value in one.points if math.isfinite(value)]
+    if not finite:
+        return ""
+    return (
+        f"{printable(one.name, 80)}: {format_value(min(finite), unit)} to {format_value(max(finite), unit)}."
+    )
+
+
+def _notes(one: _Line, y_scale: str) -> str:
     values = [value for _, value in one.points]
-    finite = [value for value in values if math.isfinite(value)]
+    flat = sum(-math.inf < value <= 0 for value in values) if y_scale == "log" else 0
     counted = (
         (sum(map(math.isnan, values)), "missing, the line is broken there"),
         (values.count(math.inf), "infinite, under an arrow at the upper edge"),
         (values.count(-math.inf), "infinite below, at the lower edge"),
-        (
-            sum(value <= 0 for value in finite) if y_scale == "log" else 0,
-            "zero or less, drawn at the lower edge",
-        ),
+        (flat, "zero or less, drawn at the lower edge"),
         (one.untimed, "without a time, left out"),
     )
     facts = [f"{format_value(count, 'count')} {what}" for count, what in counted if count]
-    if finite:
-        facts.insert(0, f"{format_value(min(finite), unit)} to {format_value(max(finite), unit)}")
-    elif not one.present:
+    if not one.present:
         facts.insert(0, "no data")
     return f"{printable(one.name, 80)}: {'; '.join(facts)}." if facts else ""

@@ -131,14 +131,15 @@ def _suitable(size: float, unit: Unit) -> DisplayUnit:
 
 
 def _three_digits(number: float) -> str:
-    rounded = float(f"{number:.3g}")
-    if rounded == 0:
+    if number == 0:
         return "0"
-    exponent = math.floor(math.log10(abs(rounded)) + 1e-12)
+    if math.isinf(number):  # the division by the display unit left the range of floats
+        return format_value(number)
+    mantissa, _, power = f"{number:.2e}".partition("e")
+    exponent = int(power)
     if not -5 <= exponent < 9:
-        mantissa, _, power = f"{number:.2e}".partition("e")
-        return _with_minus(f"{_without_trailing_zeros(mantissa)}e{int(power)}")
-    return _with_minus(_without_trailing_zeros(f"{rounded:,.{max(0, 2 - exponent)}f}"))
+        return _with_minus(f"{_without_trailing_zeros(mantissa)}e{exponent}")
+    return _with_minus(_without_trailing_zeros(f"{float(f'{number:.3g}'):,.{max(0, 2 - exponent)}f}"))
 
 
 def _without_trailing_zeros(text: str) -> str:
