@@ -10,6 +10,7 @@
     │   ├── BrokenDocument         a file or message cannot be read as what it claims to be
     │   ├── UnknownFlag            the flag document has no flag of that name; also a KeyError
     │   └── UnknownSystem          no installed system has that name; also a KeyError
+    ├── LoadCancelled              a load that several callers share was cancelled, though this caller was not
     ├── ModelRejected              a model file is not the one its manifest describes
     ├── MissingExtra               an optional dependency is not installed; also an ImportError
     ├── NoSpace                    the disk, or the file-size limit, stopped a write; also an OSError
@@ -29,6 +30,7 @@ __all__ = [
     "DeadlineExceeded",
     "FairleadError",
     "InvalidInput",
+    "LoadCancelled",
     "MissingExtra",
     "ModelRejected",
     "NoSpace",
@@ -99,6 +101,13 @@ class UnknownFlag(InvalidInput, KeyError):
 
 class UnknownSystem(InvalidInput, KeyError):
     """No installed distribution offers a system of this name."""
+
+
+class LoadCancelled(FairleadError):
+    """A shared load ended without an answer: its loader cancelled itself, or the cache was closed.
+
+    Not a CancelledError: the caller that meets it was not cancelled and may go on, or try again.
+    """
 
 
 class ModelRejected(FairleadError):

@@ -1,0 +1,28 @@
+"""Answers from memory, without the herds.
+
+`Cache.get_or_load(key, load, freshness)` returns what it has while `Freshness` allows, and otherwise loads
+it once for all who ask. `lookup` also says where the answer came from and how stale it is. `SingleFlight`
+is the coalescing alone. `MemoryStore` bounds what is kept; `Store` is the port of the tiers behind it.
+"""
+
+from __future__ import annotations
+
+from fairlead.cache.cache import Cache, Lookup, Source
+from fairlead.cache.entry import Entry
+from fairlead.cache.freshness import Freshness
+from fairlead.cache.memory import MemoryStore
+from fairlead.cache.single_flight import SingleFlight
+from fairlead.cache.stats import CacheStats
+from fairlead.cache.store import Store
+
+__all__ = [
+    "Cache",
+    "CacheStats",
+    "Entry",
+    "Freshness",
+    "Lookup",
+    "MemoryStore",
+    "SingleFlight",
+    "Source",
+    "Store",
+]

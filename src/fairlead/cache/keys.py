@@ -1,0 +1,58 @@
+"""Which keys are refused, and why that is kinder than a cache that never hits.
+
+A key is any hashable value. But an object that hashes by its identity equals only itself: a new one arrives
+with each request, so the cache fills with entries nobody can ask for again. The check runs where a load
+starts or a value is set, never on a hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from fairlead.errors import InvalidInput
+
+__all__ = ["check_key", "shown", "unhashable"]
+
+_PLAIN = frozenset({str, bytes, int, bool, type(None)})
+
+
+def check_key(key: Hashable) -> None:
+    """Raises InvalidInput for a key that a later, equal request could not find again."""
+    if type(key) in _PLAIN:
+        return
+    try:
+        hash(key)
+    except TypeError as error:
+        raise unhashable(key) from error
+    _check_part(key, key)
+
+
+def unhashable(key: object) -> InvalidInput:
+    return InvalidInput(
+        f"cache key {shown(key)} cannot be hashed: "
+        "use str, bytes, numbers, or tuples and frozen dataclasses of them"
+    )
+
+
+def _check_part(part: object, key: object) -> None:
+    kind = type(part)
+    if kind in _PLAIN:
+        return
+    if isinstance(part, tuple | frozenset):
+        for inner in part:
+            _check_part(inner, key)
+    elif part != part:
+        raise InvalidInput(
+            f"cache key {shown(key)} holds {part!r}, which does not equal itself: it would never hit"
+        )
+    elif kind.__hash__ is object.__hash__ and not isinstance(part, type):
+        raise InvalidInput(
+            f"cache key {shown(key)} holds a {kind.__qualname__}, which hashes by identity: "
+            "an equal request would never find it; use the fields that identify it"
+        )
+
+
+def shown(key: object) -> str:
+    """`key` as a message prints it, cut to 80 characters."""
+    text = repr(key)
+    return text if len(text) <= 80 else text[:77] + "..."
