@@ -31,7 +31,7 @@ def _observation(latencies: list[float], rounds: int) -> list[Bar]:
 
     timings = interleave(
         {
-            "loop": _each(latencies, lambda value: None),
+            "a call that does nothing": _each(latencies, lambda value: None),
             "fairlead": _each(latencies, Histogram().observe),
             "prometheus_client": _each(latencies, peer.observe),
             "prometheus_client, labels looked up": _each(
@@ -98,12 +98,15 @@ def _error(seed: int, draws: int) -> Bar:
 
 
 def _emission(rounds: int) -> Bar:
-    """What `emit` costs the caller while the thread writes to a real disk: it shares the interpreter with it."""
+    """What `emit` costs its caller while the thread, sharing the interpreter, writes to a real disk."""
     event = Exposure(
         at_utc_seconds=1.0, flag="new_feed", variant="on", targeting_key="user-1", reason="SPLIT"
     )
-    n = 5_000
-    with tempfile.TemporaryDirectory() as directory, BufferedSink(JsonLinesSegments(directory)) as sink:
+    n = 20_000
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        BufferedSink(JsonLinesSegments(directory), capacity=1_000_000, flush_interval=0.001) as sink,
+    ):
 
         def ours(count: int) -> None:
             emit = sink.emit
@@ -150,13 +153,3 @@ def bars(quick: bool) -> list[Bar]:
         _error(seed=1, draws=20_000 if quick else 200_000),
         _emission(rounds),
     ]
-
-
-if __name__ == "__main__":
-    for bar in bars(quick=False):
-        spread = "" if bar.spread is None else f" [{bar.spread[0]:.3g}, {bar.spread[1]:.3g}]"
-        sign = "≤" if bar.at_most else "≥"
-        print(
-            f"{'met' if bar.met else 'MISSED':6} {bar.what}: {bar.value:.3g} {bar.unit}{spread}, bar {sign} {bar.limit:g}"
-        )
-        print("      ", {name: round(value, 3) for name, value in bar.figures.items()})
