@@ -1,9 +1,9 @@
 """Intervals cover the truth as often as they claim: simulated experiments, seeds written down.
 
 2,000 experiments estimate a coverage of 95 % with a standard error of 0.5 percentage points. Tolerances: at
-least 93.5 % (three standard errors) for independent data, where the method is exact and conservative; at least
-92.5 % with clusters, where it is approximate, and 91 % for few clusters of very skewed shares, where a linearised
-variance is known to be short; at most 98.5 %, since an interval that is too wide is wrong too.
+least 93.5 % (three standard errors) for independent data, where the method is exact and conservative; at
+least 92.5 % with clusters, where it is approximate, and 91 % for few clusters of very skewed shares, where
+a linearised variance is known to be short; at most 98.5 %, since an interval that is too wide is wrong too.
 """
 
 from __future__ import annotations

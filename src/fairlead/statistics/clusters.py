@@ -43,12 +43,13 @@ def effective_size(successes: FloatArray, trials: FloatArray, p: float, confiden
     successes, trials: shape (G,), float64, one entry per cluster in time order, G >= 2, all trials > 0.
     p: the proportion that the variance of independent observations is taken at, 0 < p < 1.
 
-    The variance of the ratio sum(successes)/sum(trials) is the delta method's, G/(G−1) · Σ(s − p̂t)² / (Σt)²
-    (Deng, Knoblich and Lu, "Applying the delta method in metric analytics", KDD 2018, arXiv:1803.06336; in
-    survey sampling, linearisation). The result is shrunk by (z/t)², so that an interval computed as if from
-    independent observations has the width of a t quantile with G−1 degrees of freedom (the adjustment of Korn
-    and Graubard, Survey Methodology 24, 1998). With some 20 clusters of very skewed shares the coverage of a 95 %
-    interval sinks to about 92 % (tests/property/test_statistics_coverage.py).
+    The variance of the ratio sum(successes)/sum(trials) is the delta method's, G/(G−1) · Σ(s − p̂t)² /
+    (Σt)² (Deng, Knoblich and Lu, "Applying the delta method in metric analytics", KDD 2018,
+    arXiv:1803.06336; in survey sampling, linearisation). The result is shrunk by (z/t)², so that an
+    interval computed as if from independent observations has the width of a t quantile with G−1 degrees of
+    freedom (the adjustment of Korn and Graubard, Survey Methodology 24, 1998). With some 20 clusters of
+    very skewed shares the coverage of a 95 % interval sinks to about 92 %
+    (tests/property/test_statistics_coverage.py).
     """
     count = len(trials)
     total = float(trials.sum())
