@@ -10,17 +10,27 @@ from __future__ import annotations
 from fairlead.lab.arrivals import Surge, poisson_arrivals, surge_arrivals
 from fairlead.lab.load import Progress, RequestSpec, drive
 from fairlead.lab.popularity import Zipf
+from fairlead.lab.process import Usage
+from fairlead.lab.readiness import HttpReady, TcpReady
 from fairlead.lab.samples import Failure, Outcome, Samples, Validity
 from fairlead.lab.schedule import Schedule
+from fairlead.lab.service import Service
+from fairlead.lab.topology import RunningService, Topology
 
 __all__ = [
     "Failure",
+    "HttpReady",
     "Outcome",
     "Progress",
     "RequestSpec",
+    "RunningService",
     "Samples",
     "Schedule",
+    "Service",
     "Surge",
+    "TcpReady",
+    "Topology",
+    "Usage",
     "Validity",
     "Zipf",
     "drive",
