@@ -239,7 +239,7 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime 
     """Training rows in batches, from which the ranges of the activations are read."""
 
     def __init__(self, x: Array) -> None:
-        self._batches = iter([{"features": x[i : i + 256]} for i in range(0, 4096, 256)])
+        self._batches = iter([{"features": x[i : i + 256]} for i in range(0, min(len(x), 4096), 256)])
 
     def get_next(self) -> dict[str, Array] | None:
         return next(self._batches, None)
@@ -299,10 +299,10 @@ def run_session(path: Path, x: Array) -> Array:
     return np.concatenate(parts)[:, 0]
 
 
-def build(directory: Path, seed: int, epochs: int) -> Manifest:
+def build(directory: Path, *, seed: int, feeds: int, epochs: int) -> Manifest:
     """Trains and writes `ranker.fp32.onnx`, `ranker.int8.onnx` and `manifest.json` into `directory`."""
     train_rng, test_rng, init_rng = (np.random.default_rng([seed, part]) for part in range(3))
-    x, y = make_feeds(TRAIN_FEEDS, train_rng)
+    x, y = make_feeds(feeds, train_rng)
     x_test, y_test = make_feeds(TEST_FEEDS, test_rng)
     flat = x.reshape(-1, len(SCHEMA.names))
     ranker = Ranker(flat.mean(axis=0), flat.std(axis=0), init_rng)
@@ -375,6 +375,7 @@ def differences(directory: Path, fresh: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train the home feed's ranker.")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--feeds", type=int, default=TRAIN_FEEDS, help="feeds to train on")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--out", type=Path, default=DIRECTORY, help="model directory")
     parser.add_argument(
@@ -386,7 +387,7 @@ def main() -> int:
         directory = Path(scratch) if given.check else given.out
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            manifest = build(directory, given.seed, given.epochs)
+            manifest = build(directory, seed=given.seed, feeds=given.feeds, epochs=given.epochs)
         except FairleadError as error:
             print(error, file=sys.stderr)
             return 1
