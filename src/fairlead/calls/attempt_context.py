@@ -1,0 +1,51 @@
+"""The request's context, with the deadline of the attempt that is running.
+
+Nested calls, and the header that tells the next service how long it has, ask the ambient context for what
+remains. During an attempt that ends before its request does, the true answer is the attempt's. It has to
+be in place before the first line of the called function runs, so it is paid for by calls that never
+suspend as well, where an eager `RequestContext` with its `Deadline` would be most of the cost of the call.
+So the deadline is made when it is read.
+"""
+
+from __future__ import annotations
+
+from fairlead.clock import Clock
+from fairlead.context import Priority, RequestContext
+from fairlead.deadline import Deadline
+
+__all__ = ["AttemptContext"]
+
+
+class AttemptContext(RequestContext):
+    """A RequestContext in every respect, `dataclasses.replace` and `==` included, that ends at `end`."""
+
+    __slots__ = ("_clock", "_end", "_request")
+
+    # The fields below are not the dataclass's slots, so its refusal to set any attribute has nothing to
+    # protect.
+    __setattr__ = object.__setattr__
+
+    def __init__(self, request: RequestContext, end: float, clock: Clock) -> None:
+        self._request = request
+        self._end = end
+        self._clock = clock
+
+    @property  # type: ignore[misc]  # read-only; replace(), == and repr() ask for it
+    def __class__(self) -> type[RequestContext]:  # type: ignore[override]  # the base, not this class
+        return RequestContext
+
+    @property
+    def request_id(self) -> str:
+        return self._request.request_id
+
+    @property
+    def deadline(self) -> Deadline:
+        return Deadline(self._end, self._clock)
+
+    @property
+    def priority(self) -> Priority:
+        return self._request.priority
+
+    @property
+    def targeting_key(self) -> str:
+        return self._request.targeting_key

@@ -1,0 +1,278 @@
+"""Stop calling what does not answer, and find out gently when it does again.
+
+Without it, a dead dependency costs each request a full timeout, and the requests that wait hold memory,
+connections and permits until the caller dies too.
+
+closed: all calls pass; outcomes are counted in a rolling window; a failure that finds at least
+`minimum_calls` of which `failure_ratio` failed opens the breaker. open: every call is refused at once, for
+`open_for` seconds, longer after each failed probe. half_open: at most `half_open_permits` calls pass as
+probes; when all have succeeded the breaker closes, when one fails it opens again.
+
+Invariant: every permit ends in exactly one of success, failure or nothing. A cancelled call is nothing:
+the caller left, which says nothing about the dependency; a cancelled probe gives its permit back. Our own
+timeout is a failure. A call in flight for longer than its patience counts as a failure already, so a
+dependency that hangs opens the breaker before its timeouts return. Outcomes of calls that began before the
+last change of state are ignored.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from enum import StrEnum
+from math import inf
+from types import TracebackType
+
+from fairlead.calls.bounds import check_number, check_whole
+from fairlead.calls.rolling_window import RollingWindow
+from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.context import current
+from fairlead.errors import CircuitOpen
+from fairlead.telemetry.event import StateChanged
+
+__all__ = ["BreakerPermit", "BreakerState", "CircuitBreaker"]
+
+_log = logging.getLogger(__name__)
+
+_LONGEST = 86_400.0
+
+
+class BreakerState(StrEnum):
+    """Where a breaker stands; see the module."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class CircuitBreaker:
+    """Refuses calls to a dependency that keeps failing. One per dependency and process; not thread-safe.
+
+    name: of the dependency, in errors and events.
+    failure_ratio: share of failed calls in the window that opens it, above 0 up to 1.
+    minimum_calls: calls in the window below which it never opens. 20: two failures at night are no outage.
+    window: seconds of outcomes looked at.
+    open_for: seconds of refusal before the first probe; doubles after each failed probe, up to
+        `open_for_cap`, and up to a fifth longer at random, so that the workers of a fleet do not probe in
+        step.
+    half_open_permits: probes that must all succeed to close it, and the most that run at once.
+    slow_after: seconds in flight after which a call counts as failed even though it has not returned.
+        None: the attempt's own timeout, where a Policy sets one. Set it near the p99.9 to open before the
+        timeouts return.
+    is_failure: which exceptions speak against the dependency; the others count as success, because it
+        answered. None: every Exception.
+    on_event: called with a StateChanged at each change; it must not block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        failure_ratio: float = 0.5,
+        minimum_calls: int = 20,
+        window: float = 10.0,
+        open_for: float = 5.0,
+        open_for_cap: float = 60.0,
+        half_open_permits: int = 3,
+        slow_after: float | None = None,
+        is_failure: Callable[[Exception], bool] | None = None,
+        on_event: Callable[[StateChanged], object] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        rng: random.Random | None = None,
+    ) -> None:
+        check_number("CircuitBreaker.failure_ratio", failure_ratio, above=0.0, high=1.0)
+        check_whole("CircuitBreaker.minimum_calls", minimum_calls, low=1, high=1_000_000)
+        check_number("CircuitBreaker.window", window, above=0.0, high=_LONGEST)
+        check_number("CircuitBreaker.open_for", open_for, above=0.0, high=_LONGEST)
+        check_number("CircuitBreaker.open_for_cap", open_for_cap, low=open_for, high=_LONGEST)
+        check_whole("CircuitBreaker.half_open_permits", half_open_permits, low=1, high=10_000)
+        if slow_after is not None:
+            check_number("CircuitBreaker.slow_after", slow_after, above=0.0, high=_LONGEST)
+        self.name = name
+        self.clock = clock
+        self.slow_after = slow_after
+        self._failure_ratio = failure_ratio
+        self._minimum_calls = minimum_calls
+        self._open_for = open_for
+        self._open_for_cap = open_for_cap
+        self._half_open_permits = half_open_permits
+        self._is_failure = is_failure
+        self._rng = rng or random.Random()
+        self._listeners: tuple[Callable[[StateChanged], object], ...] = (on_event,) if on_event else ()
+        # What follows is read by Policy on its hot path: while `closed` and before `due`, a call just passes.
+        self.closed = True
+        self.due = inf
+        self.generation = 0
+        self.outcomes = RollingWindow(window, clock.now())
+        self._state = BreakerState.CLOSED
+        self._open_until = 0.0
+        self._failed_probes = 0
+        self._free_permits = 0
+        self._proven = 0
+        # In flight, by patience: within one patience, order of start is order of falling due.
+        self._ages: dict[float, dict[object, tuple[float, int]]] = {}
+
+    @property
+    def state(self) -> BreakerState:
+        """The state as the last call found or left it; an open breaker turns half_open when it is next
+        asked."""
+        return self._state
+
+    @property
+    def in_flight(self) -> int:
+        """Calls whose age is being watched."""
+        return sum(map(len, self._ages.values()))
+
+    def subscribe(self, on_event: Callable[[StateChanged], object]) -> None:
+        """Adds a receiver of state changes; the same one is added once."""
+        if on_event not in self._listeners:
+            self._listeners += (on_event,)
+
+    def permit(self) -> BreakerPermit:
+        """For use without a Policy: `with breaker.permit(): await call()`; raises CircuitOpen on entry.
+
+        A timeout belongs inside the block: outside it, its cancellation looks like the caller's and counts
+        nothing.
+        """
+        return BreakerPermit(self)
+
+    def judge(self, error: BaseException | None) -> bool | None:
+        """True for a success, False for a failure, None for what says nothing (cancellation, interpreter
+        exit)."""
+        if error is None:
+            return True
+        if not isinstance(error, Exception):
+            return None
+        return self._is_failure is not None and not self._is_failure(error)
+
+    def ask(self, now: float) -> int:
+        """Lets a call begin and returns the generation to hand to `record`, or raises CircuitOpen."""
+        if now >= self.due:
+            self._count_overdue(now)
+        if self._state is BreakerState.OPEN:
+            if now < self._open_until:
+                wait = self._open_until - now
+                raise CircuitOpen(
+                    f"{self.name}: the circuit is open; next probe in {wait:.1f} s", retry_after=wait
+                )
+            self._free_permits = self._half_open_permits
+            self._proven = 0
+            self._become(BreakerState.HALF_OPEN, f"{self._half_open_permits} probes allowed")
+        if self._state is BreakerState.HALF_OPEN:
+            if not self._free_permits:
+                raise CircuitOpen(f"{self.name}: the circuit is half open and all its probes are out")
+            self._free_permits -= 1
+        return self.generation
+
+    def record(self, generation: int, success: bool | None, now: float) -> None:
+        """Ends a permit: True success, False failure, None neither."""
+        if generation != self.generation:
+            return
+        if self.closed:
+            if success is None:
+                return
+            window = self.outcomes
+            if now >= window.turns_at:
+                window.turn(now)
+            window.total += 1
+            if not success:
+                window.part += 1
+                self._open_if_failing(now)
+        elif success:
+            self._proven += 1
+            if self._proven == self._half_open_permits:
+                self._failed_probes = 0
+                self.outcomes.reset(now)
+                self._become(BreakerState.CLOSED, f"{self._proven} of {self._proven} probes succeeded")
+        elif success is None:
+            self._free_permits += 1
+        else:
+            self._failed_probes += 1
+            self._open(now, "a probe failed")
+
+    def watch(self, call: object, patience: float | None, generation: int, now: float) -> float:
+        """Begins to count the age of a call in flight; returns the patience to hand to `unwatch`."""
+        patience = self.slow_after or patience or inf
+        if not self.closed:
+            # A probe that hangs without a timeout would otherwise hold the breaker half open for ever.
+            patience = min(patience, self._open_for)
+        if patience != inf:
+            ages = self._ages.get(patience)
+            if ages is None:
+                ages = self._ages[patience] = {}
+            ages[call] = (now + patience, generation)
+            if now + patience < self.due:
+                self.due = now + patience
+        return patience
+
+    def unwatch(self, call: object, patience: float) -> bool:
+        """Ends it; False if the call has been counted as a failure already, so its outcome must not be."""
+        return patience == inf or self._ages[patience].pop(call, None) is not None
+
+    def _count_overdue(self, now: float) -> None:
+        overdue = []
+        self.due = inf
+        for ages in self._ages.values():
+            for call, (due, generation) in ages.items():
+                if due > now:
+                    self.due = min(self.due, due)
+                    break
+                overdue.append((ages, call, generation))
+        for ages, call, generation in overdue:
+            del ages[call]
+            self.record(generation, False, now)
+
+    def _open_if_failing(self, now: float) -> None:
+        calls, failures = self.outcomes.counts(now)
+        if calls >= self._minimum_calls and failures >= self._failure_ratio * calls:
+            self._failed_probes = 0
+            self._open(now, f"{failures} of {calls} calls failed")
+
+    def _open(self, now: float, reason: str) -> None:
+        wait = min(self._open_for_cap, self._open_for * 2.0 ** min(self._failed_probes, 32))
+        wait *= 1.0 + 0.2 * self._rng.random()
+        self._open_until = now + wait
+        self._become(BreakerState.OPEN, f"{reason}; next probe in {wait:.1f} s")
+
+    def _become(self, state: BreakerState, reason: str) -> None:
+        previous, self._state = self._state, state
+        self.closed = state is BreakerState.CLOSED
+        self.generation += 1
+        event = StateChanged(
+            at_utc_seconds=self.clock.utc(),
+            request_id=current().request_id,
+            component="circuit_breaker",
+            name=self.name,
+            previous=previous,
+            current=state,
+            reason=reason,
+        )
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:  # a broken listener must not fail the request that happened to trip the breaker
+                _log.exception("%s: the listener %r failed", self.name, listener)
+
+
+class BreakerPermit:
+    """One call's passage through a breaker, as a context manager; the block's exception is its outcome."""
+
+    __slots__ = ("_breaker", "_generation", "_patience")
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> BreakerPermit:
+        breaker = self._breaker
+        now = breaker.clock.now()
+        self._generation = breaker.ask(now)
+        self._patience = breaker.watch(self, None, self._generation, now)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        breaker = self._breaker
+        if breaker.unwatch(self, self._patience):
+            breaker.record(self._generation, breaker.judge(error), breaker.clock.now())

@@ -1,0 +1,173 @@
+"""How many calls may be in flight at a dependency at once, found out rather than guessed.
+
+A dependency that is offered more than it can serve serves less (Welsh and Culler, "Adaptive Overload
+Control for Busy Internet Servers", 2003). By Little's law the calls in flight are its rate times its
+latency, so bounding them bounds its queue. The limit moves by one of the rules in `limit_algorithm`; a
+call above it is refused at once, which costs the caller nothing and leaves it time for something else.
+
+Invariant: a call is counted from its start to its end, whatever its end, so in_flight never exceeds the
+limit that held when the last call began. A cancelled call moves nothing but the count. A call that never
+suspended did not wait for the dependency and is no measurement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from math import inf
+from types import TracebackType
+
+from fairlead.calls.bounds import check_number, check_whole
+from fairlead.calls.limit_algorithm import Aimd, LimitAlgorithm
+from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.errors import Overloaded, Refused
+
+__all__ = ["ConcurrencyLimit", "LimitPermit"]
+
+
+class ConcurrencyLimit:
+    """Bounds the calls in flight. One per dependency and process; not thread-safe.
+
+    name: of the dependency, in errors.
+    algorithm: Aimd() or Gradient().
+    initial, minimum, maximum: calls in flight. The minimum must be able to carry a probe of the breaker.
+    max_wait: seconds a call may queue for a permit. 0: none; a full limit refuses at once. The queue is
+        first in, first out, and never longer than the limit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        algorithm: LimitAlgorithm | None = None,
+        initial: int = 20,
+        minimum: int = 4,
+        maximum: int = 1000,
+        max_wait: float = 0.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        check_whole("ConcurrencyLimit.minimum", minimum, low=1, high=1_000_000)
+        check_whole("ConcurrencyLimit.maximum", maximum, low=minimum, high=1_000_000)
+        check_whole("ConcurrencyLimit.initial", initial, low=minimum, high=maximum)
+        check_number("ConcurrencyLimit.max_wait", max_wait, low=0.0, high=86_400.0)
+        self.name = name
+        self.clock = clock
+        self.max_wait = max_wait
+        self._minimum = minimum
+        self._maximum = maximum
+        self._rule = (algorithm or Aimd()).begin()
+        self._estimate = float(initial)
+        self._waiters: deque[asyncio.Future[bool]] = deque()
+        # Policy reads and writes these on its hot path.
+        self.limit = initial
+        """Calls that may be in flight now."""
+        self.in_flight = 0
+        """Calls that are in flight."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that queue for a permit; 0 unless max_wait is set."""
+        return len(self._waiters)
+
+    def permit(self) -> LimitPermit:
+        """For use without a Policy: `async with limit.permit(): await call()`; raises Overloaded on entry.
+
+        A TimeoutError or a Refused from the block counts as a drop, a success is measured, anything else
+        is neither.
+        """
+        return LimitPermit(self)
+
+    async def wait_for_permit(self, now: float, until: float = inf) -> None:
+        """Takes a permit, queueing for it at most `max_wait` and not beyond the moment `until`.
+
+        Raises Overloaded when none is free in time, or the queue is full. Cancellation leaves no permit
+        taken.
+        """
+        if self.in_flight < self.limit and not self._waiters:
+            self.in_flight += 1
+            return
+        if self.max_wait == 0.0 or len(self._waiters) >= self.limit:
+            raise self._overloaded(0.0)
+        granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiters.append(granted)
+        timer = self.clock.call_at(min(now + self.max_wait, until), partial(_refuse, granted))
+        try:
+            taken = await granted
+        except BaseException:
+            if granted.done() and not granted.cancelled() and granted.result():
+                self.in_flight -= 1  # granted and cancelled in one turn of the loop
+            self._leave_queue(granted)
+            raise
+        finally:
+            timer.cancel()
+        if not taken:
+            self._leave_queue(granted)
+            raise self._overloaded(self.clock.now() - now)
+
+    def give_back(self) -> None:
+        """Ends a call and lets those who wait for its place go on."""
+        self.in_flight -= 1
+        if self._waiters:
+            self._wake()
+
+    def _leave_queue(self, granted: asyncio.Future[bool]) -> None:
+        if granted in self._waiters:
+            self._waiters.remove(granted)
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiters and self.in_flight < self.limit:
+            granted = self._waiters.popleft()
+            if not granted.done():
+                self.in_flight += 1
+                granted.set_result(True)
+
+    def succeeded(self, began: float, in_flight: int, now: float) -> None:
+        """Measures a call that began at `began` as the `in_flight`-th."""
+        self._move(self._rule.succeeded(self._estimate, seconds=now - began, in_flight=in_flight, now=now))
+
+    def dropped(self, began: float, now: float) -> None:
+        """Notes that a call timed out, or was refused by the dependency."""
+        self._move(self._rule.dropped(self._estimate, began=began, now=now))
+
+    def _move(self, estimate: float) -> None:
+        self._estimate = min(max(estimate, float(self._minimum)), float(self._maximum))
+        self.limit = int(self._estimate)
+
+    def _overloaded(self, waited: float) -> Overloaded:
+        after = f" after {waited:.3f} s in the queue" if waited else ""
+        return Overloaded(
+            f"{self.name}: {self.in_flight} of {self.limit} calls are in flight; refused{after}"
+        )
+
+
+def _refuse(granted: asyncio.Future[bool]) -> None:
+    if not granted.done():
+        granted.set_result(False)
+
+
+class LimitPermit:
+    """One call's place under a limit, as an async context manager; the block's exception is its outcome."""
+
+    __slots__ = ("_began", "_found", "_limit")
+
+    def __init__(self, limit: ConcurrencyLimit) -> None:
+        self._limit = limit
+
+    async def __aenter__(self) -> LimitPermit:
+        limit = self._limit
+        await limit.wait_for_permit(limit.clock.now())
+        self._began = limit.clock.now()
+        self._found = limit.in_flight
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        limit = self._limit
+        if error is None:
+            limit.succeeded(self._began, self._found, limit.clock.now())
+        elif isinstance(error, TimeoutError | Refused):
+            limit.dropped(self._began, limit.clock.now())
+        limit.give_back()
