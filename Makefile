@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 
 BIN := .venv/bin
-PATHS := src tests bench
+PATHS := src tests bench scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help try test setup packages static check bench soak clean
