@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ from fairlead.errors import InvalidInput
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
 
-__all__ = ["COMMANDS", "Commands", "run"]
+__all__ = ["COMMANDS", "Commands", "parse", "run"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "try": ("try_", "Plays a reference system: the same load on control and treatment, with faults."),
@@ -76,17 +77,40 @@ def run(arguments: Sequence[str]) -> object:
 
     Raises InvalidInput for a command line that does not parse, naming the help that would have told.
     """
+    group = _group()
+    # Not group.main(): it makes a broken pipe of any socket a silent exit, and prints errors its own way.
+    with _usage_errors():
+        try:
+            with group.make_context("fairlead", list(arguments) or ["--help"]) as context:
+                return group.invoke(context)
+        except typer.Exit as ending:
+            return ending.exit_code
+        except typer.Abort:
+            return ExitCode.INTERRUPTED
+
+
+def parse(arguments: Sequence[str]) -> None:
+    """Raises InvalidInput where `run` would for the same reason; runs nothing."""
+    group = _group()
+    # The options in front of a command take no value, so the first plain word is the command.
+    start = next((index for index, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
+    with _usage_errors(), suppress(typer.Exit), group.make_context("fairlead", list(arguments)) as context:
+        for name in arguments[start : start + 1]:
+            command = group.get_command(context, name)
+            if command is not None:
+                command.make_context(name, list(arguments[start + 1 :]), parent=context).close()
+
+
+def _group() -> TyperGroup:
     app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None)
     app.callback()(_root)
-    group = typer.main.get_command(app)
-    # Not group.main(): it makes a broken pipe of any socket a silent exit, and prints errors its own way.
+    return typer.main.get_group(app)
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
     try:
-        with group.make_context("fairlead", list(arguments) or ["--help"]) as context:
-            return group.invoke(context)
-    except typer.Exit as ending:
-        return ending.exit_code
-    except typer.Abort:
-        return ExitCode.INTERRUPTED
+        yield
     except typer.TyperException as error:
         where = getattr(error, "ctx", None)
         path = where.command_path if where is not None else "fairlead"
