@@ -20,6 +20,8 @@ from fairlead.errors import InvalidInput
 __all__ = ["Figure"]
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_SIZE = re.compile(r'viewBox="[^"]*" width="(?P<width>[\d.]+)" height="(?P<height>[\d.]+)"')
+_MARGIN = 12
 _LONGEST_DESCRIPTION = 2000
 
 
@@ -32,7 +34,7 @@ class Figure:
     table: Table
     title: str
     description: str
-    """What is drawn, and what could not be: values clipped, left out or missing."""
+    """The caption: what the author says of it, and what could not be drawn (clipped, left out, missing)."""
 
     def to_html(self) -> str:
         """A `<figure>` for a page that includes `STYLESHEET` once: caption, picture, and the numbers folded
@@ -44,13 +46,18 @@ class Figure:
         )
 
     def to_svg(self) -> str:
-        """A file of its own, for a README or a slide: the element with the stylesheet and a background
-        inside."""
+        """A file of its own, for a README or a slide: stylesheet and background inside, a margin around."""
         head, _, rest = self.svg.partition("</desc>")
-        return (
-            f"{head}</desc><style>{STYLESHEET}</style>"
-            f'<rect class="surface" x="0" y="0" width="100%" height="100%"/>{rest}\n'
-        )
+        surface = f'<rect class="surface" x="{-_MARGIN}" y="{-_MARGIN}" width="100%" height="100%"/>'
+        return f"{_SIZE.sub(_with_margin, head, count=1)}</desc><style>{STYLESHEET}</style>{surface}{rest}\n"
+
+
+def _size(left: float, width: float, height: float) -> str:
+    return f'viewBox="{left:g} {left:g} {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+
+
+def _with_margin(size: re.Match[str]) -> str:
+    return _size(-_MARGIN, float(size["width"]) + 2 * _MARGIN, float(size["height"]) + 2 * _MARGIN)
 
 
 def compose(
@@ -80,8 +87,8 @@ def compose(
             f"figure_id {figure_id!r:.40}: use a letter, then letters, digits, - or _, at most 64"
         )
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {_size(0, width, height)} '
+        f'role="img" '
         f'aria-labelledby="{figure_id}-title {figure_id}-description">'
         f'<title id="{figure_id}-title">{escape(title)}</title>'
         f'<desc id="{figure_id}-description">{spoken}</desc>\n{content}\n</svg>'

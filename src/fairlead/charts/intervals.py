@@ -178,8 +178,10 @@ def bars(
         body.append(rectangle(begin, middle - 8, max(end - begin, 1.0), 16, "f1"))
         whisker = [x(number) for number in one.known]
         if len(whisker) > 1:
-            body.append(line(min(whisker), middle, max(whisker), middle, "whisker"))
-            body += [line(at, middle - 4, at, middle + 4, "whisker") for at in (min(whisker), max(whisker))]
+            ends = (min(whisker), max(whisker))
+            for kind in ("casing", "whisker"):  # the casing lifts the whisker off its own bar
+                body.append(line(ends[0], middle, ends[1], middle, kind))
+                body += [line(at, middle - 4, at, middle + 4, kind) for at in ends]
         _edge_arrows(body, area, one, middle, "f1")
         if value < 0:
             body.append(text(min(whisker) - 9, middle + 4, labels[name], "label", anchor="end"))
@@ -250,7 +252,7 @@ def _group_table(groups: Mapping[str, Mapping[str, Interval]], arms: list[str], 
             Column(arm, unit),
             Column(f"{arm} low", unit),
             Column(f"{arm} high", unit),
-            Column("n", "count"),
+            Column(f"{arm} n", "count"),
         ]
     rows: list[tuple[Cell, ...]] = []
     for group, estimates in groups.items():

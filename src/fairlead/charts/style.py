@@ -93,6 +93,7 @@ font-variant-numeric:tabular-nums}}
 .chart .leader{{stroke:var(--chart-axis);stroke-width:.75;fill:none}}
 .chart .line{{fill:none;stroke-width:1.75;stroke-linejoin:round;stroke-linecap:round}}
 .chart .interval{{stroke-width:1.75;stroke-linecap:butt}}
+.chart .casing{{stroke:var(--chart-surface);stroke-width:3.5;stroke-linecap:square}}
 .chart .whisker{{stroke:var(--chart-ink);stroke-width:1.25}}
 .chart .halo{{stroke:var(--chart-surface);stroke-width:1.25}}
 {_series()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import median_low
 from typing import Literal
 
 from fairlead.errors import InvalidInput
@@ -71,8 +70,10 @@ def as_float(value: float | None) -> float:
 
 def display_unit(values: Iterable[float | None], unit: Unit) -> DisplayUnit:
     """The unit that suits most of `values`, for a column or an axis that shows one unit throughout."""
-    sizes = [abs(number) for number in map(as_float, values) if math.isfinite(number) and number]
-    return _suitable(median_low(sizes), unit) if sizes else _units(unit)[-1 if unit != "bytes" else 0]
+    sizes = sorted(abs(number) for number in map(as_float, values) if math.isfinite(number) and number)
+    return (
+        _suitable(sizes[(len(sizes) - 1) // 2], unit) if sizes else _units(unit)[-1 if unit != "bytes" else 0]
+    )
 
 
 def format_value(value: float | None, unit: Unit = "number") -> str:

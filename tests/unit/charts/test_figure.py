@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fairlead import charts
 from fairlead.charts import STYLESHEET, Band, Column, Interval, Table, bars, cdf, dot_interval, timeline
 from fairlead.charts.style import DARK, LIGHT, MOST_SERIES
 from fairlead.errors import InvalidInput
@@ -121,6 +122,7 @@ def test_a_file_of_its_own_brings_the_stylesheet_along(read) -> None:
     figure = cdf({"control": [0.1, 0.2]}, title="Latency")
 
     assert STYLESHEET in figure.to_svg()
+    assert 'viewBox="-12 -12 744 424" width="744" height="424"' in figure.to_svg()
     assert "<style" not in figure.svg
     assert "http" not in figure.to_svg().replace("http://www.w3.org/2000/svg", "")
 
@@ -145,3 +147,21 @@ def test_every_class_in_a_picture_has_a_rule(figure, read) -> None:
 def test_the_stylesheet_loads_nothing() -> None:
     assert not re.search(r"url\(|@import|@font-face", STYLESHEET)
     assert STYLESHEET.count("{") == STYLESHEET.count("}")
+
+
+def test_the_public_names_are_these() -> None:
+    assert charts.__all__ == [
+        "STYLESHEET",
+        "Band",
+        "Column",
+        "Figure",
+        "Interval",
+        "Table",
+        "Unit",
+        "bars",
+        "cdf",
+        "dot_interval",
+        "format_value",
+        "timeline",
+    ]
+    assert all(hasattr(charts, name) for name in charts.__all__)
