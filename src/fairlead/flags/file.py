@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from fairlead.errors import BrokenDocument
-from fairlead.flags.flag import MAX_BYTES
+from fairlead.flags.flag import MAX_BYTES, one_line
 
 __all__ = ["read_flag_file"]
 
@@ -21,7 +21,7 @@ def read_flag_file(path: str | os.PathLike[str]) -> bytes:
 
     Raises BrokenDocument for a file that is missing, unreadable, or no regular file.
     """
-    name = str(Path(path))
+    name = one_line(str(Path(path)))
     try:
         # Non-blocking, so that a named pipe in the file's place cannot hang the start of a service.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -36,4 +36,4 @@ def read_flag_file(path: str | os.PathLike[str]) -> bytes:
             f"{name}: cannot be read ({error.strerror}); create it or correct the path"
         ) from error
     except ValueError as error:  # a NUL in the path
-        raise BrokenDocument(f"{name!r}: no usable path ({error}); correct it") from error
+        raise BrokenDocument(f"{name}: no usable path ({error}); correct it") from error

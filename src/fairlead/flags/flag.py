@@ -91,6 +91,11 @@ def quoted(text: object) -> str:
     return repr(shown if len(shown) <= 64 else shown[:61] + "...")
 
 
+def one_line(text: str) -> str:
+    """`text` itself when it fits on one line, as nearly every path does; quoted otherwise."""
+    return text if text.isprintable() else repr(text)
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'? known: …" for an error about `name`."""
     names = sorted(known)
@@ -106,7 +111,7 @@ class Place:
     __slots__ = ("_flag", "_path", "_source")
 
     def __init__(self, source: str, flag: str | None = None, path: str = "") -> None:
-        self._source = source
+        self._source = one_line(source)
         self._flag = flag
         self._path = path
 

@@ -23,7 +23,16 @@ from fairlead.errors import InvalidInput, UnknownFlag
 from fairlead.flags.evaluate import CompiledFlag, Evaluation, EvaluationContext, Reason
 from fairlead.flags.exposure import ExposureLog
 from fairlead.flags.file import read_flag_file
-from fairlead.flags.flag import FlagDocument, FlagType, FlagValue, Place, closest, parse_document, quoted
+from fairlead.flags.flag import (
+    FlagDocument,
+    FlagType,
+    FlagValue,
+    Place,
+    closest,
+    one_line,
+    parse_document,
+    quoted,
+)
 
 __all__ = ["FlagSet"]
 
@@ -114,7 +123,11 @@ class FlagSet:
         """
         path = Path(path)
         return cls(
-            read_flag_file(path), source=str(path), path=path, overrides=overrides, exposures=exposures
+            read_flag_file(path),
+            source=one_line(str(path)),
+            path=path,
+            overrides=overrides,
+            exposures=exposures,
         )
 
     @classmethod
@@ -127,7 +140,7 @@ class FlagSet:
         exposures: ExposureLog | None = None,
     ) -> Self:
         """The flags of a document in memory; `source` is what errors call it. Raises as `from_file`."""
-        return cls(data, source=source, overrides=overrides, exposures=exposures)
+        return cls(data, source=one_line(source), overrides=overrides, exposures=exposures)
 
     @property
     def document(self) -> FlagDocument:
@@ -170,7 +183,7 @@ class FlagSet:
             )
         with self._reloading:
             try:
-                loaded = _Loaded(read_flag_file(self._path), str(self._path), self._overrides)
+                loaded = _Loaded(read_flag_file(self._path), self.document.source, self._overrides)
                 for name, type in self._required.items():
                     loaded.check(name, type)
             except InvalidInput as error:

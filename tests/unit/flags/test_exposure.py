@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fairlead.clock import ManualClock
+from fairlead.context import RequestContext, request_context
+from fairlead.errors import InvalidInput
+from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
+from fairlead.telemetry.event import Event, Exposure
+
+FEED = {
+    "state": "ENABLED",
+    "variants": {"control": "slow", "treatment": "fast"},
+    "defaultVariant": "control",
+    "targeting": {"if": [{"var": "beta"}, "treatment"]},
+}
+
+
+class Recorded:
+    """A sink that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def flags(
+    sink: Recorded, capacity: int = 100, clock: ManualClock | None = None, state: str = "ENABLED"
+) -> FlagSet:
+    log = ExposureLog(sink, capacity=capacity, clock=clock or ManualClock())
+    return FlagSet.parse(json.dumps({"flags": {"feed": FEED | {"state": state}}}).encode(), exposures=log)
+
+
+def ask(flags: FlagSet, key: str, **attributes: object) -> None:
+    flags.string("feed", EvaluationContext(targeting_key=key, attributes=attributes), "none")
+
+
+def test_an_exposure_says_who_got_which_variant_when_and_why() -> None:
+    sink, clock = Recorded(), ManualClock()
+    with request_context(RequestContext(request_id="r-1")):
+        ask(flags(sink, clock=clock), "user-1", beta=True)
+    assert sink.events == [
+        Exposure(
+            at_utc_seconds=clock.utc(),
+            request_id="r-1",
+            flag="feed",
+            variant="treatment",
+            targeting_key="user-1",
+            reason="TARGETING_MATCH",
+        )
+    ]
+
+
+def test_a_unit_that_stays_in_its_variant_is_reported_once() -> None:
+    sink = Recorded()
+    asked = flags(sink)
+    for _ in range(5):
+        ask(asked, "user-1")
+        ask(asked, "user-2")
+    assert [event.targeting_key for event in sink.events if isinstance(event, Exposure)] == [
+        "user-1",
+        "user-2",
+    ]
+
+
+def test_a_unit_that_changes_its_variant_is_reported_again() -> None:
+    sink = Recorded()
+    asked = flags(sink)
+    for beta in (False, True, False):
+        ask(asked, "user-1", beta=beta)
+    assert [event.variant for event in sink.events if isinstance(event, Exposure)] == ["control", "treatment"]
+
+
+def test_the_memory_is_bounded_and_forgets_who_was_away_longest() -> None:
+    sink = Recorded()
+    asked = flags(sink, capacity=2)
+    for key in ("a", "b", "a", "c", "a", "b"):
+        ask(asked, key)
+    assert [event.targeting_key for event in sink.events if isinstance(event, Exposure)] == [
+        "a",
+        "b",
+        "c",
+        "b",
+    ]
+
+
+def test_nobody_is_exposed_without_a_key_by_a_disabled_flag_or_by_an_error() -> None:
+    sink = Recorded()
+    ask(flags(sink), "")
+    ask(flags(sink, state="DISABLED"), "user-1")
+    flags(sink).boolean("feed", EvaluationContext(targeting_key="user-1"), True)
+    flags(sink).string("fed", EvaluationContext(targeting_key="user-1"), "none")
+    assert sink.events == []
+
+
+@pytest.mark.parametrize("capacity", [0, -1, True, 1.5, 10**9])
+def test_a_capacity_outside_its_range_is_refused(capacity: int) -> None:
+    with pytest.raises(InvalidInput, match="exposure capacity"):
+        ExposureLog(Recorded(), capacity=capacity)
