@@ -33,9 +33,7 @@ __all__ = [
 ]
 
 Outcome = Literal["ok", "degraded", "timeout", "error", "refused"]
-"""How a request ended, seen by the one who asked. `degraded` is an answer, only a lesser one; it is not an
-error.
-"""
+"""How a request ended for the one who asked. `degraded` is an answer, only a lesser one: not an error."""
 
 
 def _tag(class_name: str) -> str:
@@ -43,9 +41,9 @@ def _tag(class_name: str) -> str:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="event", tag=_tag):
-    """What every fact carries. `gc=False`: events hold no cycles, and a full buffer should not slow the
-    collector.
-    """
+    """What every fact carries."""
+
+    # gc=False: events hold no cycles, and a buffer full of them should not slow the collector down.
 
     at_utc_seconds: float
     """When it happened: seconds since the Unix epoch, from `Clock.utc()`."""

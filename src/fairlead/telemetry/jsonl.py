@@ -18,7 +18,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ _NO_SPACE = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file-size limit is reached (ulimit -f)",
 }
+_NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _LONGEST_LINE = 16 * 2**20
 _PROBLEMS_KEPT = 10
 
@@ -102,7 +103,7 @@ class JsonLinesSegments:
             done = self._append(file, data)
             if done < len(data):
                 count = data.count(b"\n", 0, done)
-            if self._fsync == "batch":
+            if self._fsync == "batch" and self._file is not None:
                 os.fsync(file)
         except OSError as error:
             if error.errno in _NO_SPACE:
@@ -120,9 +121,8 @@ class JsonLinesSegments:
             raise
 
     def _current_segment(self, needed: int) -> int:
-        if (
-            self._pid != os.getpid()
-        ):  # forked: the parent goes on with its segment, this process begins its own
+        # After a fork the parent goes on with its segment, and this process begins its own.
+        if self._pid != os.getpid():
             if self._file is not None:
                 os.close(self._file)
             self._file, self._pid, self._number = None, os.getpid(), 0
@@ -139,12 +139,9 @@ class JsonLinesSegments:
             self._number += 1
             stamp = datetime.fromtimestamp(self._clock.utc(), UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             self._path = self.directory / f"{self._prefix}-{stamp}-{self._pid}-{self._number:06d}.jsonl"
-            with contextlib.suppress(
-                FileExistsError
-            ):  # another container may share the directory and the process id
-                file = os.open(
-                    self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-                )
+            # The name is taken where another container shares the directory and, by chance, the process id.
+            with contextlib.suppress(FileExistsError):
+                file = os.open(self._path, _NEW_FILE, 0o600)
                 self._size = 0
                 self._began = self._clock.now()
                 return file
@@ -170,9 +167,7 @@ class JsonLinesSegments:
         return count, b"\n".join(lines[:count]) + b"\n"
 
     def _append(self, file: int, data: bytes) -> int:
-        """Writes `data`; when that fails half-way, keeps its whole lines and returns their bytes, or raises
-        if none.
-        """
+        """Writes `data` and returns its size, or that of the whole lines when it fails after some."""
         done = 0
         view = memoryview(data)
         try:
@@ -211,19 +206,16 @@ class ReadReport:
     """Lines that are no event at all, or break the schema of their kind."""
     truncated: int = 0
     """Last lines that a crash, or a writer still at work, left unfinished."""
-    problems: list[str] | None = None
+    problems: list[str] = field(default_factory=list)
     """The first few problems, as `file:line: reason`."""
 
     def _note(self, problem: str) -> None:
-        if self.problems is None:
-            self.problems = []
         if len(self.problems) < _PROBLEMS_KEPT:
             self.problems.append(problem)
 
 
 def read_events(path: str | os.PathLike[str], *, report: ReadReport | None = None) -> Iterator[Event]:
-    """The events in a directory of segments, or in one segment file, segment by segment in the order of their
-    names.
+    """The events in a directory of segments, in the order of the segments' names, or in one segment file.
 
     Segments of several processes follow one another; sort by `at_utc_seconds` where that matters. With a
     `report`, lines that are not events are counted in it and skipped; without one, the first raises
@@ -262,9 +254,7 @@ def _read(segments: Sequence[Path], report: ReadReport | None) -> Iterator[Event
 
 
 def _lines(segment: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines with their ends; of a line beyond the longest, its beginning, so that none can fill
-    memory.
-    """
+    """Numbered lines with their ends; of an overlong one only its beginning, to bound the memory."""
     with segment.open("rb") as file:
         number = 0
         while line := file.readline(_LONGEST_LINE):

@@ -79,10 +79,11 @@ class Gauge:
 
     @property
     def value(self) -> float:
-        if self._read is None:
+        read = self._read
+        if read is None:
             return self._value
         try:
-            return float(self._read())
+            return float(read())
         except Exception:  # foreign code; NaN is Prometheus' own word for "no value"
             return float("nan")
 
@@ -130,8 +131,7 @@ class Family(Generic[_Child]):
         self._lock = threading.Lock()
 
     def labels(self, **values: str) -> _Child:
-        """The child with these label values, made on first use; the `_overflow` child once there are too
-        many.
+        """The child with these label values, made on first use, or `_overflow` once there are too many.
 
         A value longer than 256 characters goes to `_overflow` too. Raises InvalidInput unless exactly the
         family's labels are given.

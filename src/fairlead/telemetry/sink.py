@@ -143,6 +143,7 @@ class BufferedSink:
         self._flush_interval = flush_interval
         self._max_event_bytes = max_event_bytes
         self._closed = False
+        self._finished = False
         self._start_afresh()
         _live.add(self)
 
@@ -156,8 +157,7 @@ class BufferedSink:
         self._flushes: deque[threading.Event] = deque()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        # True while nobody will look at the buffer by themselves: no thread yet, or the thread sleeps without
-        # a limit.
+        # True while nobody looks at the buffer unasked: there is no thread, or it sleeps without a limit.
         self._idle = True
         # A binary semaphore, held while there is nothing to tell the thread. Unlike threading.Event it may be
         # used from a signal handler that interrupts its own user.
@@ -165,10 +165,10 @@ class BufferedSink:
         self._bell.acquire()
 
     def emit(self, event: Event) -> None:
-        """Accepts the event, or counts it as dropped. Costs about 0.1 µs; safe from any thread and signal
-        handler.
+        """Accepts the event, or counts it as dropped. Costs below 0.1 µs.
 
-        Threads that emit at the same instant may exceed `capacity` by one event each.
+        The first event also starts the thread. Safe from any thread and, after the first event, from signal
+        handlers. Threads that emit at the same instant may exceed `capacity` by one event each.
         """
         buffer = self._buffer
         if len(buffer) >= self._capacity:
@@ -192,9 +192,7 @@ class BufferedSink:
 
     @property
     def failure(self) -> BaseException | None:
-        """The first thing that went wrong with an event that had been accepted, or None. NoSpace for a full
-        disk.
-        """
+        """The first thing that went wrong behind `emit`, or None; NoSpace for a full disk."""
         return self._failure
 
     def flush(self, timeout: float = 5.0) -> bool:
@@ -212,32 +210,39 @@ class BufferedSink:
         return done.wait(timeout)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Turns new events away, writes what is buffered, and closes the writer; calling it again is
-        harmless.
+        """Turns new events away, writes what is buffered, and closes the writer. May be called again.
 
         Blocks at most `timeout` seconds; returns whether that was enough. When it was not, the writer hangs:
         its thread is left behind, as a daemon, and `stats.pending` says how many events wait for it.
         """
         self._capacity = 0
         self._closed = True
-        with self._starting:
-            if self._thread is None and self._buffer:
-                self._start_thread()
+        if not self._finished and not self._finish(timeout):
+            return False
+        self._finished = True
+        while self._buffer:  # an emit that had passed its check when the capacity went to zero
+            self._buffer.popleft()
+            self._dropped += 1
+        _live.discard(self)
+        return True
+
+    def _finish(self, timeout: float) -> bool:
+        # With a limit: a signal that ended a start half-way may have left the lock held for ever.
+        if self._starting.acquire(timeout=max(0.0, timeout)):
+            try:
+                if self._thread is None and self._buffer:
+                    self._start_thread()
+                if self._thread is None:  # never used, or no thread to be had: what is left is done here
+                    self._run()
+                    return True
+            finally:
+                self._starting.release()
         thread = self._thread
-        if thread is None:  # nothing was ever emitted, or no thread can be started: what is left is done here
-            self._run()
-            finished = True
-        else:
-            self._ring()
-            if thread is not threading.current_thread():
-                thread.join(timeout)
-            finished = not thread.is_alive()
-        if finished:
-            while self._buffer:  # an emit that had passed its check when the capacity went to zero
-                self._buffer.popleft()
-                self._dropped += 1
-            _live.discard(self)
-        return finished
+        self._ring()
+        if thread is None or thread is threading.current_thread():
+            return False
+        thread.join(max(0.0, timeout))
+        return not thread.is_alive()
 
     def __enter__(self) -> Self:
         return self
@@ -272,8 +277,7 @@ class BufferedSink:
 
     def _run(self) -> None:
         while True:
-            # Both are read before the buffer's length, so that what was emitted before them is part of this
-            # pass.
+            # Both are read before the buffer's length, so that what was emitted before them is in this pass.
             closing = self._closed
             waiting = [self._flushes.popleft() for _ in range(len(self._flushes))]
             self._drain(len(self._buffer))

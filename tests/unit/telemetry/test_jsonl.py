@@ -197,6 +197,18 @@ def test_a_cut_line_that_cannot_be_removed_ends_its_segment(
     assert (report.truncated, report.malformed, report.segments) == (1, 0, 2)
 
 
+def test_a_cut_segment_that_was_ended_is_not_synced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, length: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    full_after(len(line(0)) + 20, errno.ENOSPC, monkeypatch)
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    writer = JsonLinesSegments(tmp_path, fsync="batch")
+    assert writer.write([line(1), line(2)]) == 1
+
+
 def test_a_directory_that_is_a_file_is_refused_with_its_name(tmp_path: Path) -> None:
     taken = tmp_path / "events"
     taken.write_text("")
@@ -249,7 +261,6 @@ def test_lines_that_are_no_events_are_counted_with_file_line_and_reason(tmp_path
     report = ReadReport()
     assert keys(tmp_path, report) == [1, 2]
     assert (report.events, report.malformed, report.unknown, report.truncated) == (2, 2, 1, 0)
-    assert report.problems is not None
     assert report.problems[0].startswith(f"{tmp_path}/a.jsonl:2: not an event: ")
     assert report.problems[1].startswith(f"{tmp_path}/a.jsonl:3: event 'page_painted'")
 
@@ -270,7 +281,7 @@ def test_a_report_keeps_few_problems_however_many_there_are(tmp_path: Path) -> N
     report = ReadReport()
     assert keys(tmp_path, report) == []
     assert report.malformed == 1_000
-    assert len(report.problems or []) == 10
+    assert len(report.problems) == 10
 
 
 def test_a_line_without_end_cannot_fill_memory_and_counts_once(

@@ -175,7 +175,9 @@ def test_close_is_idempotent_and_what_comes_after_it_is_dropped_and_counted() ->
 def test_closing_a_sink_that_was_never_used_closes_its_writer_without_a_thread() -> None:
     writer = ListWriter()
     before = threading.active_count()
-    BufferedSink(writer).close()
+    sink = BufferedSink(writer)
+    assert sink.close()
+    assert sink.close()
     assert writer.closed == 1
     assert threading.active_count() == before
 
