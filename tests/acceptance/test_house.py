@@ -101,6 +101,7 @@ class EnvironmentReads(ast.NodeVisitor):
     def __init__(self) -> None:
         self.lines: list[int] = []
         self.functions: list[str] = []
+        self.handed_on: set[ast.expr] = set()
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self.functions.append(node.name)
@@ -109,11 +110,17 @@ class EnvironmentReads(ast.NodeVisitor):
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
+    def visit_Dict(self, node: ast.Dict) -> None:
+        # `{**os.environ, …}` hands the environment on to a process without looking at it.
+        self.handed_on |= {value for key, value in zip(node.keys, node.values, strict=True) if key is None}
+        self.generic_visit(node)
+
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if (
             isinstance(node.value, ast.Name)
             and node.value.id == "os"
             and node.attr in ("environ", "environb", "getenv")
+            and node not in self.handed_on
             and "from_environment" not in self.functions
         ):
             self.lines.append(node.lineno)
