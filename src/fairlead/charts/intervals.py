@@ -16,7 +16,7 @@ from fairlead.charts.placement import fitting_ticks
 from fairlead.charts.plot import BOLD, TICK_SIZE, WIDTH, Area, check_series, horizontal_axis, no_data
 from fairlead.charts.scale import LinearScale, LogScale
 from fairlead.charts.svg import arrow, line, marker, printable, rectangle, shorten, text, text_width
-from fairlead.charts.table import Cell, Column, Table
+from fairlead.charts.table import Column, Table
 from fairlead.charts.units import Unit, as_float, format_value
 from fairlead.errors import InvalidInput
 
@@ -71,7 +71,7 @@ def dot_interval(
     arms = list(dict.fromkeys(arm for estimates in groups.values() for arm in estimates))
     check_series(arms)
     _check_number(len(groups) * max(1, len(arms)))
-    table = _group_table(groups, arms, unit)
+    table = _group_table(groups, unit)
     known = [number for estimates in groups.values() for one in estimates.values() for number in one.known]
     if not known:
         return no_data(title=title, description=description, table=table, figure_id=figure_id)
@@ -245,23 +245,21 @@ def _first_named(groups: Mapping[str, Mapping[str, Interval]], arms: list[str]) 
     }
 
 
-def _group_table(groups: Mapping[str, Mapping[str, Interval]], arms: list[str], unit: Unit) -> Table:
-    columns = [Column("Group")]
-    for arm in arms:
-        columns += [
-            Column(arm, unit),
-            Column(f"{arm} low", unit),
-            Column(f"{arm} high", unit),
-            Column(f"{arm} n", "count"),
-        ]
-    rows: list[tuple[Cell, ...]] = []
-    for group, estimates in groups.items():
-        cells: list[Cell] = [group]
-        for arm in arms:
-            one = estimates.get(arm, Interval(None))
-            cells += [one.value, one.low, one.high, one.n]
-        rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows))
+def _group_table(groups: Mapping[str, Mapping[str, Interval]], unit: Unit) -> Table:
+    columns = (
+        Column("Group"),
+        Column("Arm"),
+        Column("Estimate", unit),
+        Column("low", unit),
+        Column("high", unit),
+        Column("n", "count"),
+    )
+    rows = tuple(
+        (group, arm, one.value, one.low, one.high, one.n)
+        for group, estimates in groups.items()
+        for arm, one in estimates.items()
+    )
+    return Table(columns, rows)
 
 
 def _edges(known: list[float], kind: str) -> str:

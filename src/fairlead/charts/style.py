@@ -80,7 +80,8 @@ figure.chart summary{{color:var(--chart-muted);cursor:pointer}}
 figure.chart table{{border-collapse:collapse;margin-top:.5rem;font-variant-numeric:tabular-nums}}
 figure.chart th,figure.chart td{{padding:.2rem .75rem .2rem 0;text-align:left;\
 font-weight:400;white-space:nowrap}}
-figure.chart thead th{{border-bottom:1px solid var(--chart-axis);font-weight:600;vertical-align:bottom}}
+figure.chart thead th{{border-bottom:1px solid var(--chart-axis);font-weight:600;vertical-align:bottom;\
+white-space:normal}}
 figure.chart tbody tr+tr>*{{border-top:1px solid var(--chart-grid)}}
 figure.chart .number{{text-align:right}}
 .chart text{{fill:var(--chart-ink);font-family:system-ui,"Segoe UI","Helvetica Neue",Arial,sans-serif;\
@@ -100,5 +101,6 @@ font-variant-numeric:tabular-nums}}
 .chart text.label{{font-weight:600;paint-order:stroke;stroke:var(--chart-surface);stroke-width:3px;\
 stroke-linejoin:round}}
 @media print{{figure.chart details:not([open])::details-content{{\
-content-visibility:visible;block-size:auto}}}}
+content-visibility:visible;block-size:auto}}\
+figure.chart details{{overflow:visible}}}}
 """

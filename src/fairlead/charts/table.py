@@ -1,7 +1,8 @@
 """The numbers behind a picture.
 
 A chart without its numbers cannot be checked, and cannot be read by everybody. Cells keep the values as they
-came, in base units; only `to_html` rounds them, one display unit per column, named in the heading.
+came, in base units; only `to_html` rounds them, in one display unit for all columns of a kind, named in the
+heading.
 """
 
 from __future__ import annotations
@@ -68,9 +69,19 @@ class Table:
         if column.unit is None:
             return column.name, [MISSING if cell is None else str(cell) for cell in cells]
         unit = column.unit
-        shown = display_unit([cell for cell in cells if not isinstance(cell, str)], unit)
+        shown = display_unit([cell for cell in self._kin(index) if not isinstance(cell, str)], unit)
         heading = f"{column.name} ({shown.symbol})" if shown.symbol else column.name
         return heading, [cell if isinstance(cell, str) else bare_number(cell, unit, shown) for cell in cells]
+
+    def _kin(self, index: int) -> list[Cell]:
+        """The cells that share a display unit: p50 and p99 of a row are read against each other."""
+        unit = self.columns[index].unit
+        kin = (
+            [other for other, column in enumerate(self.columns) if other and column.unit == unit]
+            if index
+            else [0]
+        )
+        return [row[other] for row in self.rows for other in kin]
 
 
 def _aligned(column: Column) -> str:

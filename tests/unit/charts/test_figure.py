@@ -113,6 +113,19 @@ def test_a_table_has_scoped_headings_with_units_and_escaped_cells() -> None:
     )
 
 
+def test_columns_of_a_kind_share_one_unit_and_the_first_keeps_its_own() -> None:
+    columns = (
+        Column("Time", "seconds"),
+        Column("p50", "seconds"),
+        Column("p99", "seconds"),
+        Column("n", "count"),
+    )
+    page = Table(columns, ((40.0, 0.08, 1.44, 12345), (50.0, 0.07, 0.9, 9))).to_html()
+
+    assert re.findall(r"<th scope=\"col\"[^>]*>([^<]*)", page) == ["Time (s)", "p50 (ms)", "p99 (ms)", "n"]
+    assert re.findall(r"<td[^>]*>([^<]*)", page) == ["80", "1,440", "12,345", "70", "900", "9"]
+
+
 def test_a_row_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(InvalidInput, match="row 2 has 1 cells, the table has 2 columns"):
         Table((Column("a"), Column("b")), ((1, 2), (1,)))

@@ -41,8 +41,10 @@ def test_each_figure_stands_beside_its_dot_and_each_arm_is_named_once(read) -> N
 
 def test_table_rows_equal_the_estimates() -> None:
     assert dots(PHASES).table.rows == (
-        ("normal", 0.38, 0.33, 0.45, 900, 0.21, 0.2, 0.23, 910),
-        ("viral", 0.9, 0.7, 1.2, 1800, 0.25, 0.24, 0.27, 1790),
+        ("normal", "control", 0.38, 0.33, 0.45, 900),
+        ("normal", "treatment", 0.21, 0.2, 0.23, 910),
+        ("viral", "control", 0.9, 0.7, 1.2, 1800),
+        ("viral", "treatment", 0.25, 0.24, 0.27, 1790),
     )
 
 
