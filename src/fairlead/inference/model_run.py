@@ -51,9 +51,8 @@ class Run:
             return
         try:
             outcome = attempt(self.scorer, self.costs, self.rows)
-        except (
-            BaseException
-        ) as error:  # the edge of the thread: an escape here would leave the pool one short
+        except BaseException as error:
+            # The edge of the thread: an escape here would leave the pool one thread short.
             outcome = Failure(DegradedBy.SCORER_FAILED, _one_line(error))
         self._post(outcome)
 

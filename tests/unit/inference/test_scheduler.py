@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -323,6 +324,21 @@ async def test_close_answers_who_waits_and_lets_the_running_call_finish() -> Non
         assert (await scheduler.score(ROWS)).reason is DegradedBy.CLOSED
 
 
+async def test_an_idle_thread_does_not_keep_the_last_rows_alive() -> None:
+    class Page(list[tuple[float, float]]):
+        pass
+
+    scorer = Product()
+    with scheduling(scorer) as scheduler:
+        page = Page(ROWS)
+        gone = threading.Event()
+        weakref.finalize(page, gone.set)
+        await scheduler.score(page)
+        scorer.seen.clear()
+        del page
+        assert await asyncio.to_thread(gone.wait, 5)
+
+
 async def test_two_schedulers_do_not_share_a_fate() -> None:
     stuck, gate, sound = Product(), Gate(), Product()
     with scheduling(stuck) as first, scheduling(sound) as second:
@@ -410,6 +426,11 @@ def test_a_fallback_for_other_columns_is_refused() -> None:
     other = HeuristicScorer(FeatureSchema(names=("b", "a"), version="1"), {"a": 1.0})
     with pytest.raises(InvalidInput, match="reads other columns"):
         Scheduler(Product(), fallback=other)
+
+
+def test_a_reserve_that_leaves_the_model_no_time_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"^reserve: 0.05 s leaves nothing"):
+        SchedulerSettings(reserve=0.05)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, True, 10**9, "1", None])
