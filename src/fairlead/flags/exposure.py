@@ -14,8 +14,7 @@ from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import current
 from fairlead.errors import InvalidInput
 from fairlead.flags.evaluate import Evaluation
-from fairlead.telemetry.event import Exposure
-from fairlead.telemetry.sink import EventSink
+from fairlead.telemetry import EventSink, Exposure
 
 __all__ = ["ExposureLog"]
 

@@ -8,7 +8,7 @@ from fairlead.clock import ManualClock
 from fairlead.context import RequestContext, request_context
 from fairlead.errors import InvalidInput
 from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
-from fairlead.telemetry.event import Event, Exposure
+from fairlead.telemetry import Event, Exposure
 
 FEED = {
     "state": "ENABLED",
