@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -132,6 +134,15 @@ def test_a_negative_count_is_refused_while_decoding() -> None:
         msgspec.json.decode(b'{"buckets":{"1":-3}}', type=HistogramSnapshot)
 
 
+@pytest.fixture
+def threads_switch_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("threads_switch_often")
 def test_threads_that_observe_together_lose_no_count() -> None:
     histogram = Histogram()
     start = threading.Barrier(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,11 +116,44 @@ def test_an_event_wakes_the_thread_that_sleeps_without_a_limit() -> None:
             written.set()
             return super().write(lines)
 
-    with BufferedSink(Telling(), flush_interval=0.001) as sink:
-        for number in range(50):
+    with BufferedSink(Telling(), flush_interval=0.0001) as sink:
+        for number in range(10):
             sink.emit(exposure(number))
             assert written.wait(timeout=10.0)
             written.clear()
+            # Only a thread that sleeps for good shows whether it is woken; nothing public tells that it does.
+            while not sink._idle:
+                written.wait(timeout=0.0001)
+
+
+def test_an_event_that_comes_while_the_thread_falls_asleep_is_not_left_behind() -> None:
+    written = threading.Event()
+
+    class Telling(ListWriter):
+        def write(self, lines: Sequence[bytes]) -> int:
+            written.set()
+            return super().write(lines)
+
+    class EmittingWhenFoundEmpty(deque[Event]):
+        """Emits once, right after the thread has seen that there is nothing to do and before it acts on that."""
+
+        armed = True
+
+        def __bool__(self) -> bool:
+            found = len(self) > 0
+            if self.armed and not found and threading.current_thread() is sink._thread:
+                self.armed = False
+                sink.emit(exposure(7))
+            return found
+
+    sink = BufferedSink(Telling(), flush_interval=0.0001)
+    sink._buffer = EmittingWhenFoundEmpty()
+    sink.emit(exposure(1))
+    assert written.wait(timeout=10.0)
+    written.clear()
+    assert written.wait(timeout=10.0)
+    assert sink.close()
+    assert sink.stats.written == 2
 
 
 def test_a_batch_holds_at_most_the_number_asked_for() -> None:
