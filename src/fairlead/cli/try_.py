@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,9 +85,15 @@ def _play(name: str, settings: Settings, out: Path, as_json: bool) -> int:
     from fairlead.trial.system import load_system
 
     system = load_system(name)
-    from fairlead.trial import report, summary, walk
+    system.plan(settings)  # a wrong argument must not leave a folder behind
+    from fairlead.cli.try_view import LiveProgress, print_result
+    from fairlead.trial.run import make_run_directory, run_trial
 
-    result = walk.play(system, settings, out, lambda line: typer.echo(line, err=True))
-    report.write(result, out)
-    typer.echo(summary.as_json(result) if as_json else summary.as_text(result))
-    return ExitCode.OK
+    directory = make_run_directory(out, name, settings.seed)
+    with LiveProgress(system.title, directory) as progress:
+        result = run_trial(system, settings, directory, progress)
+    if as_json:
+        sys.stdout.buffer.write((directory / "result.json").read_bytes() + b"\n")
+    else:
+        print_result(result, directory)
+    return ExitCode.OK if result.validity.valid else ExitCode.INCONCLUSIVE

@@ -1,1 +1,73 @@
-"""The home feed of a short-video service, slow in one arm and protected in the other."""
+"""The home feed of a short-video service: from a slow page to a proven one.
+
+`python -m fairlead_systems.home_feed.feed`, `.candidate_source` and `.feature_service` are its processes;
+`HomeFeed` is what `fairlead try home_feed` plays. Importing this package costs little: what the run needs
+is imported when it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fairlead.trial import Arm, Mechanism, Phase, Plan, Running, Settings
+from fairlead_systems.home_feed.mechanisms import MECHANISMS
+
+if TYPE_CHECKING:
+    from fairlead.lab import Samples
+    from fairlead.metrics import Metric, Target
+    from fairlead.trial.result import Figure
+
+__all__ = ["HomeFeed"]
+
+
+class HomeFeed:
+    """The system `home_feed`."""
+
+    name = "home_feed"
+    title = "Home feed"
+    summary = (
+        "A home feed asks a candidate source and a feature service for every page it has not cached. When a topic goes "
+        "viral or a dependency stalls, its p99 and its timeouts are what users notice. Control is what a competent team "
+        "writes in a hurry; treatment gives each request a deadline, shares loads, batches features, and ranks by a "
+        "heuristic where the model's inputs do not come in time."
+    )
+    mechanisms: Sequence[Mechanism] = MECHANISMS
+    simulated: Sequence[str] = (
+        "the downstreams' service time: a seeded log-normal sleep with rare stalls; workers, queues and refusals are real",
+        "users, topics, videos, features and viewers' profiles: made from the seed",
+        "the network: loopback, no loss, no distance",
+        "the viral event, the cleared cache and the stalled feature service: set off by the plan",
+        "the clients: one open-loop load engine on the same machine and the same cores as the services",
+    )
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        from fairlead_systems.home_feed.figures import METRICS
+
+        return METRICS
+
+    @property
+    def targets(self) -> Sequence[tuple[str, Target]]:
+        from fairlead_systems.home_feed.figures import TARGETS
+
+        return TARGETS
+
+    def plan(self, settings: Settings) -> Plan:
+        from fairlead_systems.home_feed.system import make_plan
+
+        return make_plan(settings)
+
+    def start(self, plan: Plan, settings: Settings, directory: Path) -> AbstractAsyncContextManager[Running]:
+        from fairlead_systems.home_feed.system import start
+
+        return start(plan, settings, directory)
+
+    def measure(
+        self, arm: Arm, phase: Phase, observed: Sequence[Mapping[str, float]], samples: Samples
+    ) -> list[Figure]:
+        from fairlead_systems.home_feed.figures import measure
+
+        return measure(arm, phase, observed, samples)

@@ -1,0 +1,123 @@
+"""What `fairlead try` shows: progress on stderr while it runs, tables on stdout when it is done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live as RichLive
+from rich.table import Table
+from rich.text import Text
+
+from fairlead.charts import format_value
+from fairlead.trial.progress import Live
+from fairlead.trial.result import Result, TargetRecord
+from fairlead.trial.summary import PhaseTable, phase_tables
+from fairlead.trial.system import Arm, Plan
+
+__all__ = ["LiveProgress", "print_result"]
+
+_BAR = 28
+_MARKS = {True: ("✓ met", "green"), False: ("✗ missed", "yellow"), None: ("– not judged", "dim")}
+
+
+class LiveProgress:
+    """A line that moves on a terminal, a line per turn elsewhere; always on stderr."""
+
+    def __init__(self, title: str, directory: Path) -> None:
+        self._console = Console(stderr=True)
+        self._title = title
+        self._directory = directory
+        self._live: RichLive | None = None
+
+    def __enter__(self) -> LiveProgress:
+        self._console.print(f"{self._title}: starting its processes", highlight=False, markup=False)
+        if self._console.is_terminal:
+            # Four refreshes a second: drawing shares two cores with the services that are being measured.
+            self._live = RichLive(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if error is not None:
+            self._say(f"recorded so far: {self._directory}")
+
+    def began(self, plan: Plan) -> None:
+        arms = ", ".join(arm.name for arm in plan.arms)
+        self._say(f"{len(plan.arms)} arms ({arms}), {plan.cycles} cycles each, {plan.seconds:.0f} s of load")
+
+    def moved(self, live: Live) -> None:
+        if self._live is None:
+            return
+        done = min(1.0, live.elapsed / live.total)
+        bar = "━" * round(done * _BAR) + "╌" * (_BAR - round(done * _BAR))
+        self._live.update(
+            Text.assemble(
+                (bar, "cyan"),
+                f" {live.elapsed:3.0f}/{live.total:.0f} s  cycle {live.cycle}  ",
+                (f"{live.arm}", "bold"),
+                f"  {live.phase}  {live.answered} answered, {live.failed} failed of {live.due} due",
+            )
+        )
+
+    def finished(self, arm: Arm, cycle: int, text: str) -> None:
+        self._say(f"cycle {cycle + 1}  {arm.name}: {text}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_result(result: Result, directory: Path) -> None:
+    """Tables per phase, targets, what is simulated, and where the report lies."""
+    # A pipe has no width of its own, and a table squeezed to 80 columns breaks its figures.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print()
+    console.print(Text(result.summary), highlight=False)
+    for table in phase_tables(result):
+        console.print(_table(table))
+    console.print(_targets(result))
+    console.print(Text("simulated:", style="bold"))
+    for line in result.simulated:
+        console.print(Text(f"  - {line}"), highlight=False)
+    console.print()
+    validity = result.validity
+    if validity.valid:
+        lag = format_value(validity.send_lag_p99_seconds, "seconds")
+        console.print(Text(f"valid: {validity.requests:,} requests, send lag p99 {lag}", style="green"))
+    else:
+        for reason in validity.reasons:
+            console.print(Text(f"NOT VALID, do not use these figures: {reason}", style="bold red"))
+    console.print(Text(f"{result.run_seconds:.0f} s; report: {directory / 'report.html'}"), soft_wrap=True)
+
+
+def _table(table: PhaseTable) -> Table:
+    shown = Table(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    shown.add_column("", no_wrap=True)
+    for arm, n in zip(table.arms, table.requests, strict=True):
+        shown.add_column(f"{arm} (n = {n:,})", justify="right")
+    shown.add_column("change", justify="right")
+    for title, cells, change in table.rows:
+        shown.add_row(title, *cells, change)
+    return shown
+
+
+def _targets(result: Result) -> Table:
+    shown = Table(title="targets", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    shown.add_column("")
+    shown.add_column("phase")
+    shown.add_column("control → treatment")
+    shown.add_column("outcome", no_wrap=True)
+    for target in result.targets:
+        text, style = _MARKS[target.met]
+        shown.add_row(target.statement, target.phase, _figures(target), Text(text, style=style))
+    return shown
+
+
+def _figures(target: TargetRecord) -> str:
+    return target.wording if target.met is None else target.wording.rpartition(":")[0]

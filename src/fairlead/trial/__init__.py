@@ -1,0 +1,32 @@
+"""Plays a reference system: the same load on its arms, phase by phase, and a report of what came of it.
+
+A `System` says what it is made of and how to start it; the walk drives it and records every request;
+`conclude` turns the record into a `Result` whose figures carry their definitions. What needs numpy and
+aiohttp is imported on use.
+"""
+
+from __future__ import annotations
+
+from fairlead.trial.system import (
+    Arm,
+    Mechanism,
+    Phase,
+    Plan,
+    Running,
+    Settings,
+    System,
+    find_systems,
+    load_system,
+)
+
+__all__ = [
+    "Arm",
+    "Mechanism",
+    "Phase",
+    "Plan",
+    "Running",
+    "Settings",
+    "System",
+    "find_systems",
+    "load_system",
+]

@@ -1,0 +1,141 @@
+"""From a record to a result: figures, targets judged, and whether any of it may be used."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+
+from fairlead import __version__
+from fairlead.lab.samples import Samples
+from fairlead.trial.figures import WHOLE_RUN, load_figures, load_metrics, metric_record, of_phase
+from fairlead.trial.result import (
+    ArmRecord,
+    Figure,
+    Machine,
+    PhaseRecord,
+    Result,
+    TargetRecord,
+    ValidityRecord,
+    hash_evidence,
+)
+from fairlead.trial.system import Settings, System
+from fairlead.trial.walk import Recorded
+
+__all__ = ["conclude"]
+
+MAX_SEND_LAG_P99 = 0.010
+"""Seconds. Latency counts from the intended moment, so lag is in it: 10 ms is well below every figure
+reported.
+"""
+
+
+def conclude(
+    system: System,
+    settings: Settings,
+    recorded: Recorded,
+    directory: Path,
+    *,
+    ended_early: str = "",
+) -> Result:
+    """The result of what `recorded` holds.
+
+    ended_early: why the run did not finish; makes the result invalid, and the figures those of the complete
+    turns.
+    """
+    plan = recorded.plan
+    figures: list[Figure] = []
+    phases = [phase for phase in plan.phases if phase.measured]
+    for phase in [*phases, WHOLE_RUN]:
+        names = [phase.name] if phase is not WHOLE_RUN else [each.name for each in phases]
+        for arm in plan.arms:
+            part = of_phase(recorded, arm, phase)
+            if part is None:
+                continue
+            observed = [turn.observed[name] for turn in recorded.of_arm(arm) for name in names]
+            figures += load_figures(arm, phase, part, plan.patience)
+            figures += system.measure(arm, phase, observed, part.samples)
+    by_name = {(figure.metric, figure.arm, figure.phase): figure.value for figure in figures}
+    targets = []
+    for phase_name, target in system.targets:
+        name = target.metric.name
+        outcome = target.judge(
+            *(by_name.get((name, arm, phase_name)) for arm in (plan.arms[0].name, plan.arms[1].name))
+        )
+        targets.append(
+            TargetRecord(
+                metric=name,
+                phase=phase_name,
+                statement=target.statement,
+                source=target.source,
+                met=outcome.met,
+                observed=outcome.observed,
+                wording=outcome.wording,
+            )
+        )
+    return Result(
+        id=directory.name,
+        fairlead_version=__version__,
+        system=system.name,
+        title=system.title,
+        summary=system.summary,
+        seed=settings.seed,
+        quick=settings.quick,
+        rate_per_second=plan.rate,
+        cycles=plan.cycles,
+        patience_seconds=plan.patience,
+        started_at_utc_seconds=recorded.started_at,
+        run_seconds=time.time() - recorded.started_at,
+        validity=_validity(recorded, ended_early),
+        machine=_machine(),
+        workload=dict(plan.workload),
+        arms=tuple(ArmRecord(name=arm.name, variant=arm.variant, without=arm.without) for arm in plan.arms),
+        phases=tuple(
+            PhaseRecord(name=each.name, title=each.title, seconds=each.seconds, measured=each.measured)
+            for each in plan.phases
+        ),
+        metrics=tuple(metric_record(each) for each in (*load_metrics(plan.patience), *system.metrics)),
+        figures=tuple(figures),
+        targets=tuple(targets),
+        simulated=tuple(system.simulated),
+        evidence=hash_evidence(directory, ["events/**/*.jsonl", "flags.json"]),
+    )
+
+
+def _validity(recorded: Recorded, ended_early: str) -> ValidityRecord:
+    reasons = [ended_early] if ended_early else []
+    if not recorded.turns:
+        return ValidityRecord(valid=False, reasons=(*reasons, "no arm went through a whole cycle"))
+    for turn in recorded.turns:
+        checked = turn.samples.validity(max_lag_p99=MAX_SEND_LAG_P99)
+        if not checked.valid:
+            reasons.append(f"{turn.arm.name}, cycle {turn.cycle + 1}: {checked.reason}")
+    everything = Samples.concatenate([turn.samples for turn in recorded.turns])
+    return ValidityRecord(
+        valid=not reasons,
+        reasons=tuple(reasons),
+        send_lag_p99_seconds=everything.lag_p99,
+        requests=len(everything),
+    )
+
+
+def _machine() -> Machine:
+    return Machine(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

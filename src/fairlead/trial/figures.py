@@ -1,0 +1,202 @@
+"""From samples to figures, by definitions that every system shares.
+
+A request that failed, was refused or timed out has no latency a user would accept, yet leaving it out would
+reward a service for failing fast. It counts as slow as the client's patience. Neighbours in a queue are
+slow together, so intervals are taken over half-second slices of the schedule, not over single requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from fairlead.lab.samples import Outcome, Samples
+from fairlead.metrics import Metric
+from fairlead.statistics import Estimate, proportion_interval, quantile_interval
+from fairlead.trial.result import Figure, MetricRecord
+from fairlead.trial.system import Arm, Phase
+from fairlead.trial.walk import Recorded
+
+__all__ = [
+    "QUANTILES",
+    "WHOLE_RUN",
+    "PhaseSamples",
+    "latencies",
+    "load_figures",
+    "load_metrics",
+    "metric_record",
+    "of_phase",
+]
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+P999_NEEDS = 200_000
+"""Requests an arm below which a p99.9 says nothing."""
+WHOLE_RUN = Phase(name="run", title="whole run", seconds=0.0)
+"""All measured phases together."""
+_SLICE = 0.5  # seconds
+
+
+def load_metrics(patience: float, primary: str = "latency_p99") -> tuple[Metric, ...]:
+    """Definitions of what the walk measures itself, at the client."""
+    failed = f"a failed request counts as {patience:g} s, the client's patience"
+    latency = [
+        Metric(
+            name=f"latency_{name}",
+            title=f"latency {name}",
+            role="primary" if f"latency_{name}" == primary else "secondary",
+            kind="quantile",
+            event="load_sample",
+            field="latency_seconds",
+            q=q,
+            unit="seconds",
+            unit_of_analysis="request",
+            side="client",
+            measured=f"from the intended send time to the last byte; {failed}",
+            window="phase",
+            segment="all requests of the arm",
+            better="lower",
+            design="load_test",
+        )
+        for name, q in [*QUANTILES.items(), ("p999", 0.999)]
+    ]
+
+    def share(name: str, title: str, condition: str, role: str = "guardrail") -> Metric:
+        return Metric(
+            name=name,
+            title=title,
+            role="guardrail" if role == "guardrail" else "secondary",
+            kind="proportion",
+            event="load_sample",
+            field=condition,
+            unit="ratio",
+            unit_of_analysis="request",
+            side="client",
+            window="phase",
+            segment="all requests of the arm",
+            better="lower",
+            design="load_test",
+        )
+
+    return (
+        *latency,
+        Metric(
+            name="goodput",
+            title="goodput",
+            role="secondary",
+            kind="rate",
+            event="load_sample",
+            unit="answers per second",
+            where="outcome is ok or degraded, within the client's patience",
+            unit_of_analysis="request",
+            side="client",
+            window="phase",
+            segment="all requests of the arm",
+            better="higher",
+            design="load_test",
+        ),
+        share("timeouts", "timeouts", "outcome = timeout"),
+        share("errors", "errors", "outcome = error or refused"),
+        share("degraded", "degraded", "outcome = degraded", role="secondary"),
+    )
+
+
+def metric_record(metric: Metric) -> MetricRecord:
+    definition = metric.definition()
+    return MetricRecord(
+        name=metric.name,
+        title=metric.title,
+        role=metric.role,
+        kind=metric.kind,
+        unit=metric.unit,
+        side=metric.side,
+        better=metric.better,
+        definition=definition,
+        definition_sha256=hashlib.sha256(definition.encode()).hexdigest(),
+    )
+
+
+class PhaseSamples:
+    """The rows of one arm in one phase, over all cycles, and the slice of time each belongs to."""
+
+    def __init__(self, samples: Samples, slices: np.ndarray, seconds: float) -> None:
+        self.samples = samples
+        self.slices = slices
+        self.seconds = seconds
+        """Seconds of load behind the rows."""
+
+
+def of_phase(recorded: Recorded, arm: Arm, phase: Phase) -> PhaseSamples | None:
+    """The rows of one phase, or of all measured phases for `WHOLE_RUN`; None when no turn of this arm is
+    complete.
+    """
+    parts: list[Samples] = []
+    slices: list[np.ndarray] = []
+    seconds = 0.0
+    for turn in recorded.of_arm(arm):
+        offset = turn.samples.offset
+        rows = np.zeros(len(offset), dtype=bool)
+        for each, start, end in recorded.phase_bounds():
+            if each.name == phase.name or (phase is WHOLE_RUN and each.measured):
+                rows |= (offset >= start) & (offset < end)
+                seconds += each.seconds
+        parts.append(turn.samples.select(rows))
+        slices.append(turn.cycle * 1_000_000 + np.floor(offset[rows] / _SLICE).astype(np.int64))
+    if not parts:
+        return None
+    return PhaseSamples(Samples.concatenate(parts), np.concatenate(slices), seconds)
+
+
+def latencies(samples: Samples, patience: float) -> np.ndarray:
+    """Seconds per request, shape (n,), with failures at the client's patience."""
+    answered = samples.outcome == Outcome.OK
+    return np.where(answered, samples.latency, np.maximum(samples.latency, patience))
+
+
+def load_figures(arm: Arm, phase: Phase, part: PhaseSamples, patience: float) -> list[Figure]:
+    """The figures of `load_metrics` for one arm and phase."""
+    samples = part.samples
+    values = latencies(samples, patience)
+    figures = []
+    quantiles = dict(QUANTILES)
+    if len(samples) >= P999_NEEDS:
+        quantiles["p999"] = 0.999
+    for name, q in quantiles.items():
+        estimate = quantile_interval(values, q, clusters=part.slices)
+        figures.append(_figure(f"latency_{name}", arm, phase, estimate))
+    answered = samples.outcome == Outcome.OK
+    degraded = answered & (samples.headers["degraded"] > 0)
+    goodput = float(np.count_nonzero(answered)) / part.seconds
+    figures.append(
+        Figure(
+            metric="goodput", arm=arm.name, phase=phase.name, value=goodput, n=int(np.count_nonzero(answered))
+        )
+    )
+    failed = (samples.outcome == Outcome.ERROR) | (samples.outcome == Outcome.REFUSED)
+    for name, hits in (
+        ("timeouts", samples.outcome == Outcome.TIMEOUT),
+        ("errors", failed),
+        ("degraded", degraded),
+    ):
+        figures.append(_figure(name, arm, phase, _share(hits, part.slices)))
+    return figures
+
+
+def _share(hits: np.ndarray, slices: np.ndarray) -> Estimate:
+    _, index = np.unique(slices, return_inverse=True)
+    totals = np.bincount(index).astype(np.int64)
+    counts = np.bincount(index, weights=hits).astype(np.int64)
+    return proportion_interval(counts, totals)
+
+
+def _figure(metric: str, arm: Arm, phase: Phase, estimate: Estimate) -> Figure:
+    return Figure(
+        metric=metric,
+        arm=arm.name,
+        phase=phase.name,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        n=estimate.n,
+        caveat=estimate.caveat,
+    )

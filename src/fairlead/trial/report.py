@@ -1,0 +1,315 @@
+"""The page that a run leaves behind: one file, no network, light and dark, fit to print.
+
+It is read by someone who was not there. So it begins with what was compared and whether it may be believed,
+says each figure's definition, and puts a table behind each picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from fairlead.charts import STYLESHEET, Band, Interval, bars, cdf, dot_interval, format_value, timeline
+from fairlead.lab.samples import Outcome
+from fairlead.trial.figures import latencies, of_phase
+from fairlead.trial.result import Result, write_atomically
+from fairlead.trial.summary import PhaseTable, phase_tables
+from fairlead.trial.system import Arm, Phase
+from fairlead.trial.walk import Recorded
+
+__all__ = ["render_report", "write_report"]
+
+_BIN = 0.25  # seconds of a timeline's points
+_FEWEST = 5  # requests in a bin below which its p95 is left out
+
+_PAGE_STYLE = """
+:root{color-scheme:light dark}
+body{margin:0 auto;max-width:66rem;padding:2rem 1.25rem 4rem;background:var(--chart-surface);color:var(--chart-ink);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+h1{font-size:1.9rem;line-height:1.2;margin:0 0 .25rem}
+h2{font-size:1.3rem;margin:2.75rem 0 .5rem}
+h3{font-size:1.05rem;margin:1.75rem 0 .35rem}
+p{margin:.5rem 0;max-width:46rem}
+.meta,.note,dd{color:var(--chart-muted)}
+.meta{font-size:.9rem}
+.verdict{border-left:4px solid var(--chart-series-3);padding:.4rem .9rem;margin:1rem 0}
+.verdict.invalid{border-color:var(--chart-series-2)}
+table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto}
+th,td{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--chart-grid)}
+thead th{color:var(--chart-muted);font-weight:600;border-bottom:1px solid var(--chart-axis)}
+th[scope=row]{font-weight:500}
+td.number,th.number{text-align:right;padding-left:.75rem;white-space:nowrap}
+td.number small{color:var(--chart-muted);display:block}
+.met{color:var(--chart-series-3);font-weight:600}
+.missed{color:var(--chart-series-2);font-weight:600}
+dt{font-weight:600;margin-top:.6rem}
+dd{margin:0}
+code{font-size:.85em;word-break:break-all}
+figure{margin:1rem 0 1.75rem}
+ul{padding-left:1.2rem;max-width:46rem}
+@media print{body{padding:0;max-width:none;font-size:11pt}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
+"""
+
+
+def write_report(result: Result, recorded: Recorded, path: Path) -> None:
+    """Raises NoSpace; the file is whole or absent."""
+    write_atomically(path, render_report(result, recorded).encode())
+
+
+def render_report(result: Result, recorded: Recorded) -> str:
+    """The page as text. `recorded` gives the charts the single requests that `result` only sums up."""
+    style = STYLESHEET + _PAGE_STYLE
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    title = f"{result.title}: {' against '.join(arm.name for arm in result.arms[1::-1])}"
+    return "".join(
+        (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; ',
+            f"style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'\">",
+            f"<title>{_text(title)}</title><style>{style}</style></head><body>\n",
+            _head(result, title),
+            _verdict(result),
+            _targets(result),
+            _charts(result, recorded),
+            _ablations(result),
+            _tables(result),
+            _conditions(result),
+            _definitions(result),
+            _evidence(result),
+            "</body></html>\n",
+        )
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _head(result: Result, title: str) -> str:
+    started = datetime.fromtimestamp(result.started_at_utc_seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"<header><h1>{_text(title)}</h1>"
+        f'<p class="meta">run <code>{_text(result.id)}</code> · {started} · seed {result.seed} · '
+        f"Fairlead {_text(result.fairlead_version)} · load test, not an experiment on users</p>"
+        f"<p>{_text(result.summary)}</p></header>\n"
+    )
+
+
+def _verdict(result: Result) -> str:
+    validity = result.validity
+    lag = format_value(validity.send_lag_p99_seconds, "seconds")
+    if validity.valid:
+        return (
+            f'<p class="verdict"><b>The run is valid.</b> {validity.requests:,} requests were sent open-loop, with a p99 '
+            f"send lag of {lag}. Latency counts from the moment each request was due.</p>\n"
+        )
+    reasons = "".join(f"<li>{_text(reason)}</li>" for reason in validity.reasons)
+    return f'<div class="verdict invalid"><b>The run is not valid: do not use its figures.</b><ul>{reasons}</ul></div>\n'
+
+
+def _targets(result: Result) -> str:
+    titles = {phase.name: phase.title for phase in result.phases} | {"run": "whole run"}
+    rows = "".join(
+        f'<tr><th scope="row">{_text(target.statement)}</th><td>{_text(titles.get(target.phase, target.phase))}</td>'
+        f"<td>{_text(target.wording.rpartition(':')[0] or target.wording)}</td><td>{_mark(target.met)}</td></tr>"
+        for target in result.targets
+    )
+    sources = "".join(
+        f"<p class=note>Source: {_text(source)}.</p>"
+        for source in dict.fromkeys(t.source for t in result.targets)
+    )
+    return (
+        "<section><h2>Targets</h2><div class=wide><table><thead><tr><th scope=col>target</th><th scope=col>phase</th>"
+        f"<th scope=col>control → treatment</th><th scope=col>outcome</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"{sources}</section>\n"
+    )
+
+
+def _mark(met: bool | None) -> str:
+    if met is None:
+        return "not judged"
+    return '<span class="met">✓ met</span>' if met else '<span class="missed">✗ missed</span>'
+
+
+def _charts(result: Result, recorded: Recorded) -> str:
+    arms = recorded.plan.arms[:2]
+    parts = ["<section><h2>What users would have met</h2>\n"]
+    groups = {
+        phase.title: {
+            arm.name: Interval(figure.value, figure.low, figure.high, figure.n)
+            for arm in arms
+            if (figure := result.figure("latency_p99", arm.name, phase.name)) is not None
+            and figure.value is not None
+        }
+        for phase in result.phases
+        if phase.measured
+    }
+    parts.append(
+        dot_interval(
+            groups,
+            title="p99 latency by phase",
+            unit="seconds",
+            x_name="p99 latency",
+            x_scale="log",
+            description=f"95 % intervals. A failed request counts as {result.patience_seconds:g} s, the client's patience.",
+        ).to_html()
+    )
+    parts.append(_timelines(recorded, arms))
+    for phase in recorded.plan.phases:
+        if phase.measured:
+            parts.append(_cdf(recorded, arms, phase))
+    parts.append("</section>\n")
+    return "".join(parts)
+
+
+def _cdf(recorded: Recorded, arms: tuple[Arm, ...], phase: Phase) -> str:
+    series = {}
+    for arm in arms:
+        part = of_phase(recorded, arm, phase)
+        if part is not None:
+            series[arm.name] = latencies(part.samples, recorded.plan.patience).tolist()
+    return cdf(
+        series,
+        title=f"Latency in the phase “{phase.title}”",
+        description=f"All requests; a failed one counts as {recorded.plan.patience:g} s.",
+    ).to_html()
+
+
+def _timelines(recorded: Recorded, arms: tuple[Arm, ...]) -> str:
+    """p95 and answers per quarter second of a cycle, all cycles of an arm laid over one another."""
+    edges = np.arange(0.0, recorded.plan.cycle_seconds + _BIN / 2, _BIN)
+    slow: dict[str, list[tuple[float, float | None]]] = {}
+    answered: dict[str, list[tuple[float, float | None]]] = {}
+    for arm in arms:
+        turns = recorded.of_arm(arm)
+        if not turns:
+            continue
+        offset = np.concatenate([turn.samples.offset for turn in turns])
+        latency = np.concatenate([latencies(turn.samples, recorded.plan.patience) for turn in turns])
+        good = np.concatenate([turn.samples.outcome == Outcome.OK for turn in turns])
+        slow[arm.name], answered[arm.name] = [], []
+        for start, end in pairwise(edges):
+            rows = (offset >= start) & (offset < end)
+            middle = float(start + end) / 2
+            enough = np.count_nonzero(rows) >= _FEWEST
+            p95 = float(np.quantile(latency[rows], 0.95, method="inverted_cdf")) if enough else None
+            slow[arm.name].append((middle, p95))
+            answered[arm.name].append((middle, float(np.count_nonzero(good & rows)) / _BIN / len(turns)))
+    bands = [Band(name=phase.title, start=start, end=end) for phase, start, end in recorded.phase_bounds()]
+    note = f"By the moment a request was due, in bins of {_BIN * 1000:g} ms, over all cycles of the arm."
+    return (
+        timeline(
+            slow, title="p95 latency through a cycle", y_name="p95 latency", unit="seconds", y_scale="log",
+            bands=bands, x_name="Time in the cycle", description=note,
+        ).to_html()
+        + timeline(
+            answered, title="Answers through a cycle", y_name="answers per second", unit="rate",
+            bands=bands, x_name="Time in the cycle", description=f"{note} Degraded answers included.",
+        ).to_html()
+    )  # fmt: skip
+
+
+def _ablations(result: Result) -> str:
+    ablated = [arm for arm in result.arms if arm.without]
+    if not ablated:
+        return ""
+    phases = [phase for phase in result.phases if phase.measured]
+    parts = [
+        "<section><h2>What each mechanism contributes</h2><p>Each arm is the full treatment without one mechanism, in the "
+        "same run. A bar to the right says how much p99 grew without it; intervals of single arms are in the tables.</p>\n"
+    ]
+    for phase in phases:
+        full = result.figure("latency_p99", "treatment", phase.name)
+        values: dict[str, float | None] = {}
+        for arm in ablated:
+            figure = result.figure("latency_p99", arm.name, phase.name)
+            if full is None or full.value is None or figure is None or figure.value is None:
+                values[", ".join(arm.without)] = None
+            else:
+                values[", ".join(arm.without)] = figure.value - full.value
+        parts.append(
+            bars(
+                values,
+                title=f"p99 without the mechanism, minus p99 with it: {phase.title}",
+                unit="seconds",
+                x_name="added p99",
+            ).to_html()
+        )
+    parts.append("</section>\n")
+    return "".join(parts)
+
+
+def _tables(result: Result) -> str:
+    return (
+        "<section><h2>All figures</h2><p class=note>Value and 95 % interval, taken over half-second slices, because "
+        "neighbours in a queue are slow together. “Change” is treatment against control.</p>"
+        + "".join(_table(table) for table in phase_tables(result))
+        + "</section>\n"
+    )
+
+
+def _table(table: PhaseTable) -> str:
+    heads = "".join(
+        f'<th scope="col" class="number">{_text(arm)}<br>n = {n:,}</th>'
+        for arm, n in zip(table.arms, table.requests, strict=True)
+    )
+    rows = "".join(
+        f'<tr><th scope="row">{_text(title)}</th>'
+        + "".join(f'<td class="number">{_with_interval(cell)}</td>' for cell in cells)
+        + f'<td class="number">{_text(change)}</td></tr>'
+        for title, cells, change in table.rows
+    )
+    return (
+        f"<h3>{_text(table.title)}</h3><div class=wide><table><thead><tr><th scope=col>figure</th>{heads}"
+        f'<th scope="col" class="number">change</th></tr></thead><tbody>{rows}</tbody></table></div>\n'
+    )
+
+
+def _with_interval(cell: str) -> str:
+    value, bracket, interval = cell.partition(" [")
+    return f"{_text(value)}<small>{_text(interval.rstrip(']'))}</small>" if bracket else _text(value)
+
+
+def _conditions(result: Result) -> str:
+    workload = "".join(
+        f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in result.workload.items()
+    )
+    simulated = "".join(f"<li>{_text(line)}</li>" for line in result.simulated)
+    machine = result.machine
+    return (
+        f"<section><h2>How it was measured</h2><dl>{workload}"
+        f"<dt>order</dt><dd>arms take turns, {result.cycles} cycles each, the order reversed every other cycle</dd>"
+        f"<dt>machine</dt><dd>{_text(machine.cpu)}, {machine.cores} cores, "
+        f"{format_value(float(machine.memory_bytes), 'bytes')}, {_text(machine.system)}, Python {_text(machine.python)}</dd>"
+        f"</dl><h2>simulated:</h2><ul>{simulated}</ul></section>\n"
+    )
+
+
+def _definitions(result: Result) -> str:
+    entries = "".join(
+        f"<dt>{_text(metric.title)} <code>{_text(metric.name)}</code></dt><dd>{_text(metric.definition)}.</dd>"
+        for metric in result.metrics
+    )
+    return f"<section><h2>Definitions</h2><dl>{entries}</dl></section>\n"
+
+
+def _evidence(result: Result) -> str:
+    rows = "".join(
+        f'<tr><th scope="row"><code>{_text(each.path)}</code></th><td class="number">{each.bytes:,}</td>'
+        f"<td><code>{each.sha256}</code></td></tr>"
+        for each in result.evidence
+    )
+    return (
+        "<section><h2>Evidence</h2><p class=note>Every request and answer of the run, beside this page. The figures were "
+        "computed from these files' contents.</p><div class=wide><table><thead><tr><th scope=col>file</th>"
+        f'<th scope="col" class="number">bytes</th><th scope=col>SHA-256</th></tr></thead><tbody>{rows}</tbody></table>'
+        "</div></section>\n"
+    )

@@ -1,0 +1,218 @@
+"""What a walk leaves behind: `result.json`, versioned, with every figure beside its definition.
+
+A figure without definition, n and interval is an anecdote, so none can be written without them: figures
+name their metric, the metric's whole definition stands once in `metrics`, and the bytes that the figures
+were computed from are listed in `evidence` with their SHA-256.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
+
+__all__ = [
+    "ArmRecord",
+    "EvidenceFile",
+    "Figure",
+    "Machine",
+    "MetricRecord",
+    "PhaseRecord",
+    "Result",
+    "TargetRecord",
+    "ValidityRecord",
+    "hash_evidence",
+    "read_result",
+    "write_atomically",
+    "write_result",
+]
+
+SCHEMA = "fairlead.trial.result/1"
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One number with what it needs to be believed."""
+
+    metric: str
+    """Name of an entry of `Result.metrics`."""
+    arm: str
+    phase: str
+    value: float | None
+    """None when there is nothing to say, and then `caveat` tells why. Never NaN."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval, where one is defined."""
+    n: int
+    """Units of analysis behind the value."""
+    caveat: str = ""
+
+
+class MetricRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric's definition, as a sentence and as fields."""
+
+    name: str
+    title: str
+    role: str
+    kind: str
+    unit: str
+    side: str
+    better: str
+    definition: str
+    definition_sha256: str
+
+
+class TargetRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A target and whether this run met it."""
+
+    metric: str
+    phase: str
+    statement: str
+    source: str
+    met: bool | None
+    """None when it could not be judged."""
+    observed: float | None
+    wording: str
+
+
+class ArmRecord(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    variant: str
+    without: tuple[str, ...] = ()
+
+
+class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    title: str
+    seconds: float
+    measured: bool
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+
+
+class EvidenceFile(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    """Relative to the run's folder."""
+    bytes: int
+    sha256: str
+
+
+class ValidityRecord(msgspec.Struct, frozen=True, kw_only=True):
+    valid: bool
+    reasons: tuple[str, ...] = ()
+    """Why the figures must not be used; empty when valid."""
+    send_lag_p99_seconds: float = 0.0
+    requests: int = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One run, whole."""
+
+    schema: str = SCHEMA
+    id: str
+    fairlead_version: str
+    system: str
+    title: str
+    summary: str
+    seed: int
+    quick: bool
+    rate_per_second: float
+    cycles: int
+    patience_seconds: float
+    started_at_utc_seconds: float
+    run_seconds: float
+    """Wall time from start to the last figure."""
+    design: str = "load_test"
+    validity: ValidityRecord
+    machine: Machine
+    workload: dict[str, str]
+    arms: tuple[ArmRecord, ...]
+    phases: tuple[PhaseRecord, ...]
+    metrics: tuple[MetricRecord, ...]
+    figures: tuple[Figure, ...]
+    targets: tuple[TargetRecord, ...]
+    simulated: tuple[str, ...]
+    evidence: tuple[EvidenceFile, ...]
+
+    def figure(self, metric: str, arm: str, phase: str) -> Figure | None:
+        """The figure of that metric, arm and phase, if the run has it."""
+        for figure in self.figures:
+            if (figure.metric, figure.arm, figure.phase) == (metric, arm, phase):
+                return figure
+        return None
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Writes `result.json`, whole or not at all. Raises NoSpace when the disk or the file-size limit stops
+    it.
+    """
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(result), indent=1))
+
+
+def read_result(path: Path) -> Result:
+    """Raises BrokenDocument for a file that is missing, too large, or not a result of this schema."""
+    try:
+        if path.stat().st_size > MAX_RESULT_BYTES:
+            raise BrokenDocument(
+                f"{path}: larger than {MAX_RESULT_BYTES} bytes, so it is no result of a trial"
+            )
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BrokenDocument(
+            f"{path}: cannot be read ({error.strerror}); name a run's result.json"
+        ) from error
+    try:
+        result = msgspec.json.decode(raw, type=Result)
+    except msgspec.DecodeError as error:
+        raise BrokenDocument(f"{path}: {error}; was it written by this version of Fairlead?") from error
+    if result.schema != SCHEMA:
+        raise BrokenDocument(f"{path}: schema {result.schema[:64]!r}, this version reads {SCHEMA!r}")
+    return result
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`; a reader sees the old file or the new one. Raises NoSpace."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise NoSpace(
+                f"{path}: {error.strerror} after {len(data)} bytes were to be written: free space or choose another --out"
+            ) from error
+        raise InvalidInput(f"{path}: {error.strerror}; choose another --out") from error
+
+
+def hash_evidence(directory: Path, patterns: Iterable[str]) -> tuple[EvidenceFile, ...]:
+    """SHA-256 and size of every file of the run that matches, sorted by path."""
+    files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
+    return tuple(
+        EvidenceFile(path=str(file.relative_to(directory)), bytes=file.stat().st_size, sha256=_sha256(file))
+        for file in files
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

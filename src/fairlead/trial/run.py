@@ -1,0 +1,68 @@
+"""One run from start to finish: a folder of its own, the walk, the result, the report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fairlead.errors import InvalidInput
+from fairlead.trial.conclude import conclude
+from fairlead.trial.progress import Progress
+from fairlead.trial.report import write_report
+from fairlead.trial.result import Result, write_result
+from fairlead.trial.system import Settings, System
+from fairlead.trial.walk import Recorded, play
+
+__all__ = ["make_run_directory", "run_trial"]
+
+
+def make_run_directory(out: Path, system: str, seed: int) -> Path:
+    """A new folder in `out`, named after the moment, the system and the seed. Raises InvalidInput."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        directory = out / f"{stamp}-{system}-seed{seed}{'' if number == 1 else f'-{number}'}"
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            if not out.is_dir():
+                raise InvalidInput(
+                    f"--out {out}: a file of that name exists; choose another folder"
+                ) from None
+            continue  # two runs began within one second
+        except OSError as error:
+            raise InvalidInput(
+                f"--out {out}: {error.strerror}; choose a folder that can be written"
+            ) from error
+        return directory
+    raise InvalidInput(f"--out {out}: no free name for a run; remove old runs")
+
+
+def run_trial(
+    system: System, settings: Settings, directory: Path, progress: Progress | None = None
+) -> Result:
+    """Plays `system` and writes result.json, report.html, events/ and logs/ into `directory`.
+
+    Blocks until done; runs its own event loop (uvloop). Whatever ends it early, even Ctrl-C, a result of
+    the complete turns is written, marked invalid, before the exception goes on. The processes have ended in
+    any case.
+    """
+    import uvloop
+
+    recorded = Recorded(plan=system.plan(settings), started_at=time.time())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(play(system, settings, directory, recorded, progress))
+    except BaseException as error:
+        why = f"ended early: {str(error) or type(error).__name__}"
+        _write(conclude(system, settings, recorded, directory, ended_early=why), recorded, directory)
+        raise
+    result = conclude(system, settings, recorded, directory)
+    _write(result, recorded, directory)
+    return result
+
+
+def _write(result: Result, recorded: Recorded, directory: Path) -> None:
+    write_result(result, directory / "result.json")
+    write_report(result, recorded, directory / "report.html")

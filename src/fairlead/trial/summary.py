@@ -1,0 +1,80 @@
+"""A result as tables of text, the same rows for the terminal and for the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fairlead.charts import Unit, format_value
+from fairlead.trial.result import Figure, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PhaseTable", "cell", "phase_tables", "unit_of"]
+
+_UNITS: dict[str, Unit] = {
+    "seconds": "seconds",
+    "ratio": "ratio",
+    "bytes": "bytes",
+    "answers per second": "rate",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseTable:
+    """The figures of one phase: a row per metric, a column per arm."""
+
+    phase: str
+    title: str
+    arms: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...], str], ...]
+    """Metric title, one cell per arm, and the change from the first arm to the second."""
+    requests: tuple[int, ...]
+
+
+def unit_of(unit: str) -> Unit:
+    """How charts and tables write a metric's unit."""
+    return _UNITS.get(unit, "number")
+
+
+def cell(figure: Figure | None, unit: str) -> str:
+    """Value and interval; a dash where there is nothing to say."""
+    if figure is None or figure.value is None:
+        return "–"
+    shown = format_value(figure.value, unit_of(unit))
+    if figure.low is None or figure.high is None or figure.low == figure.high == figure.value:
+        return shown
+    return f"{shown} [{format_value(figure.low, unit_of(unit))} – {format_value(figure.high, unit_of(unit))}]"
+
+
+def phase_tables(result: Result) -> Sequence[PhaseTable]:
+    """One table per measured phase, then one for the whole run."""
+    index = {(figure.metric, figure.arm, figure.phase): figure for figure in result.figures}
+    phases = [(phase.name, phase.title) for phase in result.phases if phase.measured] + [("run", "whole run")]
+    arms = tuple(arm.name for arm in result.arms)
+    tables = []
+    for name, title in phases:
+        rows = []
+        for metric in result.metrics:
+            figures = [index.get((metric.name, arm, name)) for arm in arms]
+            if not any(figures):
+                continue
+            cells = tuple(cell(figure, metric.unit) for figure in figures)
+            rows.append((metric.title, cells, _change(figures[0], figures[1], metric.unit)))
+        requests = tuple(
+            found.n if (found := index.get(("latency_p50", arm, name))) is not None else 0 for arm in arms
+        )
+        tables.append(PhaseTable(phase=name, title=title, arms=arms, rows=tuple(rows), requests=requests))
+    return tables
+
+
+def _change(control: Figure | None, treatment: Figure | None, unit: str) -> str:
+    if control is None or treatment is None or control.value is None or treatment.value is None:
+        return ""
+    difference = treatment.value - control.value
+    if unit == "ratio":
+        return f"{difference * 100:+.1f} pp".replace("-", "−")
+    if control.value == 0:
+        return "" if difference == 0 else "from 0"
+    return f"{difference / control.value * 100:+.0f} %".replace("-", "−")

@@ -1,0 +1,226 @@
+"""What a reference system promises, so that one walk can play any of them.
+
+A system is a real service with its downstreams, in at least two arms: `control`, as it was, and
+`treatment`, as it should be. The walk knows nothing of feeds or configurations: it asks the system for its
+plan, has it start its processes, sends the plan's load at one arm at a time, and tells the system when a
+phase begins, so that the system can clear a cache or stall a dependency. What the system measures beside
+the load (origin calls, CPU) it hands back as counters.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from fairlead.errors import InvalidInput, UnknownSystem
+
+if TYPE_CHECKING:
+    from fairlead.lab.samples import Samples
+    from fairlead.lab.schedule import Schedule
+    from fairlead.metrics import Metric, Target
+    from fairlead.trial.result import Figure
+
+__all__ = [
+    "Arm",
+    "Mechanism",
+    "Phase",
+    "Plan",
+    "Running",
+    "Settings",
+    "System",
+    "find_systems",
+    "load_system",
+]
+
+ENTRY_POINT_GROUP = "fairlead.systems"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mechanism:
+    """One thing the treatment does and the control does not, with its own switch."""
+
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way to serve the same requests."""
+
+    name: str
+    """As figures and events name it: `control`, `treatment`, `treatment-without-batching`."""
+    variant: str
+    """The variant of the system's flag that this arm is served."""
+    without: tuple[str, ...] = ()
+    """Mechanisms switched off, for an ablation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A stretch of every cycle in which the same thing happens to each arm."""
+
+    name: str
+    title: str
+    """What happens, as a table heading."""
+    seconds: float
+    measured: bool = True
+    """False for the lead-in, which fills caches and is left out of every figure."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the person at the terminal chose."""
+
+    seed: int = 1
+    """Decides arrivals, keys and the downstreams' service times."""
+    quick: bool = False
+    """Shorter phases and fewer cycles: the same story with wider intervals."""
+    rate: float | None = None
+    """Requests per second in the normal phase; None takes the system's own."""
+    ablate: tuple[str, ...] = ()
+    """Mechanisms to switch off, each in an arm of its own beside the full treatment."""
+    port: int = 0
+    """Port of the treatment's service on 127.0.0.1; 0 takes a free one."""
+    cycles: int | None = None
+    """How often each arm goes through all phases; None takes the plan's own number."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise InvalidInput(f"seed {self.seed}: a seed is a whole number from 0 to 4294967295")
+        if self.rate is not None and not 1 <= self.rate <= 5_000:
+            raise InvalidInput(f"rate {self.rate}: the arrival rate is 1 to 5000 requests per second")
+        if not 0 <= self.port <= 65535:
+            raise InvalidInput(f"port {self.port}: a port is a number from 0 to 65535")
+        if self.cycles is not None and not 1 <= self.cycles <= 10_000:
+            raise InvalidInput(f"cycles {self.cycles}: from 1 to 10000")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What will be done to each arm, fixed before anything starts."""
+
+    arms: tuple[Arm, ...]
+    """`control` first, `treatment` second, ablations behind them."""
+    phases: tuple[Phase, ...]
+    """One cycle, in order; traffic does not stop between them."""
+    cycles: int
+    """Times each arm goes through the phases; arms take turns within a cycle."""
+    rate: float
+    """Arrival rate of the normal phase, requests per second."""
+    patience: float
+    """Seconds after which the client gives up; counts as a timeout."""
+    workload: Mapping[str, str] = field(default_factory=dict)
+    """The workload in words, for the report: distribution, keys, sizes."""
+
+    @property
+    def cycle_seconds(self) -> float:
+        """One arm's way through all phases."""
+        return sum(phase.seconds for phase in self.phases)
+
+    @property
+    def seconds(self) -> float:
+        """How long the load runs, without start-up and draining."""
+        return self.cycle_seconds * self.cycles * len(self.arms)
+
+
+class Running(Protocol):
+    """A started system. Everything here may be awaited while load is in flight."""
+
+    def schedule(self, cycle: int) -> Schedule:
+        """Arrivals of one cycle, the same for every arm; a function of the seed and the cycle."""
+        ...
+
+    def url(self, arm: Arm) -> str:
+        """Base address of the service that serves this arm."""
+        ...
+
+    def paths(self, schedule: Schedule) -> Sequence[str]:
+        """Path and query of each request of the schedule, in its order."""
+        ...
+
+    async def enter(self, arm: Arm, phase: Phase) -> None:
+        """Called when `phase` begins for `arm`: set its faults, which must expire by themselves."""
+        ...
+
+    async def observe(self, arm: Arm) -> Mapping[str, float]:
+        """Counters since the last call for this arm, and gauges, by names that `System.measure` knows."""
+        ...
+
+    async def failure(self) -> None:
+        """Returns never; raises ProcessDied when a process of the system ends."""
+        ...
+
+
+class System(Protocol):
+    """A reference system, found by the entry point `fairlead.systems`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def summary(self) -> str:
+        """The problem and the change, in two or three sentences."""
+        ...
+
+    @property
+    def mechanisms(self) -> Sequence[Mechanism]: ...
+
+    @property
+    def simulated(self) -> Sequence[str]:
+        """What in this run is not real, each in one line."""
+        ...
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """Definitions of what `measure` yields; the walk adds those of the load (`fairlead.trial.figures`)."""
+        ...
+
+    @property
+    def targets(self) -> Sequence[tuple[str, Target]]:
+        """What the treatment should reach, each with the phase in which it is judged."""
+        ...
+
+    def plan(self, settings: Settings) -> Plan:
+        """Raises InvalidInput for a mechanism it does not have."""
+        ...
+
+    def start(self, plan: Plan, settings: Settings, directory: Path) -> AbstractAsyncContextManager[Running]:
+        """Starts the system's processes; ends all of them when the block is left, however it is left."""
+        ...
+
+    def measure(
+        self, arm: Arm, phase: Phase, observed: Sequence[Mapping[str, float]], samples: Samples
+    ) -> list[Figure]:
+        """Figures of the system's own metrics for one arm and phase.
+
+        observed: what `Running.observe` returned when the phase was over, one per cycle; samples: all
+        cycles' rows.
+        """
+        ...
+
+
+def find_systems() -> dict[str, EntryPoint]:
+    """Installed systems by name, not yet imported."""
+    return {
+        point.name: point for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name)
+    }
+
+
+def load_system(name: str) -> System:
+    """The system of that name. Raises UnknownSystem, naming those that exist."""
+    systems = find_systems()
+    if name not in systems:
+        close = difflib.get_close_matches(name, systems, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"installed: {', '.join(systems) or 'none'}"
+        raise UnknownSystem(f"no system named {name[:64]!r}; {hint} (fairlead try --list)")
+    factory = systems[name].load()
+    system: System = factory()
+    return system

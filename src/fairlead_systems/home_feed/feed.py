@@ -1,0 +1,217 @@
+"""The feed itself: one code base, two ways to make a page, and a flag that chooses per request.
+
+`GET /feed?user=U&topic=N` answers `{"items", "model", "degraded"}`. Headers tell how the answer came about:
+`x-degraded` (0 or 1), `x-staleness-seconds`, `x-age-seconds`, `x-variant`. `/metrics` is Prometheus text,
+`/healthz` for probes; `POST /lab/clear` empties the caches and is there only with `--lab`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from fairlead.deadline import TIMEOUT_HEADER, Deadline
+from fairlead.errors import InvalidInput
+from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
+from fairlead.telemetry import (
+    BufferedSink,
+    EventSink,
+    JsonLinesSegments,
+    MetricRegistry,
+    NullSink,
+    RequestFinished,
+)
+from fairlead.telemetry.prometheus import CONTENT_TYPE, render
+from fairlead_systems.home_feed.answer import Answer, NoAnswer
+from fairlead_systems.home_feed.clients import CandidateClient, FeatureClient
+from fairlead_systems.home_feed.control import Control
+from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, Mechanisms
+from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
+from fairlead_systems.home_feed.serving import argument_parser, main
+from fairlead_systems.home_feed.treatment import Treatment
+
+FLAG = "feed_path"
+_SERVICE = "home_feed"
+_LONGEST_ID = 64
+
+
+class Feed:
+    """State of one feed process; everything in it is per process."""
+
+    def __init__(self, flags: FlagSet, instance: str, sink: EventSink) -> None:
+        self._flags = flags
+        self._instance = instance
+        self._sink = sink
+        self._numbers = itertools.count(1)
+        self.registry = MetricRegistry()
+        self._latency = self.registry.histogram(
+            "feed_request_latency_seconds", "Time to answer, at the server.", labels=("variant", "status")
+        )
+        self._degraded = self.registry.counter(
+            "feed_degraded_answers_total", "Answers by a fallback.", labels=("variant",)
+        )
+        self.uses = Mechanisms(
+            **{
+                field.name: flags.boolean(
+                    FLAG_PREFIX + field.name, EvaluationContext(attributes={"instance": instance}), True
+                )
+                for field in fields(Mechanisms)
+            }
+        )
+
+    def connect(self, session: aiohttp.ClientSession, candidates_url: str, features_address: str) -> None:
+        self.feature_client = FeatureClient(features_address)
+        candidates = CandidateClient(session, candidates_url)
+        inline = InlineRanking()
+        self._scheduled = ScheduledRanking() if self.uses.int8_ranking else None
+        self._control = Control(candidates, self.feature_client, inline)
+        self._treatment = Treatment(
+            candidates, self.feature_client, self._scheduled or inline, self.uses, self._sink.emit
+        )
+
+    async def close(self) -> None:
+        await self._treatment.close()
+        await self.feature_client.close()
+        if self._scheduled is not None:
+            self._scheduled.close()
+
+    async def clear(self) -> None:
+        self._control.clear()
+        await self._treatment.clear()
+
+    async def answer(self, request: Request) -> Response:
+        began = time.monotonic()
+        request_id = f"{self._instance}-{next(self._numbers)}"
+        try:
+            user, topic, deadline = _read(request)
+        except InvalidInput as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        variant = self._flags.string(
+            FLAG, EvaluationContext(targeting_key=user, attributes={"instance": self._instance}), "control"
+        )
+        try:
+            if variant == "treatment":
+                answer = await self._treatment.page(user, topic, deadline, request_id)
+            else:
+                answer = await self._control.page(user, topic)
+        except NoAnswer as error:
+            self._finish(request_id, variant, error.status, began, None, error.reason)
+            headers = {"x-variant": variant} | ({"Retry-After": "1"} if error.status == 503 else {})
+            return JSONResponse({"error": error.reason}, status_code=error.status, headers=headers)
+        self._finish(request_id, variant, 200, began, answer, "")
+        return Response(
+            msgspec.json.encode({"items": answer.items, "model": answer.model, "degraded": answer.degraded}),
+            media_type="application/json",
+            headers={
+                "x-variant": variant,
+                "x-degraded": "1" if answer.degraded else "0",
+                "x-staleness-seconds": f"{answer.staleness:.6f}",
+                "x-age-seconds": f"{answer.age:.6f}",
+            },
+        )
+
+    def _finish(
+        self, request_id: str, variant: str, status: int, began: float, answer: Answer | None, error: str
+    ) -> None:
+        latency = time.monotonic() - began
+        self._latency.labels(variant=variant, status=str(status)).observe(latency)
+        if answer is not None and answer.degraded:
+            self._degraded.labels(variant=variant).add()
+        self._sink.emit(
+            RequestFinished(
+                at_utc_seconds=time.time(),
+                request_id=request_id,
+                service=_SERVICE,
+                route="/feed",
+                status=status,
+                latency_seconds=latency,
+                degraded=answer is not None and answer.degraded,
+                stale=answer is not None and answer.staleness > 0,
+                staleness_seconds=answer.staleness if answer is not None else 0.0,
+                age_seconds=answer.age if answer is not None else 0.0,
+                error=error[:200],
+                variant=variant,
+            )
+        )
+
+
+def _read(request: Request) -> tuple[str, int, Deadline | None]:
+    user = request.query_params.get("user", "")
+    topic = request.query_params.get("topic", "")
+    if not user or len(user) > _LONGEST_ID:
+        raise InvalidInput(f"user: 1 to {_LONGEST_ID} characters are needed, got {len(user)}")
+    if not (topic.isascii() and topic.isdigit() and len(topic) <= 9):
+        raise InvalidInput(f"topic: {topic[:32]!r} is not a topic number")
+    return user, int(topic), Deadline.from_header(request.headers.get(TIMEOUT_HEADER))
+
+
+def build(arguments: argparse.Namespace) -> Starlette:
+    sink: EventSink = NullSink()
+    if arguments.events is not None:
+        sink = BufferedSink(JsonLinesSegments(arguments.events, prefix="feed"), capacity=50_000)
+    flags = FlagSet.from_file(arguments.flags, exposures=ExposureLog(sink))
+    flags.require(FLAG, "string")
+    feed = Feed(flags, arguments.instance, sink)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            async with session.get(f"{arguments.features}/healthz") as response:
+                address = (await response.json())["grpc"]
+            feed.connect(session, arguments.candidates, address)
+            try:
+                yield
+            finally:
+                await feed.close()
+                if isinstance(sink, BufferedSink):
+                    sink.close()
+
+    async def metrics(request: Request) -> Response:
+        return PlainTextResponse(render(feed.registry), headers={"Content-Type": CONTENT_TYPE})
+
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "instance": arguments.instance})
+
+    async def clear(request: Request) -> Response:
+        await feed.clear()
+        return JSONResponse({"cleared": True})
+
+    routes = [Route("/feed", feed.answer), Route("/metrics", metrics), Route("/healthz", healthz)]
+    if arguments.lab:
+        routes.append(Route("/lab/clear", clear, methods=["POST"]))
+    return Starlette(lifespan=lifespan, routes=routes)
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argument_parser("The home feed of a short-video service.")
+    arguments.add_argument("--candidates", required=True, help="base URL of the candidate source")
+    arguments.add_argument("--features", required=True, help="base URL of the feature service's HTTP port")
+    arguments.add_argument("--flags", type=Path, required=True, help="flag document")
+    arguments.add_argument(
+        "--instance", default="feed", help="name of this process in flags, events and metrics"
+    )
+    arguments.add_argument(
+        "--events", type=Path, default=None, help="folder for event segments; none are kept if absent"
+    )
+    arguments.add_argument("--lab", action="store_true", help="serve /lab/clear, for load tests")
+    return arguments
+
+
+if __name__ == "__main__":
+    main(parser(), build)

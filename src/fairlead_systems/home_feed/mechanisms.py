@@ -1,0 +1,60 @@
+"""The switches of the treatment. Each turns one mechanism off and puts in its place what the control does
+there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from fairlead.trial import Mechanism
+
+__all__ = ["FLAG_PREFIX", "MECHANISMS", "Mechanisms"]
+
+FLAG_PREFIX = "feed_uses_"
+"""The boolean flag of a mechanism is this and its name."""
+
+MECHANISMS = (
+    Mechanism(
+        name="deadline", summary="one time budget per request, asked by every wait, instead of fixed timeouts"
+    ),
+    Mechanism(name="coalescing", summary="one load per key at a time, shared by all who wait for it"),
+    Mechanism(
+        name="jitter", summary="lifetimes spread by 10 %, so that keys loaded together do not expire together"
+    ),
+    Mechanism(
+        name="stale_while_revalidate",
+        summary="an answer up to 400 ms past its lifetime while one refresh runs",
+    ),
+    Mechanism(name="batching", summary="all features of a page, and of pages that wait at once, in one call"),
+    Mechanism(name="breaker", summary="no calls to a dependency that keeps failing, until a probe succeeds"),
+    Mechanism(name="retry_budget", summary="retries for at most a tenth of the calls, with full jitter"),
+    Mechanism(
+        name="adaptive_limit", summary="calls in flight limited by what the dependency is seen to sustain"
+    ),
+    Mechanism(
+        name="int8_ranking", summary="the quantized model, off the event loop, instead of fp32 in line"
+    ),
+    Mechanism(
+        name="heuristic", summary="a deterministic ranking where features or the model are missing in time"
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mechanisms:
+    """Which mechanisms are on; read from the flags once, when a process starts."""
+
+    deadline: bool = True
+    coalescing: bool = True
+    jitter: bool = True
+    stale_while_revalidate: bool = True
+    batching: bool = True
+    breaker: bool = True
+    retry_budget: bool = True
+    adaptive_limit: bool = True
+    int8_ranking: bool = True
+    heuristic: bool = True
+
+
+if tuple(field.name for field in fields(Mechanisms)) != tuple(mechanism.name for mechanism in MECHANISMS):
+    raise AssertionError("MECHANISMS and Mechanisms must list the same names in the same order")

@@ -1,0 +1,225 @@
+"""The home feed as a system that `fairlead try` can play: its processes, load, faults, figures and targets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import numpy as np
+
+from fairlead.errors import InvalidInput
+from fairlead.lab import Schedule, Service, Surge, Topology, Zipf
+from fairlead.trial import Arm, Phase, Plan, Settings
+from fairlead_systems.home_feed.capacity import KeyWindow, Window
+from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
+from fairlead_systems.home_feed.world import CANDIDATES_PER_TOPIC, ITEMS, TOPICS
+
+__all__ = ["HOTTEST", "HomeFeedRunning", "make_plan", "start"]
+
+RATE = 150.0
+USERS = 5_000
+ALPHA = 1.0
+VIRAL_FACTOR = 2.5
+VIRAL_TOPIC = 7
+PATIENCE = 1.5
+
+LEAD_IN, NORMAL, VIRAL, CLEARED, STALLED = "lead_in", "normal", "viral", "cleared", "stalled"
+HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0}
+"""The most requested topic of each phase."""
+
+_SECONDS = {LEAD_IN: 1.0, NORMAL: 3.2, VIRAL: 3.0, CLEARED: 1.8, STALLED: 2.4}
+_QUICK_SECONDS = {LEAD_IN: 0.6, NORMAL: 1.0, VIRAL: 1.0, CLEARED: 0.7, STALLED: 1.2}
+_TITLES = {
+    LEAD_IN: "lead-in",
+    NORMAL: "normal",
+    VIRAL: "viral topic",
+    CLEARED: "cache cleared",
+    STALLED: "features stalled",
+}
+
+
+def make_plan(settings: Settings) -> Plan:
+    known = {mechanism.name for mechanism in MECHANISMS}
+    ablate = (
+        tuple(mechanism.name for mechanism in MECHANISMS) if settings.ablate == ("all",) else settings.ablate
+    )
+    for name in ablate:
+        if name not in known:
+            raise InvalidInput(
+                f"no mechanism {name[:64]!r} to ablate; there are: {', '.join(sorted(known))}, or all"
+            )
+    if len(set(ablate)) != len(ablate):
+        raise InvalidInput(f"ablate: {', '.join(ablate)} names a mechanism twice")
+    arms = [Arm(name="control", variant="control"), Arm(name="treatment", variant="treatment")]
+    arms += [Arm(name=f"without-{name}", variant="treatment", without=(name,)) for name in ablate]
+    rate = settings.rate or RATE
+    seconds = _QUICK_SECONDS if settings.quick else _SECONDS
+    return Plan(
+        arms=tuple(arms),
+        phases=tuple(
+            Phase(name=name, title=_TITLES[name], seconds=seconds[name], measured=name != LEAD_IN)
+            for name in seconds
+        ),
+        cycles=settings.cycles or (2 if settings.quick else 3),
+        rate=rate,
+        patience=PATIENCE,
+        workload={
+            "arrivals": f"Poisson, {rate:g}/s; {VIRAL_FACTOR:g} times that in the viral phase, the excess on one topic",
+            "keys": f"{TOPICS} topics by Zipf, alpha {ALPHA:g}; {CANDIDATES_PER_TOPIC} candidates each of {ITEMS:,} items",
+            "users": f"{USERS:,}, equally active",
+            "faults": (
+                f"all caches emptied when the cache-cleared phase begins; the feature service hangs for the first half "
+                f"({seconds[STALLED] / 2:g} s) of the last phase"
+            ),
+        },
+    )
+
+
+class HomeFeedRunning:
+    """The started processes."""
+
+    def __init__(
+        self, plan: Plan, settings: Settings, topology: Topology, session: aiohttp.ClientSession
+    ) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._topology = topology
+        self._session = session
+        self._phase = plan.phases[0]
+        self._cpu: dict[str, float] = {}
+
+    def schedule(self, cycle: int) -> Schedule:
+        rng = np.random.default_rng([self._settings.seed, cycle])
+        popularity = Zipf(TOPICS, ALPHA)
+        parts = []
+        for phase in self._plan.phases:
+            part = Schedule.poisson(
+                rate=self._plan.rate, duration=phase.seconds, popularity=popularity, users=USERS, rng=rng
+            )
+            if phase.name == VIRAL and len(part):
+                surge = Surge(
+                    start=0.0,
+                    end=phase.seconds,
+                    factor=VIRAL_FACTOR,
+                    ramp=phase.seconds / 6,
+                    hot_keys=(VIRAL_TOPIC,),
+                )
+                part = part.with_surge(surge, rng)
+            parts.append(part)
+        return Schedule.concatenate(parts)
+
+    def url(self, arm: Arm) -> str:
+        return self._topology[_instance(arm)].url
+
+    def paths(self, schedule: Schedule) -> Sequence[str]:
+        return [
+            f"/feed?user=u{user}&topic={key}"
+            for user, key in zip(schedule.users.tolist(), schedule.keys.tolist(), strict=True)
+        ]
+
+    async def enter(self, arm: Arm, phase: Phase) -> None:
+        self._phase = phase
+        if phase.name == CLEARED:
+            await self._post(f"{self.url(arm)}/lab/clear")
+        elif phase.name == STALLED:
+            await self._post(f"{self._topology['feature_service'].url}/lab/stall?seconds={phase.seconds / 2}")
+
+    async def observe(self, arm: Arm) -> Mapping[str, float]:
+        candidates = msgspec.json.decode(
+            await self._post(f"{self._topology['candidate_source'].url}/lab/window"), type=Window
+        )
+        features = msgspec.json.decode(
+            await self._post(f"{self._topology['feature_service'].url}/lab/window"), type=Window
+        )
+        usage = self._topology[_instance(arm)].usage()
+        cpu = usage.cpu_seconds - self._cpu.get(arm.name, 0.0)
+        self._cpu[arm.name] = usage.cpu_seconds
+        hot = candidates.keys.get(str(HOTTEST.get(self._phase.name, 0)), KeyWindow())
+        return {
+            "origin_calls": candidates.calls + features.calls,
+            "origin_busy_seconds": candidates.busy_seconds + features.busy_seconds,
+            "origin_refused": candidates.refused + features.refused,
+            "hot_calls": hot.calls,
+            "hot_peak": hot.peak,
+            "hot_episodes": hot.episodes,
+            "hot_first_seconds": hot.first_seconds,
+            "cpu_seconds": cpu,
+            "memory_bytes": usage.rss_bytes,
+        }
+
+    async def failure(self) -> None:
+        await self._topology.watch()
+
+    async def _post(self, url: str) -> bytes:
+        async with self._session.post(url) as response:
+            response.raise_for_status()
+            return await response.read()
+
+
+@asynccontextmanager
+async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterator[HomeFeedRunning]:
+    """Starts the two downstreams and one feed process per arm, all from this Python."""
+    flags = directory / "flags.json"
+    flags.write_text(json.dumps(_flag_document(plan.arms), indent=1))
+    seed = ["--seed", str(settings.seed), "--fd", "{fd}"]
+    services = [
+        Service(name="candidate_source", argv=[*_module("candidate_source"), *seed]),
+        Service(name="feature_service", argv=[*_module("feature_service"), *seed]),
+    ]
+    for arm in plan.arms:
+        services.append(
+            Service(
+                name=_instance(arm),
+                port=settings.port if arm.name == "treatment" else 0,
+                argv=[
+                    *_module("feed"),
+                    *seed,
+                    "--lab",
+                    "--candidates={candidate_source.url}",
+                    "--features={feature_service.url}",
+                    f"--flags={flags}",
+                    f"--instance={_instance(arm)}",
+                    f"--events={directory / 'events' / _instance(arm)}",
+                ],
+            )
+        )
+    timeout = aiohttp.ClientTimeout(total=10.0)
+    async with (
+        Topology(services, log_directory=directory / "logs") as topology,
+        aiohttp.ClientSession(timeout=timeout) as session,
+    ):
+        yield HomeFeedRunning(plan, settings, topology, session)
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", f"fairlead_systems.home_feed.{name}"]
+
+
+def _instance(arm: Arm) -> str:
+    return f"feed-{arm.name}"
+
+
+def _flag_document(arms: Sequence[Arm]) -> dict[str, object]:
+    """One flag for the path, one per mechanism; which process is served what is targeted by its instance."""
+
+    def flag(
+        variants: dict[str, object], default: str, other: str, instances: list[str]
+    ) -> dict[str, object]:
+        document: dict[str, object] = {"state": "ENABLED", "variants": variants, "defaultVariant": default}
+        if instances:
+            document["targeting"] = {"if": [{"in": [{"var": "instance"}, instances]}, other, default]}
+        return document
+
+    treated = [_instance(arm) for arm in arms if arm.variant == "treatment"]
+    flags: dict[str, object] = {
+        "feed_path": flag({"control": "control", "treatment": "treatment"}, "control", "treatment", treated)
+    }
+    for mechanism in MECHANISMS:
+        off = [_instance(arm) for arm in arms if mechanism.name in arm.without]
+        flags[FLAG_PREFIX + mechanism.name] = flag({"on": True, "off": False}, "on", "off", off)
+    return {"flags": flags}

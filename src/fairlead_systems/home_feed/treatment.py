@@ -1,0 +1,191 @@
+"""The treatment: the same page, made so that a busy or broken downstream costs freshness or rank, not the
+answer.
+
+One deadline per request, set at the edge. Candidates and features come from a coalesced cache; a load
+belongs to the cache, not to the request that set it off, and runs under a policy of its own (retry budget,
+breaker, adaptive limit). Features of a page travel in one batch. What is missing when the time is up is
+replaced by the heuristic, and the answer says so.
+
+Each mechanism can be switched off alone; what then runs in its place is what the control does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from fairlead.cache import Cache, Freshness, MemoryStore
+from fairlead.calls import Batcher, CircuitBreaker, ConcurrencyLimit, Policy, Retry, RetryBudget
+from fairlead.context import RequestContext, request_context
+from fairlead.deadline import Deadline
+from fairlead.errors import FairleadError
+from fairlead.telemetry import StateChanged
+from fairlead_systems.home_feed.answer import Answer, NoAnswer
+from fairlead_systems.home_feed.clients import CandidateClient, Candidates, DownstreamError, FeatureClient
+from fairlead_systems.home_feed.control import ATTEMPTS, CANDIDATE_TIMEOUT, FEATURE_TIMEOUT, TTL
+from fairlead_systems.home_feed.feature_protocol import Features
+from fairlead_systems.home_feed.mechanisms import Mechanisms
+from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
+
+__all__ = ["BUDGET", "STALENESS_BOUND", "Treatment"]
+
+BUDGET = 0.3
+"""Seconds a request may take when its caller names no deadline."""
+RESERVE = 0.02
+"""Seconds of the budget kept for ranking and sending, so that a degraded answer is still in time."""
+STALENESS_BOUND = 0.4
+"""Seconds an answer may be past its lifetime. The account this system is modelled on bounds it at 300 to
+500 ms.
+"""
+FRESHNESS = Freshness(ttl=TTL, jitter=0.1, stale_while_revalidate=STALENESS_BOUND)
+"""The control's lifetime, so that the comparison is not one of lifetimes."""
+CANDIDATE_ATTEMPT_TIMEOUT = 0.15
+"""Seconds; the source's p99 is about 115 ms."""
+FEATURE_ATTEMPT_TIMEOUT = 0.06
+"""Seconds; the service's p99 for a batch is about 16 ms."""
+
+_FAILURES = (FairleadError, DownstreamError, TimeoutError)
+
+
+class Treatment:
+    def __init__(
+        self,
+        candidates: CandidateClient,
+        features: FeatureClient,
+        ranking: InlineRanking | ScheduledRanking,
+        uses: Mechanisms,
+        on_event: Callable[[StateChanged], object] | None = None,
+    ) -> None:
+        self._candidates = candidates
+        self._features = features
+        self._ranking = ranking
+        self._uses = uses
+        self.cache = Cache(store=MemoryStore(max_entries=10_000), name="feed")
+        self._freshness = replace(
+            FRESHNESS,
+            jitter=FRESHNESS.jitter if uses.jitter else 0.0,
+            stale_while_revalidate=STALENESS_BOUND if uses.stale_while_revalidate else 0.0,
+        )
+        self.candidate_policy = self._policy(
+            "candidate_source", CANDIDATE_TIMEOUT, CANDIDATE_ATTEMPT_TIMEOUT, on_event
+        )
+        self.feature_policy = self._policy(
+            "feature_service", FEATURE_TIMEOUT, FEATURE_ATTEMPT_TIMEOUT, on_event
+        )
+        self.batcher: Batcher[int, Features] = Batcher(self._load_features, max_batch=256)
+
+    def _policy(
+        self,
+        name: str,
+        timeout: float,
+        attempt_timeout: float,
+        on_event: Callable[[StateChanged], object] | None,
+    ) -> Policy:
+        uses = self._uses
+        retry = Retry(
+            attempts=2, on=(DownstreamError, TimeoutError), base=0.005, cap=0.02, budget=RetryBudget()
+        )
+        if not uses.retry_budget:
+            retry = Retry(
+                attempts=ATTEMPTS, on=(DownstreamError, TimeoutError), base=0.0, cap=0.0, budget=None
+            )
+        breaker = CircuitBreaker(
+            name, minimum_calls=10, window=2.0, open_for=0.2, open_for_cap=1.0, on_event=on_event
+        )
+        return Policy(
+            name=name,
+            timeout=timeout if uses.deadline else timeout * ATTEMPTS,
+            attempt_timeout=attempt_timeout if uses.deadline else timeout,
+            retry=retry,
+            breaker=breaker if uses.breaker else None,
+            limit=ConcurrencyLimit(name) if uses.adaptive_limit else None,
+        )
+
+    async def clear(self) -> None:
+        await self.cache.clear()
+
+    async def close(self) -> None:
+        await self.cache.close(1.0)
+
+    async def page(self, user: str, topic: int, deadline: Deadline | None, request_id: str) -> Answer:
+        if not self._uses.deadline:
+            return await self._page(user, topic)
+        edge = (deadline or Deadline.never()).sooner(BUDGET)
+        context = RequestContext(
+            request_id=request_id, deadline=Deadline(edge.at - RESERVE, edge.clock), targeting_key=user
+        )
+        with request_context(context):
+            return await self._page(user, topic)
+
+    async def _page(self, user: str, topic: int) -> Answer:
+        try:
+            candidates, staleness, hit = await self._cached(
+                ("candidates", topic), lambda: self.candidate_policy.call(self._candidates.fetch, topic)
+            )
+        except _FAILURES as error:
+            raise NoAnswer(503, f"no candidates: {error}") from error
+        items = candidates.items
+        try:
+            features, feature_staleness, feature_hit = await self._cached(
+                ("features", topic), lambda: self._page_features(items)
+            )
+        except _FAILURES as error:
+            return self._without_features(candidates, staleness, hit, error)
+        oldest = min(candidates.as_of_seconds, *(each.as_of_seconds for each in features))
+        known = [each.values for each in features]
+        if isinstance(self._ranking, ScheduledRanking):
+            ranked, model, degraded = await self._ranking.rank(user, items, known)
+        else:
+            (ranked, model), degraded = self._ranking.rank(user, items, known), False
+        return Answer(
+            items=ranked,
+            model=model,
+            degraded=degraded,
+            staleness=max(staleness, feature_staleness),
+            age=time.monotonic() - oldest,
+            hit=hit and feature_hit,
+        )
+
+    def _without_features(
+        self, candidates: Candidates, staleness: float, hit: bool, error: BaseException
+    ) -> Answer:
+        if not self._uses.heuristic:
+            raise NoAnswer(503, f"no features: {error}") from error
+        return Answer(
+            items=list(candidates.items),  # the source's own order: nothing more is known of the items
+            model="source-order",
+            degraded=True,
+            staleness=staleness,
+            age=time.monotonic() - candidates.as_of_seconds,
+            hit=hit,
+        )
+
+    async def _cached(
+        self, key: tuple[str, int], load: Callable[[], Awaitable[Any]]
+    ) -> tuple[Any, float, bool]:
+        """The value, seconds past its lifetime, and whether it came without waiting."""
+        if not self._uses.coalescing:
+            return await self._cached_without_coalescing(key, load)
+        found = await self.cache.lookup(key, load, self._freshness)
+        return found.value, found.staleness, found.source in ("hit", "stale")
+
+    async def _cached_without_coalescing(
+        self, key: tuple[str, int], load: Callable[[], Awaitable[Any]]
+    ) -> tuple[Any, float, bool]:
+        value = await self.cache.get(key)
+        if value is not None:
+            return value, 0.0, True
+        value = await load()
+        await self.cache.set(key, value, self._freshness)
+        return value, 0.0, False
+
+    async def _page_features(self, items: list[int]) -> list[Features]:
+        if not self._uses.batching:
+            return [await self.feature_policy.call(self._features.get, item) for item in items]
+        return list(await asyncio.gather(*(self.batcher.load(item) for item in items)))
+
+    async def _load_features(self, items: list[int]) -> list[Features]:
+        return await self.feature_policy.call(self._features.batch, items)
