@@ -10,6 +10,7 @@ closed first, or False from `submit`.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -35,6 +36,7 @@ class _Shared:
     def __init__(self, threads: int, clock: Clock) -> None:
         self.clock = clock
         self.wake = threading.Condition()
+        self.process = os.getpid()
         self.queue: deque[Work] = deque()
         self.closed = False
         self.started: list[float | None] = [None] * threads
@@ -54,6 +56,8 @@ class _Shared:
             del work  # an idle thread must not keep the last item's rows alive
 
     def stop(self, threads: Sequence[threading.Thread], timeout: float) -> bool:
+        if os.getpid() != self.process:
+            return True  # a forked child has no such threads, and may hold a copy of a lock that one of them took
         with self.wake:
             self.closed = True
             left = list(self.queue)

@@ -380,8 +380,10 @@ async def test_a_forked_child_gets_the_fallback_instead_of_waiting_for_threads_i
 ) -> None:
     with scheduling(Product()) as scheduler:
         parent = os.getpid()
-        monkeypatch.setattr(os, "getpid", lambda: parent + 1)
-        assert (await scheduler.score(ROWS)).reason is DegradedBy.FORKED
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: parent + 1)
+            assert (await scheduler.score(ROWS)).reason is DegradedBy.FORKED
+            assert scheduler.stats.waiting == 0
 
 
 async def test_no_rows_are_no_work() -> None:
