@@ -10,7 +10,7 @@ PATHS := src tests bench scripts
 .PHONY: help try test setup packages static check bench soak clean
 
 help:
-	@echo "make try     play the home feed: control against treatment, under load and faults"
+	@echo "make try     play the home feed: control against treatment, under load and faults (TRY='--quick --seed 2')"
 	@echo "make test    everything: Debian packages for the tests, linters, types, all tests"
 	@echo "make setup   only install into .venv what tests and tools need"
 	@echo "make check   the quick subset: linters, types, unit tests"
@@ -46,7 +46,7 @@ bench: setup
 	$(BIN)/python -m bench $(BENCH)
 
 soak: setup
-	$(BIN)/pytest -q --timeout 0 soak
+	@if [ -d soak ]; then $(BIN)/pytest --timeout 0 soak; else echo "soak/ holds no tests yet"; fi
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -182,8 +182,8 @@ def _machine(runs: Path) -> Iterator[Finding]:
 
 
 def _writable(runs: Path) -> Finding:
-    # The folder may not exist yet; what counts is whether it could be made.
-    place = next((path for path in (runs, *runs.absolute().parents) if path.is_dir()), Path("/"))
+    # The folder may not exist yet; what counts is whether it could be made. A file in its way is told by the write.
+    place = next((path for path in (runs, *runs.absolute().parents) if path.exists()), Path("/"))
     fix = "choose another place: fairlead try --out DIR"
     try:
         with tempfile.TemporaryFile(dir=place) as file:

@@ -16,6 +16,7 @@ from fairlead.cli.exit_codes import MEANINGS, ExitCode
 from fairlead.errors import InvalidInput
 
 if TYPE_CHECKING:
+    # What TyperGroup's methods take has no public name; it is needed for their signatures alone.
     from typer._click import Command, Context, HelpFormatter
 
 __all__ = ["COMMANDS", "Commands", "parse", "run"]
