@@ -130,6 +130,7 @@ def _hop(scorer: Scorer, rows: Rows, quick: bool) -> Bar:
         unit="µs",
         n=rounds,
         spread=(low, high),
+        note="two thread wake-ups: grows several times over when other processes want the same cores",
         figures={f"{name}_us": timing.median * 1e6 for name, timing in timings.items()},
     )
 
