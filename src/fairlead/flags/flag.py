@@ -92,15 +92,20 @@ def quoted(text: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` itself when it fits on one line, as nearly every path does; quoted otherwise."""
+    """`text` itself when it is printable, as nearly every path is; quoted otherwise."""
     return text if text.isprintable() else repr(text)
+
+
+def as_word(name: str) -> str:
+    """A name as written, or quoted and cut when it could break the line or fill the screen."""
+    return name if name.isprintable() and len(name) <= 64 else quoted(name)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'? known: …" for an error about `name`."""
     names = sorted(known)
     near = difflib.get_close_matches(name[:200], names, n=1)
-    listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    listed = ", ".join(map(as_word, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     hint = f"; did you mean {quoted(near[0])}?" if near else ";"
     return f"{hint} known: {listed or 'none'}"
 
@@ -120,8 +125,7 @@ class Place:
             return Place(self._source, step)
         if isinstance(step, int):
             return Place(self._source, self._flag, f"{self._path}[{step}]")
-        # A key is shown as written unless it could break the line or the path.
-        shown = step if step.isprintable() and len(step) <= 64 else quoted(step)
+        shown = as_word(step)
         return Place(self._source, self._flag, f"{self._path}.{shown}" if self._path else shown)
 
     def refuse(self, what: str, *, cause: BaseException | None = None) -> NoReturn:

@@ -95,6 +95,10 @@ def test_a_flag_that_breaks_the_format_is_refused_at_its_place(changes: dict[str
         (b'{"flags": {"a": {"state": "ENABLED"}}}', "flag 'a', variants: missing"),
         (b'{"flags": {"a": {"variants": {"on": 1}}}}', "flag 'a', state: missing"),
         (b'{"flags": {"a\\nb": {}}}', "flag 'a\\nb', state: missing"),
+        (
+            b'{"flags": {"a": {"state": "ENABLED", "variants": {"x\\ny": 1}, "defaultVariant": "no"}}}',
+            "'no' is not a variant; known: 'x\\ny'",
+        ),
         (b" " * (MAX_BYTES + 1), "larger than 1048576 bytes"),
         (b"[" * 100_000, "nested deeper than 32 levels"),
         (b'{"flags":' * 33 + b"1" + b"}" * 33, "nested deeper than 32 levels"),

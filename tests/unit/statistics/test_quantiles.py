@@ -86,6 +86,14 @@ def test_too_few_values_give_the_value_without_an_interval_and_say_why() -> None
     assert quantile_interval(np.arange(501.0), 0.99).low is not None
 
 
+def test_a_confidence_that_no_order_statistic_reaches_gives_no_interval() -> None:
+    estimate = quantile_interval(
+        np.arange(60.0), 0.9, confidence=0.9999
+    )  # all 60 lie below it with 0.9**60 = 0.0018
+    assert estimate.low is None
+    assert estimate.caveat == "too few data for this confidence"
+
+
 def test_a_low_quantile_needs_values_below_it() -> None:
     assert quantile_interval(np.arange(400.0), 0.01).low is None
 
