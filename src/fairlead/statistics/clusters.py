@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,7 @@ def _caveat(residuals: FloatArray) -> str:
     return "; ".join(said)
 
 
+@lru_cache(maxsize=256)  # a report asks for few degrees of freedom, many times
 def student_t_quantile(p: float, degrees: int) -> float:
     """The value that a Student t variable with `degrees` >= 1 stays below with probability p, 0.5 <= p < 1.
 
