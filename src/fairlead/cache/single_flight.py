@@ -39,7 +39,8 @@ _T = TypeVar("_T")
 
 _LONGEST_LOAD = 86_400.0
 
-_aboard: ContextVar[tuple[Flight[Any], ...]] = ContextVar("fairlead_flights", default=())
+# Tickets, not flights: a connection that a load opens keeps its context, and would keep the value for good.
+_aboard: ContextVar[tuple[object, ...]] = ContextVar("fairlead_flights", default=())
 
 
 class Flight(Generic[_T]):
@@ -56,6 +57,7 @@ class Flight(Generic[_T]):
         "loop",
         "running",
         "task",
+        "ticket",
         "value",
     )
 
@@ -69,6 +71,8 @@ class Flight(Generic[_T]):
         self.key = key
         self.loop = loop
         self.began_at = began_at
+        self.ticket = object()
+        """Stands for this flight in the context of its load."""
         self.landed = False
         """The outcome is known: `error`, or `value` when that is None."""
         self.running = True
@@ -183,7 +187,7 @@ class SingleFlight:
         if loop is not self._loop:
             self._move_to(loop)
         flight = self._flights.get(key)
-        if flight is not None and flight in _aboard.get():
+        if flight is not None and flight.ticket in _aboard.get():
             raise InvalidInput(
                 f"cache load of {shown(key)} asks the cache for {shown(key)}: it would wait for itself"
             )
@@ -217,7 +221,7 @@ class SingleFlight:
             deadline=Deadline(began_at + self.load_timeout, self._clock),
             priority=caller.priority if priority is None else priority,
         )
-        boarded = _aboard.set((*_aboard.get(), flight))
+        boarded = _aboard.set((*_aboard.get(), flight.ticket))
         try:
             with request_context(context):
                 flight.task = loop.create_task(self._fly(flight, load))

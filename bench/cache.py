@@ -1,0 +1,259 @@
+"""The cache: what a hit costs beside its peers, and how many fetches a herd makes with and without coalescing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import aiocache
+import async_lru
+import cashews
+
+from bench.harness import Bar, Timing, interleave_async, ratio
+from fairlead.cache import Cache, Freshness, MemoryStore
+from fairlead.clock import ManualClock, settle
+
+__all__ = ["bars"]
+
+_KEYS = 1_000
+_FOR_LONG = Freshness(ttl=86_400.0)
+
+
+def bars(quick: bool) -> list[Bar]:
+    return [
+        *_hit(rounds=5 if quick else 15, quick=quick),
+        _thousand_misses(),
+        *_herd_law(expiries=20 if quick else 200),
+    ]
+
+
+# What a hit costs
+
+
+def _keys() -> list[str]:
+    rng = random.Random(1)
+    return [f"video:{rng.randrange(_KEYS)}" for _ in range(5_000)]
+
+
+async def _origin() -> int:
+    return 1
+
+
+def _hit_arms(keys: list[str]) -> dict[str, Callable[[int], Awaitable[object]]]:
+    """Every arm awaits one call per key, all hits but for the first round, which is not counted."""
+    plain = dict.fromkeys(keys, 1)
+
+    async def dict_get(key: str) -> int:
+        return plain[key]
+
+    cache = Cache(MemoryStore(max_entries=10 * _KEYS))
+    load = cache.get_or_load
+    decorated = Cache(MemoryStore(max_entries=10 * _KEYS)).cached(key=lambda key: key, freshness=_FOR_LONG)
+
+    @decorated
+    async def fairlead_function(key: str) -> int:
+        return 1
+
+    @async_lru.alru_cache(maxsize=10 * _KEYS, ttl=86_400.0)
+    async def async_lru_function(key: str) -> int:
+        return 1
+
+    cashews_cache = cashews.Cache()
+    cashews_cache.setup("mem://", size=10 * _KEYS)
+
+    @cashews_cache(ttl="24h", key="{key}")
+    async def cashews_function(key: str) -> int:
+        return 1
+
+    async def cashews_read(n: int) -> None:
+        for _ in range(n // len(keys)):
+            for key in keys:
+                await cashews_cache.get_or_set(key, 1, expire=86_400)
+
+    aiocache_cache = aiocache.SimpleMemoryCache()
+
+    async def aiocache_read(n: int) -> None:
+        for key in set(keys):
+            await aiocache_cache.set(key, 1, ttl=86_400)
+        for _ in range(n // len(keys)):
+            for key in keys:
+                await aiocache_cache.get(key)
+
+    def each(function: Callable[[str], Awaitable[object]]) -> Callable[[int], Awaitable[object]]:
+        async def run(n: int) -> None:
+            for _ in range(n // len(keys)):
+                for key in keys:
+                    await function(key)
+
+        return run
+
+    async def get_or_load(n: int) -> None:
+        for _ in range(n // len(keys)):
+            for key in keys:
+                await load(key, _origin, _FOR_LONG)
+
+    async def lookup(n: int) -> None:
+        for _ in range(n // len(keys)):
+            for key in keys:
+                await cache.lookup(key, _origin, _FOR_LONG)
+
+    return {
+        "dict": each(dict_get),
+        "fairlead": get_or_load,
+        "fairlead lookup": lookup,
+        "fairlead decorator": each(fairlead_function),
+        "async-lru": each(async_lru_function),
+        "cashews decorator": each(cashews_function),
+        "cashews": cashews_read,
+        "aiocache": aiocache_read,
+    }
+
+
+def _hit(*, rounds: int, quick: bool) -> list[Bar]:
+    keys = _keys()
+    timings = interleave_async(_hit_arms(keys), n=len(keys) * (1 if quick else 4), rounds=rounds)
+    ours = timings["fairlead"]
+    low, high = ours.spread
+    figures = {f"{name}_ns": timing.median * 1e9 for name, timing in timings.items()}
+
+    def beside(what: str, slow: Timing, fast: Timing, limit: float, *, at_most: bool, note: str = "") -> Bar:
+        value, spread = ratio(slow, fast)
+        return Bar(
+            what=what, value=value, limit=limit, at_most=at_most, unit="×", n=rounds, spread=spread, note=note
+        )
+
+    return [
+        Bar(
+            what="L1 hit, one awaited call, counters on",
+            value=ours.median * 1e6,
+            limit=0.5,
+            unit="µs",
+            n=rounds,
+            spread=(low * 1e6, high * 1e6),
+            figures=figures,
+        ),
+        beside("L1 hit against a dict behind a coroutine", ours, timings["dict"], 3.5, at_most=True),
+        beside("async-lru's hit against ours", timings["async-lru"], ours, 2.0, at_most=False),
+        beside(
+            "cashews' hit (mem://, its decorator) against ours",
+            timings["cashews decorator"],
+            ours,
+            30.0,
+            at_most=False,
+        ),
+        beside(
+            "cashews' hit (mem://, bare get_or_set) against ours",
+            timings["cashews"],
+            ours,
+            30.0,
+            at_most=False,
+            note="bare, cashews formats no key and checks no condition: a dict behind its middleware",
+        ),
+        beside(
+            "aiocache's hit (SimpleMemoryCache.get) against ours",
+            timings["aiocache"],
+            ours,
+            30.0,
+            at_most=False,
+        ),
+        beside(
+            "async-lru's hit against our decorator's",
+            timings["async-lru"],
+            timings["fairlead decorator"],
+            1.0,
+            at_most=False,
+            note="the decorator calls the user's key function on every hit",
+        ),
+    ]
+
+
+# Herds
+
+
+def _thousand_misses() -> Bar:
+    async def loads() -> int:
+        cache = Cache()
+
+        async def slow() -> int:
+            await asyncio.sleep(0.02)
+            return 1
+
+        await asyncio.gather(*(cache.get_or_load("video:1", slow, _FOR_LONG) for _ in range(1_000)))
+        return cache.stats.loads
+
+    return Bar(
+        what="loads for 1,000 concurrent misses of one key",
+        value=asyncio.run(loads()),
+        limit=1,
+        n=1_000,
+        unit="loads",
+    )
+
+
+def _herd_law(*, expiries: int) -> list[Bar]:
+    """Fetches per expiry of a key asked for `rate` times a second whose fetch takes `seconds`, beside 1 + rate·seconds.
+
+    On virtual time: Poisson arrivals, one expiry after another. Without coalescing, every request that comes while the
+    first fetch runs starts its own.
+    """
+    measured = []
+    for offered in (0.5, 2.0, 8.0, 32.0):
+        plain = asyncio.run(_fetches_per_expiry(offered, expiries, coalesced=False))
+        ours = asyncio.run(_fetches_per_expiry(offered, expiries, coalesced=True))
+        law = 1.0 + offered
+        measured.append(
+            Bar(
+                what=f"fetches per expiry, coalesced, λL = {offered:g}",
+                value=ours,
+                limit=1.0,
+                unit="fetches",
+                n=expiries,
+                note=f"law: saves {1 - 1 / law:.1%}; measured: {1 - ours / plain:.1%}",
+                figures={"uncoalesced": plain, "law_1_plus_lambda_l": law},
+            )
+        )
+    return measured
+
+
+async def _fetches_per_expiry(offered: float, expiries: int, *, coalesced: bool) -> float:
+    clock = ManualClock()
+    rng = random.Random(4)
+    ttl, seconds = 60.0, 1.0
+    freshness = Freshness(ttl=ttl, jitter=0.0)
+    cache = Cache(clock=clock)
+    stored_until = 0.0
+    fetches = 0
+
+    async def fetch() -> int:
+        nonlocal fetches
+        fetches += 1
+        await clock.sleep(seconds)
+        return 1
+
+    async def without_coalescing() -> None:
+        nonlocal stored_until
+        if clock.now() >= stored_until:
+            await fetch()
+            stored_until = clock.now() + ttl
+
+    async def ask() -> None:
+        if coalesced:
+            await cache.get_or_load("video:1", fetch, freshness)
+        else:
+            await without_coalescing()
+
+    for _ in range(expiries):
+        # The first request after the expiry, then those that come while its fetch runs.
+        asking = [asyncio.create_task(ask())]
+        await settle(3)
+        left = seconds
+        while (gap := rng.expovariate(offered / seconds)) < left:
+            left -= gap
+            clock.advance(gap)
+            asking.append(asyncio.create_task(ask()))
+            await settle(3)
+        await clock.run_for(left + seconds)
+        await asyncio.gather(*asking)
+        clock.advance(2 * ttl)
+    return fetches / expiries

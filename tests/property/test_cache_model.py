@@ -1,0 +1,280 @@
+"""`Cache` against a model that knows nothing of tasks: a dict of values with three moments each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fairlead.cache import Cache, Freshness, Lookup, MemoryStore
+from fairlead.clock import ManualClock, settle
+from fairlead.context import RequestContext, request_context
+from fairlead.deadline import Deadline
+from fairlead.errors import DeadlineExceeded
+
+KEYS = ("a", "b")
+LOAD_TIMEOUT = 20.0
+
+keys = st.sampled_from(KEYS)
+spans = st.sampled_from([0.0, 1.0, 3.0])
+freshnesses = st.builds(
+    Freshness,
+    ttl=spans,
+    jitter=st.just(0.0),
+    stale_while_revalidate=spans,
+    stale_if_error=spans,
+    negative_ttl=st.sampled_from([None, 0.0, 1.0]),
+)
+answers = st.one_of(st.none(), st.integers(0, 99))
+
+
+class OriginDown(Exception):
+    pass
+
+
+@dataclass
+class Stored:
+    value: object
+    began_at: float
+    fresh_until: float
+    stale_until: float
+    error_until: float
+
+
+@dataclass(eq=False)
+class Load:
+    """A load that the origin was asked for and has not answered."""
+
+    key: str
+    began_at: float
+    freshness: Freshness
+    listed: bool = True
+    given_up: bool = False
+    answer: asyncio.Future[object] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+@dataclass(eq=False)
+class Caller:
+    task: asyncio.Task[Lookup[object]]
+    load: Load
+    deadline: float
+    cancelled: bool = False
+
+
+class CacheMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.problems: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _, context: self.problems.append(context))
+        self.clock = ManualClock()
+        self.cache = Cache(
+            MemoryStore(max_entries=100),
+            clock=self.clock,
+            rng=random.Random(1),
+            refresh_concurrency=2,
+            load_timeout=LOAD_TIMEOUT,
+        )
+        self.stored: dict[str, Stored] = {}
+        self.loads: list[Load] = []
+        self.callers: list[Caller] = []
+        self.refreshes: list[Load] = []
+        self.started: list[Load] = []
+
+    def run(self, what: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(what)
+
+    def teardown(self) -> None:
+        self.run(self.cache.close())
+        for caller in self.callers:
+            caller.task.cancel()
+        self.run(settle())
+        for caller in self.callers:
+            if caller.task.done() and not caller.task.cancelled():
+                caller.task.exception()
+        self.loop.close()
+
+    # The model
+
+    def listed(self, key: str) -> Load | None:
+        return next((load for load in self.loads if load.key == key and load.listed), None)
+
+    def unlist(self, key: str) -> None:
+        load = self.listed(key)
+        if load is not None:
+            load.listed = False
+
+    def keep(self, key: str, value: object, freshness: Freshness, began_at: float) -> None:
+        now = self.clock.now()
+        if value is None and freshness.negative_ttl is not None:
+            ends = (now + freshness.negative_ttl,) * 3
+        else:
+            end = now + freshness.ttl
+            ends = (end, end + freshness.stale_while_revalidate, end + freshness.stale_if_error)
+        self.stored[key] = Stored(value, began_at, *ends)
+
+    def settle_callers(self, load: Load, error: Exception | None, value: object) -> None:
+        """Checks the outcome of everybody who waited for `load`, which has just ended."""
+        now = self.clock.now()
+        for caller in [caller for caller in self.callers if caller.load is load]:
+            self.callers.remove(caller)
+            assert caller.task.done()
+            if caller.cancelled:
+                assert caller.task.cancelled()
+                continue
+            if error is None:
+                found = caller.task.result()
+                assert found.value == value
+                assert (found.age, found.staleness) == (now - load.began_at, 0.0)
+                continue
+            stored = self.stored.get(load.key)
+            if stored is not None and now < stored.error_until:
+                found = caller.task.result()
+                assert found.value == stored.value
+                assert found.source == ("hit" if now < stored.fresh_until else "stale_error")
+                assert found.staleness == max(0.0, now - stored.fresh_until)
+            else:
+                assert type(caller.task.exception()) is type(error)
+
+    # What can happen
+
+    @rule(key=keys, freshness=freshnesses, patience=st.sampled_from([0.5, 2.0, 1e6]))
+    def ask(self, key: str, freshness: Freshness, patience: float) -> None:
+        now = self.clock.now()
+        started: list[Load] = []
+
+        async def load() -> object:
+            started.append(Load(key, now, freshness))
+            return await started[0].answer
+
+        async def begin() -> asyncio.Task[Lookup[object]]:
+            deadline = Deadline(now + patience, self.clock)
+            with request_context(RequestContext(deadline=deadline)):
+                task = asyncio.create_task(self.cache.lookup(key, load, freshness))
+            await settle()
+            return task
+
+        stored, flying = self.stored.get(key), self.listed(key)
+        task = self.run(begin())
+        if stored is not None and now < stored.fresh_until:
+            assert task.result() == Lookup(stored.value, "hit", now - stored.began_at, 0.0)
+            assert started == []
+        elif stored is not None and now < stored.stale_until:
+            staleness = now - stored.fresh_until
+            assert task.result() == Lookup(stored.value, "stale", now - stored.began_at, staleness)
+            may_refresh = flying is None and len(self.refreshes) < 2
+            assert len(started) == int(may_refresh)
+            self.refreshes += started
+        else:
+            assert len(started) == int(flying is None)
+            assert not task.done()
+            self.callers.append(Caller(task, flying or started[0], now + patience))
+        self.loads += started
+
+    @precondition(lambda self: self.loads)
+    @rule(data=st.data(), value=answers, fails=st.booleans())
+    def origin_answers(self, data: st.DataObject, value: object, fails: bool) -> None:
+        load = data.draw(st.sampled_from(self.loads))
+        self.loads.remove(load)
+        if fails:
+            load.answer.set_exception(OriginDown())
+        else:
+            load.answer.set_result(value)
+        self.run(settle())
+        if load in self.refreshes:
+            self.refreshes.remove(load)
+        if not fails and load.listed:
+            self.keep(load.key, value, load.freshness, load.began_at)
+        self.settle_callers(load, OriginDown() if fails else None, value)
+
+    @precondition(lambda self: self.callers)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        caller = data.draw(st.sampled_from(self.callers))
+        caller.task.cancel()
+        self.run(settle())
+        assert caller.task.cancelled()
+        self.callers.remove(caller)
+
+    @rule(seconds=st.sampled_from([0.25, 1.0, 2.5, 7.0]))
+    def time_passes(self, seconds: float) -> None:
+        end = self.clock.now() + seconds
+        while True:
+            moments = [caller.deadline for caller in self.callers]
+            moments += [load.began_at + LOAD_TIMEOUT for load in self.loads]
+            if not moments or min(moments) > end:
+                break
+            self.run(self.clock.run_for(min(moments) - self.clock.now()))
+            self.fall_due()
+        self.run(self.clock.run_for(end - self.clock.now()))
+
+    def fall_due(self) -> None:
+        now = self.clock.now()
+        for caller in [caller for caller in self.callers if caller.deadline <= now]:
+            if caller.load.began_at + LOAD_TIMEOUT > now:
+                self.callers.remove(caller)
+                with pytest.raises(DeadlineExceeded, match="this caller's deadline"):
+                    caller.task.result()
+        for load in [load for load in self.loads if load.began_at + LOAD_TIMEOUT <= now]:
+            self.loads.remove(load)
+            if load in self.refreshes:
+                self.refreshes.remove(load)
+            self.settle_callers(load, DeadlineExceeded(), None)
+
+    @rule(key=keys, value=answers, freshness=freshnesses)
+    def write(self, key: str, value: object, freshness: Freshness) -> None:
+        self.run(self.cache.set(key, value, freshness))
+        self.unlist(key)
+        self.keep(key, value, freshness, self.clock.now())
+
+    @rule(key=keys)
+    def expire(self, key: str) -> None:
+        self.run(self.cache.expire(key))
+        self.unlist(key)
+        stored = self.stored.get(key)
+        if stored is not None and stored.fresh_until > self.clock.now():
+            early = stored.fresh_until - self.clock.now()
+            stored.fresh_until -= early
+            stored.stale_until -= early
+            stored.error_until -= early
+
+    @rule(key=keys)
+    def remove(self, key: str) -> None:
+        self.run(self.cache.remove(key))
+        self.unlist(key)
+        self.stored.pop(key, None)
+
+    @rule()
+    def clear(self) -> None:
+        self.run(self.cache.clear())
+        for key in KEYS:
+            self.unlist(key)
+        self.stored.clear()
+
+    @invariant()
+    def reads_agree(self) -> None:
+        for key in KEYS:
+            stored = self.stored.get(key)
+            fresh = stored is not None and self.clock.now() < stored.fresh_until
+            assert self.run(self.cache.get(key, "absent")) == (stored.value if stored and fresh else "absent")
+
+    @invariant()
+    def asyncio_has_nothing_to_report(self) -> None:
+        assert self.problems == []
+
+    @invariant()
+    def staleness_stays_in_its_bound(self) -> None:
+        assert self.cache.stats.max_staleness_served < 3.0  # the widest window drawn
+
+
+CacheMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+test_a_cache_does_what_a_dict_with_three_moments_per_value_does = CacheMachine.TestCase
