@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from fairlead import __version__
-from fairlead.lab.samples import Samples
+from fairlead.lab.samples import Outcome, Samples
 from fairlead.trial.figures import WHOLE_RUN, load_figures, load_metrics, metric_record, of_phase
 from fairlead.trial.result import (
     ArmRecord,
@@ -25,6 +25,7 @@ from fairlead.trial.walk import Recorded
 
 __all__ = ["conclude"]
 
+LOGS = "logs"
 MAX_SEND_LAG_P99 = 0.010
 """Seconds. Latency counts from the intended moment, so lag is in it: 10 ms is well below every figure
 reported.
@@ -111,6 +112,8 @@ def _validity(recorded: Recorded, ended_early: str) -> ValidityRecord:
         checked = turn.samples.validity(max_lag_p99=MAX_SEND_LAG_P99)
         if not checked.valid:
             reasons.append(f"{turn.arm.name}, cycle {turn.cycle + 1}: {checked.reason}")
+        elif not turn.samples.count(Outcome.OK):
+            reasons.append(f"{turn.arm.name}, cycle {turn.cycle + 1}: not one answer; see its log in {LOGS}/")
     everything = Samples.concatenate([turn.samples for turn in recorded.turns])
     return ValidityRecord(
         valid=not reasons,

@@ -25,14 +25,18 @@ class Answer:
     """Item ids, best first."""
     model: str
     """Version of the model that ranked them, or of the heuristic."""
-    degraded: bool
-    """True when features or the model were missing and a lesser ranking took their place."""
+    degraded_by: str = ""
+    """Why a lesser ranking took the model's place: the error's class or the scheduler's reason; empty when it did not."""
     staleness: float
     """Seconds the stalest part was past its lifetime when it was read; 0 when all was fresh."""
     age: float
     """Seconds since the origin began to read the oldest part."""
     hit: bool
     """True when nothing had to be waited for."""
+
+    @property
+    def degraded(self) -> bool:
+        return bool(self.degraded_by)
 
 
 def rank(items: Sequence[int], scores: Sequence[float]) -> list[int]:

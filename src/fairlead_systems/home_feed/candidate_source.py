@@ -18,7 +18,7 @@ from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
 from fairlead_systems.home_feed.serving import argument_parser, main
 from fairlead_systems.home_feed.world import World
 
-SERVICE_TIME = ServiceTime(median=0.040, sigma=0.45, stall_chance=0.004, stall=0.250)
+SERVICE_TIME = ServiceTime(median=0.055, sigma=0.45, stall_chance=0.004, stall=0.250)
 WORKERS = 12
 QUEUE = 200
 

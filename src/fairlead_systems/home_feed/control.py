@@ -99,6 +99,4 @@ class Control:
             oldest = min(oldest, features.as_of_seconds)
             rows.append(features.values)
         ranked, model = self._ranking.rank(user, candidates.items, rows)
-        return Answer(
-            items=ranked, model=model, degraded=False, staleness=0.0, age=time.monotonic() - oldest, hit=hit
-        )
+        return Answer(items=ranked, model=model, staleness=0.0, age=time.monotonic() - oldest, hit=hit)

@@ -25,7 +25,7 @@ from fairlead_systems.home_feed.feature_protocol import SERVICE, BatchReply, Bat
 from fairlead_systems.home_feed.serving import argument_parser, main
 from fairlead_systems.home_feed.world import World
 
-SERVICE_TIME = ServiceTime(median=0.004, sigma=0.5, per_item=0.0002, stall_chance=0.002, stall=0.300)
+SERVICE_TIME = ServiceTime(median=0.005, sigma=0.5, per_item=0.0002, stall_chance=0.002, stall=0.300)
 WORKERS = 24
 QUEUE = 256
 MAX_ITEMS = 512

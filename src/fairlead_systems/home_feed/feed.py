@@ -41,6 +41,7 @@ from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, Mechanisms
 from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
 from fairlead_systems.home_feed.serving import argument_parser, main
 from fairlead_systems.home_feed.treatment import Treatment
+from fairlead_systems.home_feed.world import World
 
 FLAG = "feed_path"
 _SERVICE = "home_feed"
@@ -50,9 +51,10 @@ _LONGEST_ID = 64
 class Feed:
     """State of one feed process; everything in it is per process."""
 
-    def __init__(self, flags: FlagSet, instance: str, sink: EventSink) -> None:
+    def __init__(self, flags: FlagSet, instance: str, seed: int, sink: EventSink) -> None:
         self._flags = flags
         self._instance = instance
+        self._seed = seed
         self._sink = sink
         self._numbers = itertools.count(1)
         self.registry = MetricRegistry()
@@ -78,7 +80,12 @@ class Feed:
         self._scheduled = ScheduledRanking() if self.uses.int8_ranking else None
         self._control = Control(candidates, self.feature_client, inline)
         self._treatment = Treatment(
-            candidates, self.feature_client, self._scheduled or inline, self.uses, self._sink.emit
+            candidates,
+            self.feature_client,
+            self._scheduled or inline,
+            World(self._seed).trending(),
+            self.uses,
+            self._sink.emit,
         )
 
     async def close(self) -> None:
@@ -143,6 +150,9 @@ class Feed:
                 age_seconds=answer.age if answer is not None else 0.0,
                 error=error[:200],
                 variant=variant,
+                attributes={"degraded_by": answer.degraded_by}
+                if answer is not None and answer.degraded
+                else {},
             )
         )
 
@@ -163,7 +173,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
         sink = BufferedSink(JsonLinesSegments(arguments.events, prefix="feed"), capacity=50_000)
     flags = FlagSet.from_file(arguments.flags, exposures=ExposureLog(sink))
     flags.require(FLAG, "string")
-    feed = Feed(flags, arguments.instance, sink)
+    feed = Feed(flags, arguments.instance, arguments.seed, sink)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

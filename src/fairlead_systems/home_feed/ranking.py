@@ -38,10 +38,10 @@ class ScheduledRanking:
 
     async def rank(
         self, user: str, items: list[int], features: Sequence[Sequence[float]]
-    ) -> tuple[list[int], str, bool]:
-        """Items best first, the version that ranked them, and whether that was the heuristic."""
+    ) -> tuple[list[int], str, str]:
+        """Items best first, the version that ranked them, and why it was the heuristic; empty when the model did."""
         scored = await self.scheduler.score(_rows(user, items, features))
-        return rank(items, scored.scores), scored.model_version, scored.degraded
+        return rank(items, scored.scores), scored.model_version, scored.reason or ""
 
     def close(self) -> None:
         self.scheduler.close()

@@ -69,6 +69,10 @@ class World:
             raise IndexError(topic)
         return self._candidates[topic]
 
+    def trending(self) -> list[int]:
+        """The most popular items of all topics: what can be shown when nothing is known of the one asked for."""
+        return list(range(CANDIDATES_PER_TOPIC))
+
     def features(self, item: int) -> list[float]:
         """Values of ITEM_FEATURES, in that order. Raises IndexError outside the world."""
         if not 0 <= item < ITEMS:
