@@ -24,6 +24,7 @@ def bars(quick: bool) -> list[Bar]:
     return [
         *_hit(rounds=5 if quick else 15, quick=quick),
         _thousand_misses(),
+        _cancelled_leader(),
         *_herd_law(expiries=20 if quick else 200),
     ]
 
@@ -191,6 +192,53 @@ def _thousand_misses() -> Bar:
     )
 
 
+def _cancelled_leader() -> Bar:
+    """How many of 99 callers that wait for a load fail when the hundredth, who started it, is cancelled."""
+
+    async def slow() -> int:
+        await asyncio.sleep(0.02)
+        return 1
+
+    async def failed(ask: Callable[[], Awaitable[object]]) -> int:
+        async def caller() -> object:
+            return await ask()
+
+        leader = asyncio.create_task(caller())
+        await settle(3)
+        others = [asyncio.create_task(caller()) for _ in range(99)]
+        await settle(3)
+        leader.cancel()
+        answers = await asyncio.gather(*others, return_exceptions=True)
+        return sum(isinstance(answer, BaseException) for answer in answers)
+
+    async def each() -> dict[str, int]:
+        tasks: dict[str, asyncio.Task[int]] = {}
+
+        async def shared_task() -> int:
+            if "video:1" not in tasks:
+                tasks["video:1"] = asyncio.create_task(slow())
+            return await tasks["video:1"]
+
+        cache = Cache()
+        return {
+            "fairlead": await failed(lambda: cache.get_or_load("video:1", slow, _FOR_LONG)),
+            "one task that all callers await": await failed(shared_task),
+            "async-lru": await failed(async_lru.alru_cache(maxsize=10)(slow)),
+        }
+
+    failures = asyncio.run(each())
+    return Bar(
+        what="callers of 99 that fail with the one who started the load",
+        value=failures["fairlead"],
+        limit=0,
+        n=99,
+        unit="callers",
+        note=f"one task that all await: {failures['one task that all callers await']}; "
+        f"async-lru: {failures['async-lru']}",
+        figures={f"{name}_failed": float(count) for name, count in failures.items()},
+    )
+
+
 def _herd_law(*, expiries: int) -> list[Bar]:
     """Fetches per expiry of a key asked for `rate` times a second whose fetch takes `seconds`, beside 1 + rate·seconds.
 
@@ -209,7 +257,8 @@ def _herd_law(*, expiries: int) -> list[Bar]:
                 limit=1.0,
                 unit="fetches",
                 n=expiries,
-                note=f"law: saves {1 - 1 / law:.1%}; measured: {1 - ours / plain:.1%}",
+                note=f"uncoalesced: {plain:.2f}, law 1 + λL: {law:g}; saved: {1 - ours / plain:.1%}, "
+                f"law 1 − 1/(1 + λL): {1 - 1 / law:.1%}",
                 figures={"uncoalesced": plain, "law_1_plus_lambda_l": law},
             )
         )
