@@ -1,8 +1,8 @@
 """The tier in this process: a dict in order of use, bounded by the number of entries.
 
 A cache without a bound is a leak with a hit ratio. The bound here is exact LRU: every hit moves its entry to
-the end of an OrderedDict and an insertion beyond the bound drops the first. Exact costs 25 ns a hit over a
-second-chance bit and needs no sweep, whose pause grows with the bound (docs/decisions/0042).
+the end of an OrderedDict, and an insertion beyond the bound drops the first. A second-chance bit would be a
+little cheaper per hit and needs a sweep, whose pause grows with the bound (docs/decisions/0042).
 
 Per process, and for one event loop at a time; not safe between threads. Dead entries stay until the bound
 pushes them out. Values are handed out as they are, not copied: store frozen types or bytes.

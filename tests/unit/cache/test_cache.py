@@ -219,12 +219,15 @@ async def test_a_failed_refresh_keeps_the_value_until_its_bound_and_then_raises(
         await cache.get_or_load("k", origin, STALE)
 
 
-async def test_background_refreshes_have_their_own_bound_after_a_mass_expiry(clock: ManualClock) -> None:
+async def test_background_refreshes_have_their_own_bound_after_a_mass_invalidation(
+    clock: ManualClock,
+) -> None:
     cache = Cache(clock=clock, refresh_concurrency=4)
     origin = Origin()
     for key in range(50):
         await cache.get_or_load(key, origin, STALE)
-    clock.advance(11.0)
+    for key in range(50):
+        await cache.expire(key)
     origin.gate.clear()
     for key in range(50):
         assert (await cache.lookup(key, origin, STALE)).source == "stale"
@@ -467,6 +470,23 @@ async def test_a_thousand_concurrent_misses_of_one_key_load_once(cache: Cache, o
     assert origin.calls == 1
     assert sorted(answer.source for answer in answers) == ["joined"] * 999 + ["load"]
     assert (cache.stats.misses, cache.stats.joined, cache.stats.max_concurrent_loads) == (1000, 999, 1)
+
+
+@pytest.mark.parametrize("arrivals", [1, 4, 32])
+async def test_coalescing_saves_the_share_of_fetches_that_the_herd_law_gives(
+    cache: Cache, clock: ManualClock, origin: Origin, arrivals: int
+) -> None:
+    origin.gate.clear()
+    callers = []
+    for _ in range(
+        1 + arrivals
+    ):  # λL = arrivals: that many come while the first one's fetch of one second runs
+        callers.append(asyncio.create_task(cache.get_or_load("k", origin, PLAIN)))
+        await settle(3)
+        clock.advance(1.0 / (1 + arrivals))
+    origin.gate.set()
+    await asyncio.gather(*callers)
+    assert 1 - origin.calls / len(callers) == pytest.approx(1 - 1 / (1 + arrivals))
 
 
 async def test_closing_cancels_what_runs_and_leaves_the_cache_usable(cache: Cache, origin: Origin) -> None:
