@@ -297,7 +297,7 @@ class Cache:
         if flight.error is not None:
             self.stats.load_errors += 1
             self.stats.refresh_failures += refresh
-            self.stats.last_error = f"{type(flight.error).__name__}: {flight.error}"
+            self.stats.last_error = f"{type(flight.error).__name__}: {flight.error}"[:200]
         elif listed:
             self._keep(flight.key, flight.value, freshness, flight.began_at)
 

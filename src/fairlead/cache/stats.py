@@ -60,7 +60,7 @@ class CacheStats:
         self.max_staleness_served = 0.0
         """Seconds past its fresh life of the stalest answer given."""
         self.last_error = ""
-        """The latest load error, type and message."""
+        """The latest load error, type and message, cut to 200 characters."""
 
     def as_dict(self) -> dict[str, int | float | str]:
         """The counters by name, in alphabetical order."""
