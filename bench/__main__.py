@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.harness import Bar
 
-ROOMS = ("cache", "calls", "telemetry", "flags", "inference", "lab", "cli")
+ROOMS = ("cache", "calls", "telemetry", "flags", "inference", "lab", "cli", "home_feed")
 """In the order of the table; a room without a module is named on stderr and left out."""
 
 SCHEMA = "fairlead.bench/1"

@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fairlead.charts import format_value
 from fairlead.errors import InvalidInput
 from fairlead.metrics.metric import Metric
 
@@ -127,7 +128,13 @@ class Target:
             return "no figure"
         if math.isinf(value):
             return "no answer"
-        return f"{value * 100:.4g} %" if self.metric.unit == "ratio" else f"{value:.4g} {self.metric.unit}"
+        if self.metric.unit == "ratio":
+            return f"{value * 100:.4g} %"
+        return (
+            format_value(value, "seconds")
+            if self.metric.unit == "seconds"
+            else f"{value:.4g} {self.metric.unit}"
+        )
 
     def _in_words(self, value: float) -> str:
         """A value of the relation: percent and percentage points are different units and are worded so."""

@@ -35,7 +35,7 @@ HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0}
 _SECONDS = {LEAD_IN: 1.0, NORMAL: 3.2, VIRAL: 3.0, CLEARED: 1.8, STALLED: 2.4}
 _QUICK_SECONDS = {LEAD_IN: 0.6, NORMAL: 1.0, VIRAL: 1.0, CLEARED: 0.7, STALLED: 1.2}
 _TITLES = {
-    LEAD_IN: "lead-in",
+    LEAD_IN: "start",
     NORMAL: "normal",
     VIRAL: "viral topic",
     CLEARED: "cache cleared",

@@ -39,13 +39,13 @@ def target(
 def test_a_relative_change_that_is_reached_exactly_is_met() -> None:
     outcome = target("relative_change", -0.5).judge(0.4, 0.2)
     assert (outcome.met, outcome.observed) == (True, -0.5)
-    assert outcome.wording == "0.4 seconds → 0.2 seconds: −50.0 %, needs at most −50.0 %: met"
+    assert outcome.wording == "400 ms → 200 ms: −50.0 %, needs at most −50.0 %: met"
 
 
 def test_a_missed_target_says_by_how_much() -> None:
     outcome = target("relative_change", -0.4).judge(0.380, 0.300)
     assert outcome.met is False
-    assert outcome.wording == "0.38 seconds → 0.3 seconds: −21.1 %, needs at most −40.0 %: missed"
+    assert outcome.wording == "380 ms → 300 ms: −21.1 %, needs at most −40.0 %: missed"
 
 
 def test_percent_and_percentage_points_are_different_units() -> None:
@@ -99,7 +99,7 @@ def test_a_control_that_never_came_back_is_no_yardstick_and_a_treatment_that_did
     assert promise.judge(math.inf, math.inf).met is None
     worst = promise.judge(0.2, math.inf)
     assert worst.met is False
-    assert worst.wording == "0.2 seconds → no answer: no answer, needs at most −40.0 %: missed"
+    assert worst.wording == "200 ms → no answer: no answer, needs at most −40.0 %: missed"
 
 
 def test_a_change_that_rounds_to_nothing_carries_no_sign() -> None:

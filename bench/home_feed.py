@@ -1,0 +1,161 @@
+"""The home feed, longer than `fairlead try` has time for: three seeds, every ablation, and p99.9.
+
+    python -m bench home_feed                 p99 on three seeds, and p99.9 from 200,000 requests an arm (about 25 min)
+    python -m bench home_feed --quick         one short run
+    python -m bench.home_feed ablations       what each mechanism contributes, one arm each in one run (about 5 min)
+
+Both arms of a figure come from one run, in cycles that take turns. Runs lie in bench/results/.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bench.harness import Bar
+from fairlead.charts import format_value
+from fairlead.trial import Settings, load_system
+from fairlead.trial.result import Result
+from fairlead.trial.run import make_run_directory, run_trial
+
+__all__ = ["ablations", "bars"]
+
+RESULTS = Path(__file__).parent / "results"
+SEEDS = (1, 2, 3)
+P999_RATE = 300.0
+P999_REQUESTS = 200_000
+
+
+def bars(quick: bool) -> list[Bar]:
+    """p99 of treatment over control by phase, staleness, herds; and p99.9 unless quick."""
+    if quick:
+        return _by_seed((1,), quick=True)
+    return [*_by_seed(SEEDS, quick=False), _p999()]
+
+
+def _by_seed(seeds: tuple[int, ...], *, quick: bool) -> list[Bar]:
+    results = [_run(Settings(seed=seed, quick=quick)) for seed in seeds]
+    measured = []
+    for phase in ("normal", "viral", "stalled"):
+        ratios = sorted(_ratio(result, "latency_p99", phase) for result in results)
+        measured.append(
+            Bar(
+                what=f"home feed p99, treatment over control, {phase}, worst of {len(seeds)} seeds",
+                value=ratios[-1],
+                limit=1.0,
+                unit="×",
+                n=len(seeds),
+                spread=(ratios[0], ratios[-1]),
+                note=_validity(results),
+            )
+        )
+    measured.append(
+        Bar(
+            what="home feed answers beyond the staleness bound of 400 ms, all seeds",
+            value=sum(_value(result, "staleness_violations", "treatment", "run") for result in results),
+            limit=0,
+            n=sum(result.validity.requests for result in results) // 2,
+        )
+    )
+    measured.append(
+        Bar(
+            what="home feed peak loads of the hottest key, treatment over control, viral, worst seed",
+            value=max(_ratio(result, "herd_peak", "viral") for result in results),
+            limit=0.1,
+            unit="×",
+            n=len(seeds),
+        )
+    )
+    return measured
+
+
+def _p999() -> Bar:
+    plan = load_system("home_feed").plan(Settings(rate=P999_RATE, cycles=1))
+    # The viral phase brings more than the base rate; counting the base alone keeps the number on the safe side.
+    per_cycle = P999_RATE * sum(phase.seconds for phase in plan.phases if phase.measured)
+    result = _run(Settings(rate=P999_RATE, cycles=int(P999_REQUESTS / per_cycle) + 1))
+    control, treatment = (result.figure("latency_p999", arm, "run") for arm in ("control", "treatment"))
+    if control is None or treatment is None or not control.value or treatment.value is None:
+        raise SystemExit("the p99.9 run has no p99.9: look at its result.json")
+    return Bar(
+        what=f"home feed p99.9 over all phases at {P999_RATE:g}/s, treatment over control",
+        value=treatment.value / control.value,
+        limit=0.6 / 1.8,
+        unit="×",
+        n=treatment.n,
+        note="; ".join(
+            filter(
+                None,
+                (
+                    f"control {format_value(control.value, 'seconds')}, "
+                    f"treatment {format_value(treatment.value, 'seconds')}; published 1.8 s → 0.6 s",
+                    _validity([result]),
+                ),
+            )
+        ),
+        figures={"control_seconds": control.value, "treatment_seconds": treatment.value},
+    )
+
+
+def ablations(seed: int = 1) -> str:
+    """A table: each row the treatment without one mechanism, all in one run."""
+    result = _run(Settings(seed=seed, ablate=("all",)))
+    columns = (
+        ("p99 normal", "latency_p99", "normal", "seconds"),
+        ("p99 viral", "latency_p99", "viral", "seconds"),
+        ("p99 cleared", "latency_p99", "cleared", "seconds"),
+        ("p99 stalled", "latency_p99", "stalled", "seconds"),
+        ("failed, stalled", "failed", "stalled", "ratio"),
+        ("degraded, run", "degraded", "run", "ratio"),
+        ("herd, viral", "herd_peak", "viral", "count"),
+        ("calls/request", "origin_calls", "run", "number"),
+        ("CPU-s/1,000", "cpu", "run", "number"),
+    )
+    lines = ["| arm | " + " | ".join(name for name, *_ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for arm in result.arms:
+        cells = []
+        for _, metric, phase, unit in columns:
+            if metric == "failed":
+                value = _value(result, "timeouts", arm.name, phase) + _value(
+                    result, "errors", arm.name, phase
+                )
+            else:
+                value = _value(result, metric, arm.name, phase)
+            cells.append(format_value(value, unit))  # type: ignore[arg-type]  # units above are of charts.Unit
+        lines.append(f"| {arm.name} | " + " | ".join(cells) + " |")
+    machine = result.machine
+    lines.append("")
+    lines.append(
+        f"seed {seed}, {result.cycles} cycles an arm, {result.validity.requests:,} requests, {machine.cpu}, "
+        f"{machine.cores} cores, Python {machine.python}. {_validity([result]) or 'The run is valid.'}"
+    )
+    return "\n".join(lines)
+
+
+def _run(settings: Settings) -> Result:
+    directory = make_run_directory(RESULTS, "home_feed", settings.seed)
+    return run_trial(load_system("home_feed"), settings, directory)
+
+
+def _value(result: Result, metric: str, arm: str, phase: str) -> float:
+    figure = result.figure(metric, arm, phase)
+    return float("nan") if figure is None or figure.value is None else figure.value
+
+
+def _ratio(result: Result, metric: str, phase: str) -> float:
+    return _value(result, metric, "treatment", phase) / _value(result, metric, "control", phase)
+
+
+def _validity(results: list[Result]) -> str:
+    invalid = [
+        f"{result.id}: {'; '.join(result.validity.reasons)}"
+        for result in results
+        if not result.validity.valid
+    ]
+    return f"INVALID: {' | '.join(invalid)}" if invalid else ""
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["ablations"]:
+        raise SystemExit("usage: python -m bench.home_feed ablations  (the bars: python -m bench home_feed)")
+    print(ablations())
