@@ -15,7 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from fairlead.charts import STYLESHEET, Band, Interval, bars, cdf, dot_interval, format_value, timeline
+from fairlead.charts import (
+    STYLESHEET,
+    Band,
+    Figure,
+    Interval,
+    bars,
+    cdf,
+    dot_interval,
+    format_value,
+    timeline,
+)
 from fairlead.lab.samples import Outcome
 from fairlead.trial.figures import latencies, of_phase
 from fairlead.trial.result import Result, write_atomically
@@ -23,7 +33,7 @@ from fairlead.trial.summary import PhaseTable, phase_tables
 from fairlead.trial.system import Arm, Phase
 from fairlead.trial.walk import Recorded
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["p99_by_phase", "render_report", "write_report"]
 
 _BIN = 0.25  # seconds of a timeline's points
 _FEWEST = 5  # requests in a bin below which its p95 is left out
@@ -139,33 +149,33 @@ def _mark(met: bool | None) -> str:
     return '<span class="met">✓ met</span>' if met else '<span class="missed">✗ missed</span>'
 
 
-def _charts(result: Result, recorded: Recorded) -> str:
-    arms = recorded.plan.arms[:2]
-    parts = ["<section><h2>What users would have met</h2>\n"]
-    groups = {
-        phase.title: {
+def p99_by_phase(result: Result) -> Figure:
+    """The two arms side by side, phase by phase."""
+    groups = {}
+    for phase in result.phases:
+        if not phase.measured:
+            continue
+        groups[phase.title] = {
             arm.name: Interval(figure.value, figure.low, figure.high, figure.n)
-            for arm in arms
+            for arm in result.arms[:2]
             if (figure := result.figure("latency_p99", arm.name, phase.name)) is not None
             and figure.value is not None
         }
-        for phase in result.phases
-        if phase.measured
-    }
-    parts.append(
-        dot_interval(
-            groups,
-            title="p99 latency by phase",
-            unit="seconds",
-            x_name="p99 latency",
-            x_scale="log",
-            description=f"95 % intervals. A failed request counts as {result.patience_seconds:g} s, the client's patience.",
-        ).to_html()
+    return dot_interval(
+        groups,
+        title="p99 latency by phase",
+        unit="seconds",
+        x_name="p99 latency",
+        x_scale="log",
+        description=f"95 % intervals. A failed request counts as {result.patience_seconds:g} s, the client's patience.",
     )
+
+
+def _charts(result: Result, recorded: Recorded) -> str:
+    arms = recorded.plan.arms[:2]
+    parts = ["<section><h2>What users would have met</h2>\n", p99_by_phase(result).to_html()]
     parts.append(_timelines(recorded, arms))
-    for phase in recorded.plan.phases:
-        if phase.measured:
-            parts.append(_cdf(recorded, arms, phase))
+    parts.extend(_cdf(recorded, arms, phase) for phase in recorded.plan.phases if phase.measured)
     parts.append("</section>\n")
     return "".join(parts)
 

@@ -11,7 +11,6 @@ Each mechanism can be switched off alone; what then runs in its place is what th
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -199,7 +198,7 @@ class Treatment:
     async def _page_features(self, items: list[int]) -> list[Features]:
         if not self._uses.batching:
             return [await self.feature_policy.call(self._features.get, item) for item in items]
-        return list(await asyncio.gather(*(self.batcher.load(item) for item in items)))
+        return await self.batcher.load_all(items)
 
     async def _load_features(self, items: list[int]) -> list[Features]:
         return await self.feature_policy.call(self._features.batch, items)
