@@ -9,6 +9,8 @@ So the deadline is made when it is read.
 
 from __future__ import annotations
 
+import msgspec
+
 from fairlead.clock import Clock
 from fairlead.context import Priority, RequestContext
 from fairlead.deadline import Deadline
@@ -16,22 +18,19 @@ from fairlead.deadline import Deadline
 __all__ = ["AttemptContext"]
 
 
-class AttemptContext(RequestContext):
-    """A RequestContext in every respect, `dataclasses.replace` and `==` included, that ends at `end`."""
+class AttemptContext(msgspec.Struct, frozen=True):
+    """Stands for a RequestContext that ends at `end`, in `isinstance`, `==` and `dataclasses.replace` as
+    well.
+    """
 
-    __slots__ = ("_clock", "_end", "_request")
+    _request: RequestContext
+    _end: float
+    _clock: Clock
 
-    # The fields below are not the dataclass's slots, so its refusal to set any attribute has nothing to
-    # protect.
-    __setattr__ = object.__setattr__
+    __dataclass_fields__ = RequestContext.__dataclass_fields__  # replace() looks for them in the type
 
-    def __init__(self, request: RequestContext, end: float, clock: Clock) -> None:
-        self._request = request
-        self._end = end
-        self._clock = clock
-
-    @property  # type: ignore[misc]  # read-only; replace(), == and repr() ask for it
-    def __class__(self) -> type[RequestContext]:  # type: ignore[override]  # the base, not this class
+    @property  # type: ignore[misc]  # read-only; isinstance(), replace(), == and repr() ask for it
+    def __class__(self) -> type[RequestContext]:  # type: ignore[override]  # the one it stands for
         return RequestContext
 
     @property
@@ -49,3 +48,7 @@ class AttemptContext(RequestContext):
     @property
     def targeting_key(self) -> str:
         return self._request.targeting_key
+
+    __eq__ = RequestContext.__eq__
+    __hash__ = RequestContext.__hash__
+    __repr__ = RequestContext.__repr__

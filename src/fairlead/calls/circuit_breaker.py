@@ -58,8 +58,8 @@ class CircuitBreaker:
         step.
     half_open_permits: probes that must all succeed to close it, and the most that run at once.
     slow_after: seconds in flight after which a call counts as failed even though it has not returned.
-        None: the attempt's own timeout, where a Policy sets one. Set it near the p99.9 to open before the
-        timeouts return.
+        None: age counts only through the attempt's own timeout, where a Policy sets one. Set it near the
+        p99.9 to open before the timeouts return.
     is_failure: which exceptions speak against the dependency; the others count as success, because it
         answered. None: every Exception.
     on_event: called with a StateChanged at each change; it must not block.
@@ -100,11 +100,13 @@ class CircuitBreaker:
         self._is_failure = is_failure
         self._rng = rng or random.Random()
         self._listeners: tuple[Callable[[StateChanged], object], ...] = (on_event,) if on_event else ()
-        # What follows is read by Policy on its hot path: while `closed` and before `due`, a call just passes.
-        self.closed = True
-        self.due = inf
+        # Policy asks only from this moment on; before it, a call passes and a success is one more in `outcomes`.
+        # Never later than the end of the bucket or the first call to fall due, and in the past unless closed.
+        self.passes_until = -inf
         self.generation = 0
         self.outcomes = RollingWindow(window, clock.now())
+        self._closed = True
+        self._due = inf
         self._state = BreakerState.CLOSED
         self._open_until = 0.0
         self._failed_probes = 0
@@ -144,12 +146,25 @@ class CircuitBreaker:
             return True
         if not isinstance(error, Exception):
             return None
-        return self._is_failure is not None and not self._is_failure(error)
+        if self._is_failure is None:
+            return False
+        try:
+            return not self._is_failure(error)
+        except Exception:  # a broken predicate must not lose the permit of the call that it judges
+            _log.exception("%s: is_failure failed for %r", self.name, error)
+            return False
 
-    def ask(self, now: float) -> int:
-        """Lets a call begin and returns the generation to hand to `record`, or raises CircuitOpen."""
-        if now >= self.due:
+    def ask(self, now: float) -> int | None:
+        """Lets a call begin, or raises CircuitOpen. Returns the generation of a probe, None for any other
+        call.
+        """
+        if now >= self._due:
             self._count_overdue(now)
+        if self._closed:
+            if now >= self.outcomes.turns_at:
+                self.outcomes.turn(now)
+            self.passes_until = min(self._due, self.outcomes.turns_at)
+            return None
         if self._state is BreakerState.OPEN:
             if now < self._open_until:
                 wait = self._open_until - now
@@ -159,17 +174,16 @@ class CircuitBreaker:
             self._free_permits = self._half_open_permits
             self._proven = 0
             self._become(BreakerState.HALF_OPEN, f"{self._half_open_permits} probes allowed")
-        if self._state is BreakerState.HALF_OPEN:
-            if not self._free_permits:
-                raise CircuitOpen(f"{self.name}: the circuit is half open and all its probes are out")
-            self._free_permits -= 1
+        if not self._free_permits:
+            raise CircuitOpen(f"{self.name}: the circuit is half open and all its probes are out")
+        self._free_permits -= 1
         return self.generation
 
     def record(self, generation: int, success: bool | None, now: float) -> None:
         """Ends a permit: True success, False failure, None neither."""
         if generation != self.generation:
             return
-        if self.closed:
+        if self._closed:
             if success is None:
                 return
             window = self.outcomes
@@ -191,10 +205,10 @@ class CircuitBreaker:
             self._failed_probes += 1
             self._open(now, "a probe failed")
 
-    def watch(self, call: object, patience: float | None, generation: int, now: float) -> float:
+    def watch(self, call: object, generation: int, now: float) -> float:
         """Begins to count the age of a call in flight; returns the patience to hand to `unwatch`."""
-        patience = self.slow_after or patience or inf
-        if not self.closed:
+        patience = self.slow_after or inf
+        if not self._closed:
             # A probe that hangs without a timeout would otherwise hold the breaker half open for ever.
             patience = min(patience, self._open_for)
         if patience != inf:
@@ -202,8 +216,9 @@ class CircuitBreaker:
             if ages is None:
                 ages = self._ages[patience] = {}
             ages[call] = (now + patience, generation)
-            if now + patience < self.due:
-                self.due = now + patience
+            if now + patience < self._due:
+                self._due = now + patience
+                self.passes_until = min(self.passes_until, self._due)
         return patience
 
     def unwatch(self, call: object, patience: float) -> bool:
@@ -212,11 +227,11 @@ class CircuitBreaker:
 
     def _count_overdue(self, now: float) -> None:
         overdue = []
-        self.due = inf
+        self._due = inf
         for ages in self._ages.values():
             for call, (due, generation) in ages.items():
                 if due > now:
-                    self.due = min(self.due, due)
+                    self._due = min(self._due, due)
                     break
                 overdue.append((ages, call, generation))
         for ages, call, generation in overdue:
@@ -237,7 +252,8 @@ class CircuitBreaker:
 
     def _become(self, state: BreakerState, reason: str) -> None:
         previous, self._state = self._state, state
-        self.closed = state is BreakerState.CLOSED
+        self._closed = state is BreakerState.CLOSED
+        self.passes_until = -inf
         self.generation += 1
         event = StateChanged(
             at_utc_seconds=self.clock.utc(),
@@ -266,8 +282,9 @@ class BreakerPermit:
     def __enter__(self) -> BreakerPermit:
         breaker = self._breaker
         now = breaker.clock.now()
-        self._generation = breaker.ask(now)
-        self._patience = breaker.watch(self, None, self._generation, now)
+        probe = breaker.ask(now)
+        self._generation = breaker.generation if probe is None else probe
+        self._patience = breaker.watch(self, self._generation, now)
         return self
 
     def __exit__(

@@ -58,7 +58,7 @@ class ConcurrencyLimit:
         self._maximum = maximum
         self._rule = (algorithm or Aimd()).begin()
         self._estimate = float(initial)
-        self._waiters: deque[asyncio.Future[bool]] = deque()
+        self.waiters: deque[asyncio.Future[bool]] = deque()
         # Policy reads and writes these on its hot path.
         self.limit = initial
         """Calls that may be in flight now."""
@@ -68,7 +68,7 @@ class ConcurrencyLimit:
     @property
     def waiting(self) -> int:
         """Calls that queue for a permit; 0 unless max_wait is set."""
-        return len(self._waiters)
+        return len(self.waiters)
 
     def permit(self) -> LimitPermit:
         """For use without a Policy: `async with limit.permit(): await call()`; raises Overloaded on entry.
@@ -84,13 +84,13 @@ class ConcurrencyLimit:
         Raises Overloaded when none is free in time, or the queue is full. Cancellation leaves no permit
         taken.
         """
-        if self.in_flight < self.limit and not self._waiters:
+        if self.in_flight < self.limit and not self.waiters:
             self.in_flight += 1
             return
-        if self.max_wait == 0.0 or len(self._waiters) >= self.limit:
+        if self.max_wait == 0.0 or len(self.waiters) >= self.limit:
             raise self._overloaded(0.0)
         granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters.append(granted)
+        self.waiters.append(granted)
         timer = self.clock.call_at(min(now + self.max_wait, until), partial(_refuse, granted))
         try:
             taken = await granted
@@ -108,28 +108,31 @@ class ConcurrencyLimit:
     def give_back(self) -> None:
         """Ends a call and lets those who wait for its place go on."""
         self.in_flight -= 1
-        if self._waiters:
-            self._wake()
+        if self.waiters:
+            self.wake()
 
     def _leave_queue(self, granted: asyncio.Future[bool]) -> None:
-        if granted in self._waiters:
-            self._waiters.remove(granted)
-        self._wake()
+        if granted in self.waiters:
+            self.waiters.remove(granted)
+        self.wake()
 
-    def _wake(self) -> None:
-        while self._waiters and self.in_flight < self.limit:
-            granted = self._waiters.popleft()
+    def wake(self) -> None:
+        """Hands free places to those who wait longest."""
+        while self.waiters and self.in_flight < self.limit:
+            granted = self.waiters.popleft()
             if not granted.done():
                 self.in_flight += 1
                 granted.set_result(True)
 
     def succeeded(self, began: float, in_flight: int, now: float) -> None:
         """Measures a call that began at `began` as the `in_flight`-th."""
-        self._move(self._rule.succeeded(self._estimate, seconds=now - began, in_flight=in_flight, now=now))
+        estimate = self._rule.succeeded(self._estimate, now - began, in_flight, now)
+        if estimate != self._estimate:
+            self._move(estimate)
 
     def dropped(self, began: float, now: float) -> None:
         """Notes that a call timed out, or was refused by the dependency."""
-        self._move(self._rule.dropped(self._estimate, began=began, now=now))
+        self._move(self._rule.dropped(self._estimate, began, now))
 
     def _move(self, estimate: float) -> None:
         self._estimate = min(max(estimate, float(self._minimum)), float(self._maximum))

@@ -15,38 +15,144 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Awaitable, Coroutine, Generator
-from typing import Any, TypeVar, cast
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from fairlead.clock import Clock
+from fairlead.clock import Clock, Timer
 
-__all__ = ["Expiry", "as_coroutine", "resume"]
+if TYPE_CHECKING:
+    from fairlead.calls.circuit_breaker import CircuitBreaker
+
+__all__ = ["Expiries", "Expiry", "Suspended", "as_coroutine", "first_step", "resume"]
 
 _T = TypeVar("_T")
 
 
 class Expiry:
-    """Cancels the running task at `when`, unless closed before."""
+    """One call that is to be cancelled at a moment, unless it is closed before."""
 
-    __slots__ = ("_before", "_task", "_timer", "expired")
+    __slots__ = ("_before", "_breaker", "_call", "_generation", "_patience", "expired", "task")
 
-    def __init__(self, when: float, clock: Clock) -> None:
+    def __init__(
+        self, breaker: CircuitBreaker | None, generation: int, call: object, patience: float
+    ) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a timeout can only end a call that runs in an asyncio task")
-        self._task = task
+        self.task: asyncio.Task[Any] | None = task
+        """The task to cancel; None once closed."""
         self._before = task.cancelling()
+        self._breaker = breaker
+        self._generation = generation
+        self._call = call
+        self._patience = patience
         self.expired = False
-        """Whether the moment came before the call ended."""
-        self._timer = clock.call_at(when, self._expire)
+        """Whether the moment came before the call ended; the breaker has then been told of a failure."""
 
-    def _expire(self) -> None:
-        self.expired = True
-        self._task.cancel()
+    def expire(self, now: float) -> None:
+        if self.task is not None:
+            self.expired = True
+            self.task.cancel()
+            # Told now, not when the call ends: one that swallows the cancellation may never end.
+            if self._breaker is not None and self._breaker.unwatch(self._call, self._patience):
+                self._breaker.record(self._generation, False, now)
 
-    def close(self) -> bool:
-        """Disarms; True if it cancelled the task and nobody else did. To be called exactly once."""
-        self._timer.cancel()
-        return self.expired and self._task.uncancel() <= self._before
+    def take_back(self, task: asyncio.Task[Any]) -> bool:
+        """Takes our request to cancel back; True if nobody else has made one since the call began."""
+        return task.uncancel() <= self._before
+
+
+class Expiries:
+    """The ends of all calls of one policy, with one timer among them: for the next that is due.
+
+    A timer of the loop per call costs more than all the rest of the call, and nearly every one is
+    cancelled. Here a call that ends only marks its entry. The timer that its entry set, if it set one,
+    stays, and moves on to the next open entry when it fires: about one timer per timeout's span, however
+    many calls.
+    """
+
+    __slots__ = ("_armed_for", "_clock", "_closed", "_heap", "_loop", "_order", "_timer")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._forget(None)
+
+    def _forget(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+        self._heap: list[tuple[float, int, Expiry]] = []
+        self._order = 0
+        self._closed = 0
+        self._armed_for = inf
+        self._timer: Timer | None = None
+
+    def add(
+        self, when: float, breaker: CircuitBreaker | None, generation: int, call: object, patience: float
+    ) -> Expiry:
+        """Has the running task cancelled at `when`, and the breaker told; it is to be closed."""
+        expiry = Expiry(breaker, generation, call, patience)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._forget(loop)  # the loop before was closed, and its timer with it
+        self._order += 1
+        heappush(self._heap, (when, self._order, expiry))
+        if when < self._armed_for:
+            self._arm(when)
+        return expiry
+
+    def close(self, expiry: Expiry) -> bool:
+        """Disarms it; True if it cancelled its task and nobody else did. To be called exactly once."""
+        task, expiry.task = expiry.task, None
+        if expiry.expired:
+            return task is not None and expiry.take_back(task)
+        self._closed += 1
+        if self._closed > 100 and self._closed * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].task is not None]
+            heapify(self._heap)
+            self._closed = 0
+        return False
+
+    def _arm(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = when
+        self._timer = self._clock.call_at(when, self._fire)
+
+    def _fire(self) -> None:
+        # Loops count in milliseconds, so a timer may fire a little before its moment.
+        now = max(self._clock.now(), self._armed_for)
+        self._armed_for = inf
+        self._timer = None
+        heap = self._heap
+        while heap and (heap[0][0] <= now or heap[0][2].task is None):
+            _, _, expiry = heappop(heap)
+            if expiry.task is None:
+                self._closed -= 1
+            expiry.expire(now)
+        if heap:
+            self._arm(heap[0][0])
+
+
+class Suspended:
+    """A coroutine's first step ended in a wait."""
+
+    __slots__ = ("waits_for",)
+
+    def __init__(self, waits_for: object) -> None:
+        self.waits_for = waits_for
+
+
+def first_step(coroutine: Coroutine[Any, Any, _T]) -> _T | Suspended:
+    """Starts a coroutine by hand: its result if it ran to its end at once, else what it waits for.
+
+    A function of its own because CPython 3.11 decodes the line table of the function that catches
+    StopIteration from its beginning up to the call: in the middle of a long function that costs more than
+    this call.
+    """
+    try:
+        return Suspended(coroutine.send(None))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
 
 
 @types.coroutine

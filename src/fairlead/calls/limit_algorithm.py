@@ -26,11 +26,11 @@ __all__ = ["Aimd", "Gradient", "LimitAlgorithm", "LimitRule"]
 class LimitRule(Protocol):
     """The state of one limit's algorithm."""
 
-    def succeeded(self, limit: float, *, seconds: float, in_flight: int, now: float) -> float:
+    def succeeded(self, limit: float, seconds: float, in_flight: int, now: float) -> float:
         """The limit after a call that took `seconds` and found `in_flight` calls, itself included."""
         ...
 
-    def dropped(self, limit: float, *, began: float, now: float) -> float:
+    def dropped(self, limit: float, began: float, now: float) -> float:
         """The limit after a call that began at `began` and timed out or was refused by the dependency."""
         ...
 
@@ -91,10 +91,10 @@ class _AimdRule:
         self._cut = cut
         self._cut_at = float("-inf")
 
-    def succeeded(self, limit: float, *, seconds: float, in_flight: int, now: float) -> float:
+    def succeeded(self, limit: float, seconds: float, in_flight: int, now: float) -> float:
         return limit + 1.0 / limit if in_flight * 2 >= limit else limit
 
-    def dropped(self, limit: float, *, began: float, now: float) -> float:
+    def dropped(self, limit: float, began: float, now: float) -> float:
         # Calls that began before the last cut met the old limit: their failure says nothing about the new
         # one.
         if began < self._cut_at:
@@ -118,7 +118,7 @@ class _GradientRule(_AimdRule):
         self._sum = 0.0
         self._most_in_flight = 0
 
-    def succeeded(self, limit: float, *, seconds: float, in_flight: int, now: float) -> float:
+    def succeeded(self, limit: float, seconds: float, in_flight: int, now: float) -> float:
         self._count += 1
         self._sum += seconds
         self._most_in_flight = max(self._most_in_flight, in_flight)

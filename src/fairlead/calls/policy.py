@@ -9,7 +9,7 @@ The first step of the coroutine is driven by hand. If it finishes there, no time
 suspends, one timer is set for whichever comes first, the end of the attempt or of the call.
 
 Invariant: whatever ends a call (a result, a failure, our timeout, the caller's cancellation, the loop's
-end), its permits are given back, its timer is gone, and the ambient context is the one it found.
+end), its permits are given back, no timer can touch it any more, and the ambient context is the one it found.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from math import inf
 from types import CoroutineType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from fairlead.calls.attempt_context import AttemptContext
 from fairlead.calls.bounds import check_number
 from fairlead.calls.circuit_breaker import CircuitBreaker
 from fairlead.calls.concurrency_limit import ConcurrencyLimit
-from fairlead.calls.expiry import Expiry, as_coroutine, resume
+from fairlead.calls.expiry import Expiries, Suspended, as_coroutine, first_step, resume
 from fairlead.calls.retry import Retry
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import _current  # request_context() costs five times the set and reset it stands for
@@ -80,11 +80,12 @@ class Policy:
     __slots__ = (
         "_attempt_timeout",
         "_breaker",
-        "_budget_window",
         "_clock",
+        "_earnings",
+        "_expiries",
+        "_first_timeout",
         "_limit",
         "_now",
-        "_patience",
         "_refused",
         "_retried",
         "_retry",
@@ -121,9 +122,10 @@ class Policy:
         self.name = name
         self._timeout = inf if timeout is None else timeout
         self._attempt_timeout = inf if attempt_timeout is None else attempt_timeout
-        self._patience = attempt_timeout or timeout
+        self._first_timeout = min(self._timeout, self._attempt_timeout)
+        self._expiries = Expiries(clock)
         self._retry = retry
-        self._budget_window = budget.earnings if budget else None
+        self._earnings = budget.earnings if budget else None
         self._breaker = breaker
         self._limit = limit
         self._clock = clock
@@ -158,77 +160,75 @@ class Policy:
         time ran out, caused by the last failure; else the last attempt's own exception, with a note on why
         it was the last. Cancelling it cancels the attempt and counts for nothing.
         """
+        # This is the hot path, so what would read better as six methods is written out: each would cost as much as
+        # the breaker and the limit together. docs/decisions/0030 has the figures.
         began = now = self._now()
         request = _current.get()
         deadline = request.deadline
         request_end = deadline.at if deadline.clock is self._clock else now + deadline.remaining()
-        end = now + self._timeout
-        if request_end < end:
-            end = request_end
-        if end <= now:
-            self._refused += 1
-            raise DeadlineExceeded(
-                f"{self.name}: the deadline passed {(now - end) * 1000:.0f} ms ago, so it was not started"
-            )
-        window = self._budget_window
-        if window is not None:
+        if request_end <= now:
+            raise self._too_late(now - request_end)
+        if (window := self._earnings) is not None:
             if now >= window.turns_at:
                 window.turn(now)
             window.total += 1
         breaker = self._breaker
         limit = self._limit
+        attempt_timeout = self._first_timeout
         attempt = 1
-        generation = 0
         failure: Exception | None = None
+        probe = token = None
         while True:
-            if breaker is not None:
-                generation = breaker.generation
-                if not breaker.closed or now >= breaker.due:
-                    generation = self._ask(breaker, now, failure)
+            if breaker is not None and now >= breaker.passes_until:
+                probe = self._ask(breaker, now, failure)
             if limit is not None:
                 if limit.in_flight < limit.limit:
                     limit.in_flight += 1
                 else:
-                    await self._wait_for_permit(limit, generation, now, end, failure)
-                    now = self._now()
-            attempt_end = now + self._attempt_timeout
-            if end < attempt_end:
-                attempt_end = end
-            token = None
+                    end = min(began + self._timeout, request_end)
+                    now = await self._wait_for_permit(limit, probe, now, end, failure)
+                    attempt_timeout = min(attempt_timeout, end - now)
+            attempt_end = now + attempt_timeout
             if attempt_end < request_end:
-                token = _current.set(AttemptContext(request, attempt_end, self._clock))
+                token = _current.set(AttemptContext(request, attempt_end, self._clock))  # type: ignore[arg-type]
+            else:
+                attempt_end = request_end
             try:
                 try:
-                    coroutine = fn(*args, **kwargs)
+                    coroutine = fn(*args, **kwargs) if kwargs else fn(*args)  # type: ignore[call-arg]
                     if type(coroutine) is not CoroutineType:
                         coroutine = as_coroutine(coroutine)
-                    waits_for = coroutine.send(None)
-                except StopIteration as stop:
-                    if breaker is not None:
-                        outcomes = breaker.outcomes
-                        if breaker.closed and now < outcomes.turns_at:
-                            outcomes.total += 1
-                        else:
-                            breaker.record(generation, True, now)
-                    return cast(_T, stop.value)
+                    result = first_step(coroutine)
                 except BaseException as error:
-                    if breaker is not None:
-                        breaker.record(generation, breaker.judge(error), now)
-                    if limit is not None and isinstance(error, Refused):
-                        limit.dropped(now, now)
+                    self._failed_at_once(error, probe, now)
                     raise
-                try:
-                    return await self._finish(coroutine, waits_for, generation, now, attempt_end)
-                except _Expired as expired:
-                    raise self._deadline_exceeded(began, end, attempt) from failure or expired.__cause__
+                if type(result) is Suspended:
+                    return await self._finish(coroutine, result.waits_for, probe, now, attempt_end)
+                if breaker is not None:
+                    if probe is None:
+                        breaker.outcomes.total += 1
+                    else:
+                        breaker.record(probe, True, now)
+                return result  # type: ignore[return-value]
+            except _Expired as expired:
+                end = min(began + self._timeout, request_end)
+                cause = failure or expired.__cause__
+                failure = self._deadline_exceeded(began, end, attempt)
+                failure.__cause__ = cause
+                delay = self._wait_before_retry(failure, attempt, end)
+                if delay is None:
+                    raise failure from cause
             except Exception as error:
+                end = min(began + self._timeout, request_end)
                 delay = self._wait_before_retry(error, attempt, end)
                 if delay is None:
                     raise
                 failure = error
             finally:
                 if limit is not None:
-                    limit.give_back()
+                    limit.in_flight -= 1
+                    if limit.waiters:
+                        limit.wake()
                 if token is not None:
                     try:  # noqa: SIM105 - suppress() would cost as much as the reset
                         _current.reset(token)
@@ -236,13 +236,19 @@ class Policy:
                         pass  # closed by the garbage collector, in a context that is not ours
             await self._clock.sleep(delay)
             now = self._now()
+            if now >= end:
+                raise self._not_again(
+                    failure, f"the deadline passed {(now - end) * 1000:.0f} ms ago, in the wait"
+                )
+            attempt_timeout = min(self._attempt_timeout, end - now)
             attempt += 1
+            probe = token = None
 
     async def _finish(
         self,
         coroutine: Coroutine[Any, Any, _T],
         waits_for: object,
-        generation: int,
+        probe: int | None,
         began: float,
         attempt_end: float,
     ) -> _T:
@@ -250,40 +256,56 @@ class Policy:
         breaker = self._breaker
         limit = self._limit
         found = limit.in_flight if limit is not None else 0
-        patience = inf if breaker is None else breaker.watch(coroutine, self._patience, generation, began)
+        generation = 0
+        patience = inf
+        if breaker is not None:
+            generation = breaker.generation if probe is None else probe
+            if breaker.slow_after is not None or probe is not None:
+                patience = breaker.watch(coroutine, generation, began)
         expiry = None
-        result = None
-        failure: BaseException | None = None
         try:
             if attempt_end != inf:
-                expiry = Expiry(attempt_end, self._clock)
+                expiry = self._expiries.add(attempt_end, breaker, generation, coroutine, patience)
             result = await resume(coroutine, waits_for)
         except BaseException as error:
-            failure = error
             coroutine.close()  # it has ended, unless no timer could be set for it
-        only_ours = expiry is not None and expiry.close()
+            only_ours = expiry is not None and self._expiries.close(expiry)
+            expired = expiry is not None and expiry.expired
+            if not expired and breaker is not None and breaker.unwatch(coroutine, patience):
+                # Late: a caller's timer for the same moment came first. That is no whim of the caller.
+                late = isinstance(error, CancelledError) and self._now() >= attempt_end - _TIMER_SLACK
+                breaker.record(generation, False if late else breaker.judge(error), self._now())
+            if limit is not None and (expired or isinstance(error, TimeoutError | Refused)):
+                limit.dropped(began, self._now())
+            if only_ours and isinstance(error, CancelledError):
+                raise _Expired from error
+            raise
         now = self._now()
-        cancelled = isinstance(failure, CancelledError)
-        expired = (expiry is not None and expiry.expired) or (cancelled and now >= attempt_end - _TIMER_SLACK)
-        if breaker is not None and breaker.unwatch(coroutine, patience):
-            breaker.record(generation, False if expired else breaker.judge(failure), now)
+        if expiry is not None:
+            self._expiries.close(expiry)
+            if expiry.expired:  # and the coroutine swallowed that, so its result stands
+                if limit is not None:
+                    limit.dropped(began, now)
+                return result
+        if breaker is not None and (patience == inf or breaker.unwatch(coroutine, patience)):
+            breaker.record(generation, True, now)
         if limit is not None:
-            if expired or isinstance(failure, TimeoutError | Refused):
-                limit.dropped(began, now)
-            elif failure is None:
-                limit.succeeded(began, found, now)
-        if failure is None:
-            return cast(_T, result)
-        try:
-            if only_ours and cancelled:
-                raise _Expired from failure
-            raise failure
-        finally:
-            del (
-                failure
-            )  # the frame in its traceback refers to it: a cycle that keeps the call's arguments alive
+            limit.succeeded(began, found, now)
+        return result
 
-    def _ask(self, breaker: CircuitBreaker, now: float, failure: Exception | None) -> int:
+    def _failed_at_once(self, error: BaseException, probe: int | None, now: float) -> None:
+        if (breaker := self._breaker) is not None:
+            breaker.record(breaker.generation if probe is None else probe, breaker.judge(error), now)
+        if self._limit is not None and isinstance(error, Refused):
+            self._limit.dropped(now, now)
+
+    def _too_late(self, late: float) -> DeadlineExceeded:
+        self._refused += 1
+        return DeadlineExceeded(
+            f"{self.name}: the deadline passed {late * 1000:.0f} ms ago, so it was not started"
+        )
+
+    def _ask(self, breaker: CircuitBreaker, now: float, failure: Exception | None) -> int | None:
         try:
             return breaker.ask(now)
         except CircuitOpen as refusal:
@@ -291,27 +313,33 @@ class Policy:
             if failure is None:
                 raise
             reason = str(refusal)
-        # Not the refusal: it says that nothing was begun, and an attempt has been.
-        failure.add_note(f"{self.name}: not tried again: {reason}")
-        raise failure
+        raise self._not_again(failure, reason)
 
     async def _wait_for_permit(
-        self, limit: ConcurrencyLimit, generation: int, now: float, end: float, failure: Exception | None
-    ) -> None:
+        self, limit: ConcurrencyLimit, probe: int | None, now: float, end: float, failure: Exception | None
+    ) -> float:
         try:
             await limit.wait_for_permit(now, end)
-            return
+            return self._now()
         except BaseException as error:
-            if self._breaker is not None:
-                self._breaker.record(generation, None, now)
+            if self._breaker is not None and probe is not None:
+                self._breaker.record(
+                    probe, None, now
+                )  # nothing was sent, so the probe's permit is free again
             if not isinstance(error, Overloaded):
                 raise
             self._refused += 1
             if failure is None:
                 raise
             reason = str(error)
+        raise self._not_again(failure, reason)
+
+    def _not_again(self, failure: Exception, reason: str) -> Exception:
+        """The failure of the last attempt: a refusal would say that nothing was begun, and an attempt has
+        been.
+        """
         failure.add_note(f"{self.name}: not tried again: {reason}")
-        raise failure
+        return failure
 
     def _wait_before_retry(self, error: Exception, attempt: int, end: float) -> float | None:
         """Seconds to sleep before the next attempt, whose token is then taken; None if there is to be
@@ -339,10 +367,13 @@ class Policy:
         now = self._now()
         attempts = f"{attempt} attempt" + "s" * (attempt > 1)
         if now < end - _TIMER_SLACK:
-            limit = f"attempt {attempt} took longer than its {self._attempt_timeout:g} s"
-        else:
-            limit = f"no answer within {end - began:.3f} s"
-        return DeadlineExceeded(f"{self.name}: {limit}; gave up after {now - began:.3f} s and {attempts}")
+            return DeadlineExceeded(
+                f"{self.name}: attempt {attempt} took longer than {self._attempt_timeout:g} s, "
+                f"{now - began:.3f} s into the call"
+            )
+        return DeadlineExceeded(
+            f"{self.name}: no answer within {end - began:.3f} s; given up after {now - began:.3f} s and {attempts}"
+        )
 
 
 class _Expired(Exception):
