@@ -7,6 +7,8 @@ aiohttp is imported on use.
 
 from __future__ import annotations
 
+from fairlead.trial.definitions import load_metrics
+from fairlead.trial.result import Figure
 from fairlead.trial.system import (
     Arm,
     Mechanism,
@@ -21,6 +23,7 @@ from fairlead.trial.system import (
 
 __all__ = [
     "Arm",
+    "Figure",
     "Mechanism",
     "Phase",
     "Plan",
@@ -28,5 +31,6 @@ __all__ = [
     "Settings",
     "System",
     "find_systems",
+    "load_metrics",
     "load_system",
 ]

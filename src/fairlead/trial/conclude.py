@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fairlead import __version__
 from fairlead.lab.samples import Outcome, Samples
-from fairlead.trial.figures import WHOLE_RUN, load_figures, load_metrics, metric_record, of_phase
+from fairlead.trial.definitions import load_metrics
+from fairlead.trial.figures import WHOLE_RUN, load_figures, metric_record, of_phase
 from fairlead.trial.result import (
     ArmRecord,
     Figure,

@@ -14,91 +14,25 @@ import numpy as np
 from fairlead.lab.samples import Outcome, Samples
 from fairlead.metrics import Metric
 from fairlead.statistics import Estimate, proportion_interval, quantile_interval
+from fairlead.trial.definitions import QUANTILES
 from fairlead.trial.result import Figure, MetricRecord
 from fairlead.trial.system import Arm, Phase
 from fairlead.trial.walk import Recorded
 
 __all__ = [
-    "QUANTILES",
     "WHOLE_RUN",
     "PhaseSamples",
     "latencies",
     "load_figures",
-    "load_metrics",
     "metric_record",
     "of_phase",
 ]
 
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 P999_NEEDS = 200_000
 """Requests an arm below which a p99.9 says nothing."""
 WHOLE_RUN = Phase(name="run", title="whole run", seconds=0.0)
 """All measured phases together."""
 _SLICE = 0.5  # seconds
-
-
-def load_metrics(patience: float, primary: str = "latency_p99") -> tuple[Metric, ...]:
-    """Definitions of what the walk measures itself, at the client."""
-    failed = f"a failed request counts as {patience:g} s, the client's patience"
-    latency = [
-        Metric(
-            name=f"latency_{name}",
-            title=f"latency {name}",
-            role="primary" if f"latency_{name}" == primary else "secondary",
-            kind="quantile",
-            event="load_sample",
-            field="latency_seconds",
-            q=q,
-            unit="seconds",
-            unit_of_analysis="request",
-            side="client",
-            measured=f"from the intended send time to the last byte; {failed}",
-            window="phase",
-            segment="all requests of the arm",
-            better="lower",
-            design="load_test",
-        )
-        for name, q in [*QUANTILES.items(), ("p999", 0.999)]
-    ]
-
-    def share(name: str, title: str, condition: str, role: str = "guardrail") -> Metric:
-        return Metric(
-            name=name,
-            title=title,
-            role="guardrail" if role == "guardrail" else "secondary",
-            kind="proportion",
-            event="load_sample",
-            field=condition,
-            unit="ratio",
-            unit_of_analysis="request",
-            side="client",
-            window="phase",
-            segment="all requests of the arm",
-            better="lower",
-            design="load_test",
-        )
-
-    return (
-        *latency,
-        Metric(
-            name="goodput",
-            title="goodput",
-            role="secondary",
-            kind="rate",
-            event="load_sample",
-            unit="answers per second",
-            where="outcome is ok or degraded, within the client's patience",
-            unit_of_analysis="request",
-            side="client",
-            window="phase",
-            segment="all requests of the arm",
-            better="higher",
-            design="load_test",
-        ),
-        share("timeouts", "timeouts", "outcome = timeout"),
-        share("errors", "errors", "outcome = error or refused"),
-        share("degraded", "degraded", "outcome = degraded", role="secondary"),
-    )
 
 
 def metric_record(metric: Metric) -> MetricRecord:

@@ -12,13 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairlead.trial import Arm, Mechanism, Phase, Plan, Running, Settings
+from fairlead.trial import Arm, Figure, Mechanism, Phase, Plan, Running, Settings
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
     from fairlead.lab import Samples
     from fairlead.metrics import Metric, Target
-    from fairlead.trial.result import Figure
 
 __all__ = ["HomeFeed"]
 

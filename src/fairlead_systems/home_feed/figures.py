@@ -10,9 +10,7 @@ import numpy as np
 from fairlead.lab import Samples
 from fairlead.metrics import Metric, Target
 from fairlead.statistics import quantile_interval
-from fairlead.trial import Arm, Phase
-from fairlead.trial.figures import load_metrics
-from fairlead.trial.result import Figure
+from fairlead.trial import Arm, Figure, Phase, load_metrics
 from fairlead_systems.home_feed.system import HOTTEST, PATIENCE
 
 __all__ = ["METRICS", "TARGETS", "measure"]
