@@ -4,7 +4,7 @@ A fixed limit is right for one day's hardware and one day's traffic. Both rules 
 dependency keeps up and cut it when it does not. Both grow only when the limit is used: a limit that nobody
 touches has learnt nothing, and growing it would leave it useless on the day of the burst.
 
-`Aimd`: one more per round trip, and a cut by a factor when calls are dropped (time out, or are refused
+`Aimd`: at most one more per round trip, and a cut by a factor when calls are dropped (time out, or are refused
 behind us); additive increase with multiplicative decrease converges to a fair share (Chiu and Jain 1989).
 `Gradient`: compares the round-trip time of the last calls with its long-run average and shrinks in
 proportion when it grows beyond a tolerance, before anything times out (after Netflix concurrency-limits,
