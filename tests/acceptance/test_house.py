@@ -178,3 +178,13 @@ def test_every_source_file_opens_with_a_docstring_and_postponed_annotations():
 def test_no_room_is_named_after_nothing():
     nameless = {"base", "common", "core", "helpers", "manager", "misc", "util", "utils"}
     assert [str(path) for path in SOURCE.rglob("*") if path.stem in nameless] == []
+
+
+def test_the_reference_page_lists_the_public_names_as_they_are():
+    now = subprocess.run(
+        [sys.executable, "scripts/api_reference.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    page = ROOT / "docs" / "reference" / "api.md"
+    assert page.read_text(encoding="utf-8") == now, (
+        f"python scripts/api_reference.py > {page.relative_to(ROOT)}"
+    )

@@ -174,3 +174,13 @@ def test_installed_library_works_without_any_extra(wheel: Path, tmp_path: Path):
     )
     assert command.returncode == 1
     assert command.stderr == "fairlead: typer is not installed: pip install 'fairlead[cli]'\n"
+
+
+def test_installed_command_plays_the_home_feed(installed: Path, tmp_path: Path):
+    run = run_installed(installed, tmp_path, "try", "home_feed", "--quick", "--json")
+    result = json.loads(run.stdout)
+    # A late run is INCONCLUSIVE on a busy machine, and says so; anything else must be valid.
+    late = [reason for reason in result["validity"]["reasons"] if "sent late" in reason]
+    assert (run.returncode, result["validity"]["reasons"]) in ((0, []), (4, late)), run.stderr
+    assert {figure["arm"] for figure in result["figures"]} == {"control", "treatment"}
+    assert list(tmp_path.glob("runs/*/report.html"))
