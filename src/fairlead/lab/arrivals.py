@@ -83,7 +83,7 @@ def poisson_arrivals(rate: float, duration: float, rng: np.random.Generator) -> 
 
 
 def surge_arrivals(base_rate: float, surge: Surge, rng: np.random.Generator) -> FloatArray:
-    """Moments of the excess traffic of `surge` alone: float64, shape (n,), seconds in [start, end), sorted.
+    """Moments of the excess traffic of `surge` alone: float64, shape (n,), seconds in [start, end], sorted.
 
     Source: thinning, Lewis & Shedler 1979: arrivals at the peak rate, kept with probability rate(t) / peak.
     """
@@ -93,5 +93,5 @@ def surge_arrivals(base_rate: float, surge: Surge, rng: np.random.Generator) -> 
     candidates = poisson_arrivals(base_rate * (surge.factor - 1.0), length, rng)
     if surge.ramp > 0:
         from_edge = np.minimum(candidates, length - candidates)
-        candidates = candidates[rng.random(len(candidates)) < np.minimum(1.0, from_edge / surge.ramp)]
-    return candidates + surge.start
+        candidates = candidates[rng.random(len(candidates)) * surge.ramp < from_edge]
+    return np.minimum(candidates + surge.start, surge.end)  # a sum of doubles may round past the end

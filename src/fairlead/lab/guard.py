@@ -64,8 +64,11 @@ def _signal_all(number: int) -> None:
 
 
 def _launch(argv: list[str], guard: int, libc: ctypes.CDLL) -> int:
+    # Blocked across the fork: a SIGTERM that meets the guard's own handler in the child would be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _RESET)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _RESET)
         return pid
     try:
         os.setsid()
@@ -75,6 +78,7 @@ def _launch(argv: list[str], guard: int, libc: ctypes.CDLL) -> int:
         signal.set_wakeup_fd(-1)
         for number in _RESET:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _RESET)
         os.execvp(argv[0], argv)  # noqa: S606 (a shell is what we must not want here)
     except OSError as error:
         os.write(2, f"cannot start {argv[0]}: {error.strerror}\n".encode())
