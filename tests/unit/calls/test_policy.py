@@ -601,6 +601,25 @@ async def test_a_deadline_enforced_by_an_outer_policy_is_a_failure_to_the_inner_
     assert breaker.outcomes.counts(clock.now()) == (1, 1)
 
 
+async def test_a_callers_own_timer_for_the_same_moment_is_a_failure_to_the_breaker(
+    clock: CountingClock,
+) -> None:
+    breaker = CircuitBreaker("b", clock=clock)
+    policy = Policy(name="b", breaker=breaker, clock=clock)
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        clock.call_at(0.3, task.cancel)  # set first, so it fires first and ours finds the call gone
+        with request_context(RequestContext(deadline=Deadline.after(0.3005, clock))):
+            await policy.call(hang)
+
+    call = asyncio.ensure_future(work())
+    await clock.run_for(0.3)
+    assert call.cancelled()
+    assert breaker.outcomes.counts(clock.now()) == (1, 1)
+
+
 async def test_a_call_counted_for_its_age_is_not_counted_again_when_it_times_out(
     clock: CountingClock,
 ) -> None:
