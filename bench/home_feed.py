@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.harness import Bar
 from fairlead.charts import format_value
-from fairlead.trial import Settings, load_system
+from fairlead.trial import Settings, load_system, summary
 from fairlead.trial.result import Result
 from fairlead.trial.run import make_run_directory, run_trial
 
@@ -100,29 +100,10 @@ def _p999() -> Bar:
 def ablations(seed: int = 1) -> str:
     """A table: each row the treatment without one mechanism, all in one run."""
     result = _run(Settings(seed=seed, ablate=("all",)))
-    columns = (
-        ("p99 normal", "latency_p99", "normal", "seconds"),
-        ("p99 viral", "latency_p99", "viral", "seconds"),
-        ("p99 cleared", "latency_p99", "cleared", "seconds"),
-        ("p99 stalled", "latency_p99", "stalled", "seconds"),
-        ("failed, stalled", "failed", "stalled", "ratio"),
-        ("degraded, run", "degraded", "run", "ratio"),
-        ("herd, viral", "herd_peak", "viral", "count"),
-        ("calls/request", "origin_calls", "run", "number"),
-        ("CPU-s/1,000", "cpu", "run", "number"),
-    )
-    lines = ["| arm | " + " | ".join(name for name, *_ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for arm in result.arms:
-        cells = []
-        for _, metric, phase, unit in columns:
-            if metric == "failed":
-                value = _value(result, "timeouts", arm.name, phase) + _value(
-                    result, "errors", arm.name, phase
-                )
-            else:
-                value = _value(result, metric, arm.name, phase)
-            cells.append(format_value(value, unit))  # type: ignore[arg-type]  # units above are of charts.Unit
-        lines.append(f"| {arm.name} | " + " | ".join(cells) + " |")
+    table = summary.ablations(result)
+    assert table is not None
+    lines = ["| arm | " + " | ".join(table.columns) + " |", "|---" * (len(table.columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.rows]
     machine = result.machine
     lines.append("")
     lines.append(

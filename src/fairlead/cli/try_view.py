@@ -14,7 +14,7 @@ from rich.text import Text
 from fairlead.charts import format_value
 from fairlead.trial.progress import Live
 from fairlead.trial.result import Result, TargetRecord
-from fairlead.trial.summary import PhaseTable, phase_tables
+from fairlead.trial.summary import Ablation, PhaseTable, ablations, phase_tables
 from fairlead.trial.system import Arm, Plan
 
 __all__ = ["LiveProgress", "print_result"]
@@ -82,6 +82,8 @@ def print_result(result: Result, directory: Path) -> None:
     for table in phase_tables(result):
         console.print(_table(table))
     console.print(_targets(result))
+    if (ablation := ablations(result)) is not None:
+        console.print(_ablations(ablation))
     console.print(Text("simulated:", style="bold"))
     for line in result.simulated:
         console.print(Text(f"  - {line}"), highlight=False)
@@ -104,6 +106,22 @@ def _table(table: PhaseTable) -> Table:
     shown.add_column("change", justify="right")
     for title, cells, change in table.rows:
         shown.add_row(title, *cells, change)
+    return shown
+
+
+def _ablations(ablation: Ablation) -> Table:
+    shown = Table(
+        title="what each mechanism contributes",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
+    shown.add_column("arm", no_wrap=True, vertical="bottom")
+    for column in ablation.columns:
+        shown.add_column(column, justify="right", vertical="bottom")
+    for name, cells in ablation.rows:
+        shown.add_row(name, *cells)
     return shown
 
 

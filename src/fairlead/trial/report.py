@@ -29,7 +29,7 @@ from fairlead.charts import (
 from fairlead.lab.samples import Outcome
 from fairlead.trial.figures import latencies, of_phase
 from fairlead.trial.result import Result, write_atomically
-from fairlead.trial.summary import PhaseTable, phase_tables
+from fairlead.trial.summary import PhaseTable, ablations, phase_tables
 from fairlead.trial.system import Arm, Phase
 from fairlead.trial.walk import Recorded
 
@@ -228,31 +228,40 @@ def _timelines(recorded: Recorded, arms: tuple[Arm, ...]) -> str:
 
 
 def _ablations(result: Result) -> str:
-    ablated = [arm for arm in result.arms if arm.without]
-    if not ablated:
+    table = ablations(result)
+    if table is None:
         return ""
-    phases = [phase for phase in result.phases if phase.measured]
+    heads = "".join(f'<th scope="col" class="number">{_text(column)}</th>' for column in table.columns)
+    rows = "".join(
+        f'<tr><th scope="row">{_text(name)}</th>'
+        + "".join(f'<td class="number">{_text(each)}</td>' for each in cells)
+        + "</tr>"
+        for name, cells in table.rows
+    )
     parts = [
-        "<section><h2>What each mechanism contributes</h2><p>Each arm is the full treatment without one mechanism, in the "
-        "same run. A bar to the right says how much p99 grew without it; intervals of single arms are in the tables.</p>\n"
+        "<section><h2>What each mechanism contributes</h2><p>Each arm is the full treatment without one mechanism, "
+        "in the same run: what a figure loses without it is what the mechanism contributes.</p>"
+        f"<div class=wide><table><thead><tr><th scope=col>arm</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>\n"
     ]
-    for phase in phases:
-        full = result.figure("latency_p99", "treatment", phase.name)
-        values: dict[str, float | None] = {}
-        for arm in ablated:
-            figure = result.figure("latency_p99", arm.name, phase.name)
-            if full is None or full.value is None or figure is None or figure.value is None:
-                values[", ".join(arm.without)] = None
-            else:
-                values[", ".join(arm.without)] = figure.value - full.value
-        parts.append(
-            bars(
-                values,
-                title=f"p99 without the mechanism, minus p99 with it: {phase.title}",
-                unit="seconds",
-                x_name="added p99",
-            ).to_html()
+    for phase in result.phases:
+        full = result.figure("latency_p99", result.arms[1].name, phase.name)
+        if not phase.measured or full is None or full.value is None:
+            continue
+        values = {
+            ", ".join(arm.without): figure.value - full.value
+            for arm in result.arms
+            if arm.without
+            and (figure := result.figure("latency_p99", arm.name, phase.name)) is not None
+            and figure.value is not None
+        }
+        chart = bars(
+            values,
+            title=f"p99 without the mechanism, less p99 with all: {phase.title}",
+            unit="seconds",
+            x_name="added p99",
+            description="Point estimates; the intervals of both are in result.json.",
         )
+        parts.append(chart.to_html())
     parts.append("</section>\n")
     return "".join(parts)
 

@@ -11,7 +11,7 @@ from fairlead.trial.result import Figure, Result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PhaseTable", "cell", "phase_tables", "unit_of"]
+__all__ = ["Ablation", "PhaseTable", "ablations", "cell", "phase_tables", "unit_of"]
 
 _UNITS: dict[str, Unit] = {
     "seconds": "seconds",
@@ -33,6 +33,38 @@ class PhaseTable:
     requests: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ablation:
+    """Every arm beside what the targets are about: what a mechanism contributes is what is lost without it."""
+
+    columns: tuple[str, ...]
+    """Metric and phase of each target, then degraded answers of the whole run."""
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """Arm and one cell per column, without intervals."""
+
+
+def ablations(result: Result) -> Ablation | None:
+    """None for a run without ablations."""
+    if not any(arm.without for arm in result.arms):
+        return None
+    metrics = {metric.name: metric for metric in result.metrics}
+    phases = {phase.name: phase.title for phase in result.phases} | {"run": "whole run"}
+    pairs = [*list(dict.fromkeys((target.metric, target.phase) for target in result.targets)), ("degraded", "run")]
+    index = {(figure.metric, figure.arm, figure.phase): figure for figure in result.figures}
+    rows = []
+    for arm in result.arms:
+        figures = [(metric, index.get((metric, arm.name, phase))) for metric, phase in pairs]
+        rows.append((arm.name, tuple(_bare(figure, metrics[metric].unit) for metric, figure in figures)))
+    return Ablation(
+        columns=tuple(f"{metrics[metric].title}, {phases[phase]}" for metric, phase in pairs),
+        rows=tuple(rows),
+    )
+
+
+def _bare(figure: Figure | None, unit: str) -> str:
+    return "–" if figure is None or figure.value is None else format_value(figure.value, unit_of(unit))
+
+
 def unit_of(unit: str) -> Unit:
     """How charts and tables write a metric's unit."""
     return _UNITS.get(unit, "number")
@@ -49,10 +81,10 @@ def cell(figure: Figure | None, unit: str) -> str:
 
 
 def phase_tables(result: Result) -> Sequence[PhaseTable]:
-    """One table per measured phase, then one for the whole run."""
+    """Control and treatment: one table per measured phase, then one for the whole run."""
     index = {(figure.metric, figure.arm, figure.phase): figure for figure in result.figures}
     phases = [(phase.name, phase.title) for phase in result.phases if phase.measured] + [("run", "whole run")]
-    arms = tuple(arm.name for arm in result.arms)
+    arms = tuple(arm.name for arm in result.arms[:2])
     tables = []
     for name, title in phases:
         rows = []
