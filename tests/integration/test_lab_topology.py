@@ -363,7 +363,7 @@ async def test_a_health_path_of_its_own_is_asked(tmp_path: Path) -> None:
 
 # What happens to the parent is tried on a real one: a script that enters a topology, prints its pids and waits.
 PARENT = """
-import asyncio, sys
+import asyncio, os, sys, time
 from pathlib import Path
 from fairlead.lab import Service, Topology
 
@@ -372,7 +372,10 @@ async def main():
     argv = [sys.executable, "-S", "-c", program, "--fd", "{fd}", *options]
     services = [Service(name=name, argv=argv, grace=0.3) for name in ("one", "two")]
     async with Topology(services, log_directory=Path(directory)) as topology:
-        print(topology["one"].pid, topology["two"].pid, flush=True)
+        fork = os.fork() if "--fork" in options else -1
+        if fork == 0:
+            time.sleep(600)
+        print(topology["one"].pid, topology["two"].pid, *([fork] if fork > 0 else []), flush=True)
         await asyncio.sleep(600)
 
 runner = sys.argv.pop(1)
@@ -410,6 +413,17 @@ def test_killing_the_parent_with_sigkill_leaves_nothing_running(tmp_path: Path) 
         assert all(_alive(pid) for pid in pids)
         parent.kill()
         _wait_until_gone(pids)
+
+
+def test_a_fork_of_the_parent_that_holds_the_pipe_open_keeps_no_service_alive(tmp_path: Path) -> None:
+    with _parent(tmp_path, "--fork") as (parent, pids):
+        *services, fork = pids
+        parent.kill()
+        try:
+            _wait_until_gone(services)
+            assert _alive(fork)
+        finally:
+            os.kill(fork, signal.SIGKILL)
 
 
 def test_terminating_the_parent_leaves_nothing_running(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ Run as a file by a bare interpreter (`python -I -S guard.py …`): standard libr
 writes to STATUS_FD `pid N`, then `exit CODE` or `signal N` when the program ends; end of file: all are gone.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import select
