@@ -80,11 +80,11 @@ def print_result(result: Result, directory: Path) -> None:
     console.print()
     console.print(Text(result.summary), highlight=False)
     for table in phase_tables(result):
-        console.print(_table(table))
-    console.print(_targets(result))
+        console.print("\n", _table(table))
+    console.print("\n", _targets(result))
     if (ablation := ablations(result)) is not None:
-        console.print(_ablations(ablation))
-    console.print(Text("simulated:", style="bold"))
+        console.print("\n", _ablations(ablation))
+    console.print(Text("\nsimulated:", style="bold"))
     for line in result.simulated:
         console.print(Text(f"  - {line}"), highlight=False)
     console.print()

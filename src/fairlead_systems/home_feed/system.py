@@ -32,8 +32,11 @@ LEAD_IN, NORMAL, VIRAL, CLEARED, STALLED = "lead_in", "normal", "viral", "cleare
 HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0}
 """The most requested topic of each phase."""
 
+STALL = 1.2
+"""Seconds for which the feature service hangs: longer than the client's patience, so that who waits for it loses."""
+
 _SECONDS = {LEAD_IN: 1.0, NORMAL: 3.2, VIRAL: 3.0, CLEARED: 1.8, STALLED: 2.4}
-_QUICK_SECONDS = {LEAD_IN: 0.6, NORMAL: 1.0, VIRAL: 1.0, CLEARED: 0.7, STALLED: 1.2}
+_QUICK_SECONDS = {LEAD_IN: 0.6, NORMAL: 1.0, VIRAL: 1.0, CLEARED: 0.7, STALLED: 1.7}
 _TITLES = {
     LEAD_IN: "start",
     NORMAL: "normal",
@@ -73,8 +76,8 @@ def make_plan(settings: Settings) -> Plan:
             "keys": f"{TOPICS} topics by Zipf, alpha {ALPHA:g}; {CANDIDATES_PER_TOPIC} candidates each of {ITEMS:,} items",
             "users": f"{USERS:,}, equally active",
             "faults": (
-                f"all caches emptied when the cache-cleared phase begins; the feature service hangs for the first half "
-                f"({seconds[STALLED] / 2:g} s) of the last phase"
+                f"all caches emptied when the cache-cleared phase begins; the feature service hangs for the first "
+                f"{STALL:g} s of the last phase"
             ),
         },
     )
@@ -127,7 +130,7 @@ class HomeFeedRunning:
         if phase.name == CLEARED:
             await self._post(f"{self.url(arm)}/lab/clear")
         elif phase.name == STALLED:
-            await self._post(f"{self._topology['feature_service'].url}/lab/stall?seconds={phase.seconds / 2}")
+            await self._post(f"{self._topology['feature_service'].url}/lab/stall?seconds={STALL}")
 
     async def observe(self, arm: Arm) -> Mapping[str, float]:
         candidates = msgspec.json.decode(
