@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import time
 from collections import deque
 from dataclasses import dataclass
 
 import msgspec
+
+from fairlead.clock import SYSTEM_CLOCK, Clock
 
 __all__ = ["Capacity", "Full", "KeyWindow", "ServiceTime", "Window"]
 
@@ -72,11 +73,14 @@ class Window(msgspec.Struct):
 class Capacity:
     """`workers` calls at a time, `queue` more waiting."""
 
-    def __init__(self, *, workers: int, queue: int, service_time: ServiceTime, seed: int) -> None:
+    def __init__(
+        self, *, workers: int, queue: int, service_time: ServiceTime, seed: int, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._workers = workers
         self._queue_limit = queue
         self._service_time = service_time
         self._rng = random.Random(seed)
+        self._clock = clock
         self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._in_flight: dict[str, int] = {}
@@ -88,7 +92,7 @@ class Capacity:
         """Every worker hangs until `seconds` from now; ends by itself, whoever asked for it may be gone by
         then.
         """
-        self._stalled_until = time.monotonic() + seconds
+        self._stalled_until = self._clock.now() + seconds
 
     def take_window(self) -> Window:
         """The counters since the last call; keys still in flight carry over into the next window."""
@@ -106,6 +110,14 @@ class Capacity:
         if self._busy >= self._workers and len(self._waiting) >= self._queue_limit:
             window.refused += 1
             raise Full
+        # Room is taken here, not in the task: calls that come within one turn of the loop must see each other.
+        turn: asyncio.Future[None] | None = None
+        if self._busy < self._workers:
+            self._busy += 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            window.queue_peak = max(window.queue_peak, len(self._waiting))
         in_flight = self._in_flight.get(key, 0) + 1
         self._in_flight[key] = in_flight
         seen = window.keys.setdefault(key, KeyWindow())
@@ -113,30 +125,25 @@ class Capacity:
         seen.peak = max(seen.peak, in_flight)
         if in_flight == 1:
             seen.episodes += 1
-        task = asyncio.create_task(self._work(key, items, opened=in_flight == 1))
+        task = asyncio.create_task(self._work(key, items, turn, opened=in_flight == 1))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.shield(task)
 
-    async def _work(self, key: str, items: int, *, opened: bool) -> None:
-        arrived = time.monotonic()
+    async def _work(self, key: str, items: int, turn: asyncio.Future[None] | None, *, opened: bool) -> None:
+        arrived = self._clock.now()
         try:
-            if self._busy >= self._workers:
-                turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._waiting.append(turn)
-                self._window.queue_peak = max(self._window.queue_peak, len(self._waiting))
+            if turn is not None:
                 await turn  # the worker that wakes us hands its place over, so _busy stays as it is
-            else:
-                self._busy += 1
-            began = time.monotonic()
+            began = self._clock.now()
             ends = began + self._service_time.draw(self._rng, items)
-            while (now := time.monotonic()) < max(ends, self._stalled_until):
+            while (now := self._clock.now()) < max(ends, self._stalled_until):
                 if self._stalled_until > now:
                     ends += self._stalled_until - now
-                    await asyncio.sleep(self._stalled_until - now)
+                    await self._clock.sleep(self._stalled_until - now)
                 else:
-                    await asyncio.sleep(ends - now)
-            self._window.busy_seconds += time.monotonic() - began
+                    await self._clock.sleep(ends - now)
+            self._window.busy_seconds += self._clock.now() - began
             if self._waiting:
                 self._waiting.popleft().set_result(None)
             else:
@@ -148,4 +155,4 @@ class Capacity:
             else:
                 del self._in_flight[key]
             if opened:
-                self._window.keys.setdefault(key, KeyWindow()).first_seconds += time.monotonic() - arrived
+                self._window.keys.setdefault(key, KeyWindow()).first_seconds += self._clock.now() - arrived
