@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -315,6 +316,20 @@ async def test_a_cancelled_run_keeps_what_it_had_and_closes_its_connections() ->
         assert "unfinished" in kept.validity(max_lag_p99=10.0).reason
         assert seen[-1].in_flight == 0
         assert len(asyncio.all_tasks()) < 20  # this test, and one per connection that the server still holds
+
+
+async def test_the_garbage_collector_is_as_it_was_after_a_run() -> None:
+    frozen: list[int] = []
+    schedule = _schedule(20)
+    assert gc.get_freeze_count() == 0
+    await drive(
+        schedule,
+        lambda row: "/",
+        base_url="http://127.0.0.1:1",
+        on_progress=lambda progress: frozen.append(gc.get_freeze_count()),
+    )
+    assert frozen[-1] > 0
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.parametrize("broken", ["request", "on_progress"])
