@@ -263,7 +263,7 @@ class Topology:
                     except (OSError, ValueError) as error:
                         answer = str(error) or "no answer"
                     if not answer:
-                        if service.takes_socket or listens(process.pid, running.port):
+                        if process.pid and (service.takes_socket or listens(process.pid, running.port)):
                             return
                         # Ours has yet to bind it, or failed to: whoever answers is not the one we started.
                         answer = f"port {running.port} is answered by another process"
