@@ -55,12 +55,24 @@ def run_trial(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(play(system, settings, directory, recorded, progress))
     except BaseException as error:
-        why = f"ended early: {str(error) or type(error).__name__}"
-        _write(conclude(system, settings, recorded, directory, ended_early=why), recorded, directory)
+        try:
+            _write(
+                conclude(system, settings, recorded, directory, ended_early=_why(error)), recorded, directory
+            )
+        except Exception as second:  # what ended the run is the news, and often the cause of this too
+            error.add_note(f"no result could be written: {second}")
         raise
     result = conclude(system, settings, recorded, directory)
     _write(result, recorded, directory)
     return result
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "ended early: interrupted"
+    if isinstance(error, SystemExit):
+        return f"ended early: asked to end (exit code {error.code})"
+    return f"ended early: {str(error) or type(error).__name__}"
 
 
 def _write(result: Result, recorded: Recorded, directory: Path) -> None:

@@ -12,15 +12,16 @@ the events on disk, and a result that says why it must not be used.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from fairlead.clock import SYSTEM_CLOCK
-from fairlead.errors import FairleadError
+from fairlead.errors import RunInvalid
 from fairlead.lab.load import Progress as LoadProgress
 from fairlead.lab.load import drive
 from fairlead.lab.samples import Outcome, Samples
@@ -36,10 +37,13 @@ __all__ = ["HEADERS", "Recorded", "Turn", "play"]
 HEADERS = {"degraded": "x-degraded", "staleness": "x-staleness-seconds", "age": "x-age-seconds"}
 """Response headers by which a system's service tells the load engine how an answer came about."""
 
-_PAUSE = (
-    0.3  # seconds of silence between two turns, for work that a downstream still does for callers who left
-)
+# Seconds of silence between two turns, for work that a downstream still does for callers who left.
+_PAUSE = 0.3
 _OUTCOMES: dict[Outcome, Ending] = {Outcome.OK: "ok", Outcome.REFUSED: "refused", Outcome.TIMEOUT: "timeout"}
+
+_DEATH_NOTICED_WITHIN = 0.5  # seconds; the guard tells of a death within milliseconds
+_EVENTS_AT_ONCE = 50_000
+_WRITTEN_WITHIN = 30.0  # seconds for as many events
 
 T = TypeVar("T")
 
@@ -105,13 +109,17 @@ async def play(
                     order = plan.arms if cycle % 2 == 0 else plan.arms[::-1]
                     for arm in order:
                         turn = _Turn(plan, running, arm, cycle, schedule, len(recorded.turns), progress)
-                        recorded.turns.append(await _unless(watch, turn.run()))
-                        await asyncio.to_thread(_record, sink, recorded.turns[-1], turn.began_at, plan)
-                        progress.finished(arm, cycle, _sum_up(recorded.turns[-1].samples))
+                        try:
+                            recorded.turns.append(await _unless(watch, turn.run()))
+                        except BaseException:
+                            # No await here: this may be a cancellation. The sink's close writes what it was given.
+                            _emit(sink, turn.samples_so_far(), turn, plan)
+                            raise
+                        samples = recorded.turns[-1].samples
+                        await asyncio.to_thread(_record, sink, samples, turn, plan)
+                        progress.finished(arm, cycle, _sum_up(samples))
             finally:
-                watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError, FairleadError):
-                    await watch
+                await _end(watch)
     finally:
         await asyncio.to_thread(sink.close)
     if sink.failure is not None:
@@ -123,14 +131,31 @@ async def _unless(watch: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({watch, task}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled() and isinstance(task.exception(), Exception):
+            # A call to a process that has just died fails before its death is noticed; the death is the news.
+            await asyncio.wait({watch}, timeout=_DEATH_NOTICED_WITHIN)
         if watch.done() and not watch.cancelled():
             watch.result()  # raises what ended the system
         return await task
     finally:
-        if not task.done():
+        await _end(task)
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels the tasks and waits until they have ended, how ever they end and whoever cancels the wait."""
+    interrupted: asyncio.CancelledError | None = None
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, FairleadError):
-                await task
+        try:
+            await asyncio.wait(left)
+        except asyncio.CancelledError as error:
+            interrupted = error  # the tasks are ours: leave only when they have ended
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # retrieved: whoever ended them has a reason of their own
+    if interrupted is not None:
+        raise interrupted
 
 
 class _Turn:
@@ -148,36 +173,43 @@ class _Turn:
     ) -> None:
         self._plan = plan
         self._running = running
-        self._arm = arm
-        self._cycle = cycle
+        self.arm = arm
+        self.cycle = cycle
         self._schedule = schedule
         self._turns_before = turns_before
         self._progress = progress
         self._phase = plan.phases[0]
+        self._load: LoadProgress | None = None
         self.began_at = 0.0
+        """UTC seconds."""
 
     async def run(self) -> Turn:
-        await self._running.observe(self._arm)
+        await self._running.observe(self.arm)
         self.began_at = SYSTEM_CLOCK.utc()
         observed: dict[str, dict[str, float]] = {}
-        phases = asyncio.create_task(self._phases(observed))
-        try:
-            samples = await drive(
+        load = asyncio.create_task(
+            drive(
                 self._schedule,
                 self._running.paths(self._schedule).__getitem__,
-                base_url=self._running.url(self._arm),
+                base_url=self._running.url(self.arm),
                 timeout=self._plan.patience,
                 read_headers=HEADERS,
                 on_progress=self._moved,
             )
-            await phases
+        )
+        phases = asyncio.create_task(self._phases(observed))
+        try:
+            # The first failure of either ends both: load without its phases measures nothing.
+            await asyncio.wait({load, phases}, return_when=asyncio.FIRST_EXCEPTION)
+            for task in (phases, load):
+                if task.done():
+                    task.result()
+            samples = load.result()
         finally:
-            phases.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await phases
+            await _end(load, phases)
         await asyncio.sleep(_PAUSE)
-        observed[self._phase.name] = dict(await self._running.observe(self._arm))
-        return Turn(arm=self._arm, cycle=self._cycle, samples=samples, observed=observed)
+        observed[self._phase.name] = dict(await self._running.observe(self.arm))
+        return Turn(arm=self.arm, cycle=self.cycle, samples=samples, observed=observed)
 
     async def _phases(self, observed: dict[str, dict[str, float]]) -> None:
         began = time.monotonic()
@@ -185,20 +217,28 @@ class _Turn:
         for number, phase in enumerate(self._plan.phases):
             await asyncio.sleep(max(0.0, began + boundary - time.monotonic()))
             if number:
-                observed[self._phase.name] = dict(await self._running.observe(self._arm))
+                observed[self._phase.name] = dict(await self._running.observe(self.arm))
             self._phase = phase
-            await self._running.enter(self._arm, phase)
+            await self._running.enter(self.arm, phase)
             boundary += phase.seconds
 
+    def samples_so_far(self) -> Samples | None:
+        """What was answered, failed or given up until now; None before the load's first news of itself."""
+        if self._load is None:
+            return None
+        samples = self._load.samples()
+        return samples.select(samples.outcome != Outcome.UNFINISHED)
+
     def _moved(self, load: LoadProgress) -> None:
+        self._load = load
         samples = load.samples()
         answered = samples.count(Outcome.OK)
         cycle_seconds = self._plan.cycle_seconds
         self._progress.moved(
             Live(
-                arm=self._arm.name,
+                arm=self.arm.name,
                 phase=self._phase.title,
-                cycle=self._cycle + 1,
+                cycle=self.cycle + 1,
                 elapsed=self._turns_before * cycle_seconds + min(load.elapsed, cycle_seconds),
                 total=self._plan.seconds,
                 due=load.due,
@@ -208,9 +248,26 @@ class _Turn:
         )
 
 
-def _record(sink: BufferedSink, turn: Turn, began_at: float, plan: Plan) -> None:
-    """Writes one event per request; runs in a thread, so that encoding does not delay anything."""
-    samples = turn.samples
+def _record(sink: BufferedSink, samples: Samples, turn: _Turn, plan: Plan) -> None:
+    """Writes one event per request; runs in a thread, so that encoding does not delay anything.
+
+    Raises what stopped the writer, NoSpace for a full disk: a record with holes is no evidence.
+    """
+    for first in range(0, len(samples), _EVENTS_AT_ONCE):
+        rows = np.arange(first, min(first + _EVENTS_AT_ONCE, len(samples)))
+        _emit(sink, samples.select(rows), turn, plan, first)
+        if not sink.flush(_WRITTEN_WITHIN):
+            raise RunInvalid(
+                f"events of {turn.arm.name} were not written within {_WRITTEN_WITHIN:g} s: the disk hangs; "
+                "choose another --out"
+            )
+        if sink.failure is not None:
+            raise sink.failure
+
+
+def _emit(sink: BufferedSink, samples: Samples | None, turn: _Turn, plan: Plan, first: int = 0) -> None:
+    if samples is None:
+        return
     degraded = samples.headers["degraded"] > 0
     bounds: list[tuple[float, str]] = []
     end = 0.0
@@ -224,8 +281,8 @@ def _record(sink: BufferedSink, turn: Turn, began_at: float, plan: Plan) -> None
         outcome: Ending = _OUTCOMES.get(Outcome(samples.outcome[row]), "error")
         sink.emit(
             LoadSample(
-                at_utc_seconds=began_at + offset,
-                request_id=f"{turn.arm.name}-{turn.cycle}-{row}",
+                at_utc_seconds=turn.began_at + offset,
+                request_id=f"{turn.arm.name}-{turn.cycle}-{first + row}",
                 phase=next((name for end, name in bounds if offset < end), last),
                 arm=turn.arm.name,
                 block=turn.cycle,
@@ -239,14 +296,11 @@ def _record(sink: BufferedSink, turn: Turn, began_at: float, plan: Plan) -> None
                 outcome="degraded" if outcome == "ok" and degraded[row] else outcome,
             )
         )
-    sink.flush(30.0)
-    if sink.failure is not None:
-        raise sink.failure
 
 
 def _sum_up(samples: Samples) -> str:
-    answered = samples.count(Outcome.OK)
+    answered, timed_out = samples.count(Outcome.OK), samples.count(Outcome.TIMEOUT)
     return (
-        f"{len(samples)} requests, {answered} answered, {samples.count(Outcome.TIMEOUT)} timed out, "
-        f"{len(samples) - answered - samples.count(Outcome.TIMEOUT)} failed; send lag p99 {samples.lag_p99 * 1000:.1f} ms"
+        f"{len(samples)} requests, {answered} answered, {timed_out} timed out, "
+        f"{len(samples) - answered - timed_out} failed; send lag p99 {samples.lag_p99 * 1000:.1f} ms"
     )
