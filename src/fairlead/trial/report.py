@@ -55,7 +55,9 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 th,td{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--chart-grid)}
 thead th{color:var(--chart-muted);font-weight:600;border-bottom:1px solid var(--chart-axis)}
 th[scope=row]{font-weight:500}
-td.number,th.number{text-align:right;padding-left:.75rem;white-space:nowrap}
+td.number,th.number{text-align:right;padding-left:.75rem}
+td.number{white-space:nowrap}
+thead th{vertical-align:bottom}
 td.number small{color:var(--chart-muted);display:block}
 .met{color:var(--chart-series-3);font-weight:600}
 .missed{color:var(--chart-series-2);font-weight:600}
