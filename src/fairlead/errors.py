@@ -3,8 +3,7 @@
     FairleadError
     ├── Refused                    said no before any work began; trying later or elsewhere is safe
     │   ├── CircuitOpen            the dependency failed too often; its breaker is open
-    │   ├── Overloaded             no permit was free: the limit protects what lies behind it
-    │   └── RateLimited            this caller spent its share
+    │   └── Overloaded             no permit was free: the limit protects what lies behind it
     ├── DeadlineExceeded           the moment passed; also a TimeoutError
     ├── InvalidInput               a value from outside is wrong; also a ValueError
     │   ├── BrokenDocument         a file or message cannot be read as what it claims to be
@@ -37,7 +36,6 @@ __all__ = [
     "Overloaded",
     "PortInUse",
     "ProcessDied",
-    "RateLimited",
     "Refused",
     "RunInvalid",
     "UnknownFlag",
@@ -63,13 +61,6 @@ class Refused(FairleadError):
         super().__init__(message)
         self.retry_after = retry_after
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild_refused, (type(self), self.args[0], self.retry_after))
-
-
-def _rebuild_refused(kind: type[Refused], message: str, retry_after: float | None) -> Refused:
-    return kind(message, retry_after=retry_after)
-
 
 class CircuitOpen(Refused):
     """The circuit breaker of this dependency is open; `retry_after` is the time to its next probe."""
@@ -77,10 +68,6 @@ class CircuitOpen(Refused):
 
 class Overloaded(Refused):
     """The concurrency limit or the load shedder had no permit for this priority."""
-
-
-class RateLimited(Refused):
-    """This caller used its rate; `retry_after` is the time until a token is back."""
 
 
 class DeadlineExceeded(FairleadError, TimeoutError):
@@ -118,12 +105,13 @@ class MissingExtra(FairleadError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'fairlead[{extra}]'")
+        super().__init__(f"{package} is not installed: pip install 'fairlead[{extra}]'", name=package)
         self.package = package
         self.extra = extra
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (MissingExtra, (self.package, self.extra))
+        # Exceptions are rebuilt from `args`, which holds the message; the dict carries notes.
+        return (type(self), (self.package, self.extra), self.__dict__)
 
 
 class NoSpace(FairleadError, OSError):
