@@ -14,7 +14,11 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 from typing import Protocol
+
+from fairlead.errors import InvalidInput
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "ManualClock", "SystemClock", "Timer", "settle"]
 
@@ -26,7 +30,11 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """The four things that time is asked for."""
+    """The four things that time is asked for.
+
+    Loops count in milliseconds: uvloop ends a sleep, or runs a timer, up to 2 ms before its moment. Whoever must not be
+    early asks `now()` again.
+    """
 
     def now(self) -> float:
         """Monotonic seconds; the zero point is arbitrary. On Linux all processes of one machine share it."""
@@ -37,7 +45,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Returns after at least `seconds`; zero or less still yields to other tasks once."""
+        """Returns after `seconds`; zero or less still yields to other tasks once."""
         ...
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
@@ -45,10 +53,9 @@ class Clock(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class SystemClock:
-    """The machine's clock. `call_at` and `sleep` need a running asyncio loop; `now` and `utc` do not."""
-
-    __slots__ = ()
+    """The machine's clock; all are equal. `call_at` and `sleep` need a running asyncio loop, `now` and `utc` do not."""
 
     now = staticmethod(time.monotonic)
     utc = staticmethod(time.time)
@@ -81,6 +88,9 @@ class ManualClock:
     own moment while it runs. Sleepers are woken the same way, and continue when the test next awaits; `run_for` does
     both, so that a sleeper that sleeps again within the span wakes again.
 
+    A callback may advance the clock itself, as one that blocks would. A callback that raises stops no other: once time
+    has arrived, `advance` and `run_for` raise what it raised, or an ExceptionGroup if there were several.
+
     >>> clock = ManualClock()
     >>> fired = []
     >>> _ = clock.call_at(2.0, lambda: fired.append(clock.now()))
@@ -90,7 +100,8 @@ class ManualClock:
 
     def __init__(self, now: float = 0.0, utc: float = 1_750_000_000.0) -> None:
         self._now = now
-        self._utc_offset = utc - now
+        self._utc = utc
+        self._utc_set_at = now
         self._order = itertools.count()
         self._timers: list[tuple[float, int, _ManualTimer]] = []
 
@@ -98,55 +109,81 @@ class ManualClock:
         return self._now
 
     def utc(self) -> float:
-        return self._now + self._utc_offset
+        return self._utc + (self._now - self._utc_set_at)
 
     def set_utc(self, utc: float) -> None:
         """Moves the wall clock, as an operator or NTP would; monotonic time stays."""
-        self._utc_offset = utc - self._now
+        self._utc = utc
+        self._utc_set_at = self._now
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        woken = asyncio.get_running_loop().create_future()
-        timer = self.call_at(self._now + seconds, lambda: woken.done() or woken.set_result(None))
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not woken.done():  # cancelled, and its task has not run since
+                woken.set_result(None)
+
+        timer = self.call_at(self._now + seconds, wake)
         try:
             await woken
         finally:
             timer.cancel()
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        if when != when:
+            raise InvalidInput("a timer at NaN would leave the order of all others undefined: pass a moment")
         timer = _ManualTimer(callback)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
     def advance(self, seconds: float) -> None:
-        """Moves time forward by `seconds` (>= 0) and runs what falls due."""
-        if seconds < 0:
-            raise ValueError(f"monotonic time cannot go back: advance({seconds})")
-        end = self._now + seconds
-        while self._timers and self._timers[0][0] <= end:
-            self._fire_next()
-        self._now = end
+        """Moves time forward by `seconds` (finite, >= 0) and runs what falls due."""
+        end = self._after(seconds)
+        failures: list[Exception] = []
+        while self._fire_next(end, failures):
+            pass
+        self._now = max(self._now, end)
+        _raise(failures)
 
     async def run_for(self, seconds: float) -> None:
         """Moves time forward and lets the tasks that wake up run, as many times as they fall due."""
-        if seconds < 0:
-            raise ValueError(f"monotonic time cannot go back: run_for({seconds})")
-        end = self._now + seconds
+        end = self._after(seconds)
+        failures: list[Exception] = []
         await settle()
-        while self._timers and self._timers[0][0] <= end:
-            self._fire_next()
+        while self._fire_next(end, failures):
             await settle()
-        self._now = end
+        self._now = max(self._now, end)
         await settle()
+        _raise(failures)
 
-    def _fire_next(self) -> None:
+    def _after(self, seconds: float) -> float:
+        if not 0 <= seconds < inf:
+            raise InvalidInput(f"monotonic time moves forward only, by finite spans: got {seconds} seconds")
+        return self._now + seconds
+
+    def _fire_next(self, end: float, failures: list[Exception]) -> bool:
+        # A callback, or a task it woke, may have advanced past `end`.
+        if not self._timers or self._timers[0][0] > max(end, self._now):
+            return False
         when, _, timer = heapq.heappop(self._timers)
         self._now = max(self._now, when)
         callback, timer.callback = timer.callback, None
         if callback is not None:
-            callback()
+            try:
+                callback()
+            except Exception as error:  # raised once time has arrived
+                failures.append(error)
+        return True
+
+
+def _raise(failures: list[Exception]) -> None:
+    if len(failures) > 1:
+        raise ExceptionGroup(f"{len(failures)} callbacks raised", failures)
+    if failures:
+        raise failures[0]
 
 
 async def settle(turns: int = 20) -> None:
