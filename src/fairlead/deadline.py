@@ -5,12 +5,14 @@ seconds for a client that left after one. A deadline does not add up. It is abso
 remains, refuses to begin when nothing does, and hands the remainder on.
 
 Across HTTP the remainder travels in `x-request-timeout-ms`, whole milliseconds. A remainder, not a moment: two
-machines' clocks need not agree. The price is that the time on the wire is not counted.
+machines' clocks need not agree. The price is that the time on the wire is not counted. No header, no deadline: a caller
+that would wait for ever sends none, and what it calls decides for itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import DeadlineExceeded, InvalidInput
@@ -37,41 +39,53 @@ class Deadline:
     """Monotonic seconds of `clock`; infinite for "no deadline"."""
     clock: Clock = SYSTEM_CLOCK
 
+    def __post_init__(self) -> None:
+        if self.at != self.at:  # it would compare false with every moment
+            raise InvalidInput(
+                "a deadline at NaN never expires: pass a number of seconds, infinity for no deadline"
+            )
+
     @classmethod
     def after(cls, timeout: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:
         """The deadline `timeout` seconds from now. Zero or less has already passed; NaN raises InvalidInput."""
-        if timeout != timeout:  # NaN would compare false with everything and never expire
-            raise InvalidInput("a timeout of NaN seconds never expires: pass a number of seconds")
         return cls(clock.now() + timeout, clock)
 
     @classmethod
     def never(cls, clock: Clock = SYSTEM_CLOCK) -> Deadline:
-        return cls(float("inf"), clock)
+        """No deadline, in the shape of one."""
+        return cls(inf, clock)
 
     @classmethod
     def from_header(cls, value: str | None, clock: Clock = SYSTEM_CLOCK) -> Deadline | None:
         """The caller's deadline from `x-request-timeout-ms`; None when absent.
 
-        Raises InvalidInput for anything but 1 to 8 ASCII digits, at most a day.
+        Raises InvalidInput for anything but 1 to 8 ASCII digits, at most a day, between spaces or tabs.
         """
         if value is None:
             return None
-        digits = value.strip()
-        if not (digits.isascii() and digits.isdigit() and len(digits) <= 8) or int(digits) > _LONGEST_MS:
+        digits = value.strip(" \t")  # str.strip() alone would take line ends and U+00A0 along
+        if not (len(digits) <= 8 and digits.isascii() and digits.isdigit()) or int(digits) > _LONGEST_MS:
             raise InvalidInput(
                 f"{TIMEOUT_HEADER}: {value[:32]!r} is not a whole number of milliseconds up to {_LONGEST_MS}"
             )
         return cls.after(int(digits) / 1000, clock)
 
-    def to_header(self) -> str:
-        """The remainder for the next hop, whole milliseconds, rounded down so that no hop gains time."""
+    def to_header(self) -> str | None:
+        """The remainder for the next hop; None for no deadline: leave the header out, as `from_header` reads it.
+
+        Whole milliseconds, rounded down so that no hop gains time: "0" if less than one remains. More than a day is
+        sent as a day, the most that `from_header` takes.
+        """
+        if self.at == inf:
+            return None
         return str(int(min(max(self.remaining(), 0.0) * 1000, _LONGEST_MS)))
 
     def remaining(self) -> float:
-        """Seconds left; negative once it has passed."""
+        """Seconds left; negative once it has passed, infinite for no deadline."""
         return self.at - self.clock.now()
 
     def expired(self) -> bool:
+        """Whether the moment has come; at the very moment it has."""
         return self.at <= self.clock.now()
 
     def sooner(self, timeout: float | None) -> Deadline:
@@ -85,4 +99,6 @@ class Deadline:
         """Raises DeadlineExceeded if the moment has passed, so that `what` never begins."""
         left = self.remaining()
         if left <= 0:
-            raise DeadlineExceeded(f"{what}: the deadline passed {-left * 1000:.0f} ms ago, so it was not started")
+            raise DeadlineExceeded(
+                f"{what}: the deadline passed {-left * 1000:.0f} ms ago, so it was not started"
+            )

@@ -43,8 +43,8 @@ class CandidateClient:
         self._base_url = base_url
 
     async def fetch(self, topic: int) -> Candidates:
-        deadline = current().deadline
-        headers = {} if deadline.at == float("inf") else {TIMEOUT_HEADER: deadline.to_header()}
+        remaining = current().deadline.to_header()
+        headers = {} if remaining is None else {TIMEOUT_HEADER: remaining}
         try:
             async with self._session.get(
                 f"{self._base_url}/candidates?topic={topic}", headers=headers
