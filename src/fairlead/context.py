@@ -50,12 +50,20 @@ current = _current.get
 
 @contextmanager
 def request_context(context: RequestContext) -> Iterator[RequestContext]:
-    """Makes `context` current inside the block, in this task and in tasks started by it."""
+    """Makes `context` current inside the block, in this task and in tasks started by it.
+
+    Blocks of one task end innermost first; a generator that yields inside one shows its context to whoever iterates it.
+    """
     token = _current.set(context)
     try:
         yield context
     finally:
-        _current.reset(token)
+        try:  # noqa: SIM105  # suppress() would add a third to the cost of the block
+            _current.reset(token)
+        except ValueError:
+            # A generator may be closed by another task than it ran in (asyncio does so with those left unfinished).
+            # What was set there is out of reach, and this error would take the place of a cancellation on its way out.
+            pass
 
 
 @contextmanager
