@@ -1,8 +1,8 @@
 """Interleaved timing and the table of bars.
 
-A number alone says more about the machine than about the code, so every figure here is one arm beside another in the same
-run. Arms take turns in rounds, in an order reshuffled each round, so that a slow minute of the machine slows all of them.
-The ratio is the median of the per-round ratios; its spread is their interquartile range.
+A number alone says more about the machine than about the code, so every figure here is one arm beside another in the
+same run. Arms take turns in rounds, in an order reshuffled each round, so that a slow minute of the machine slows all
+of them. The ratio is the median of the per-round ratios; its spread is their interquartile range.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 __all__ = ["Arm", "Bar", "Timing", "interleave", "interleave_async", "ratio"]
@@ -36,10 +37,7 @@ class Timing:
     @property
     def spread(self) -> tuple[float, float]:
         """First and third quartile, seconds."""
-        if len(self.rounds) < 2:
-            return self.rounds[0], self.rounds[0]
-        low, _, high = statistics.quantiles(self.rounds, n=4)
-        return low, high
+        return _quartiles(self.rounds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,29 +65,13 @@ class Bar:
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
 
-def _shuffled(names: list[str], rng: random.Random) -> list[str]:
-    order = names[:]
-    rng.shuffle(order)
-    return order
-
-
 def interleave(arms: Mapping[str, Arm], *, n: int, rounds: int = 15, seed: int = 1) -> dict[str, Timing]:
     """Seconds per operation of each synchronous arm over `rounds` rounds of `n` operations, after one warm-up round."""
-    rng = random.Random(seed)
-    taken: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(-1, rounds):
-        for name in _shuffled(list(arms), rng):
-            gc.collect()
-            gc.disable()
-            try:
-                start = time.perf_counter()
-                arms[name](n)
-                elapsed = time.perf_counter() - start
-            finally:
-                gc.enable()
-            if number >= 0:
-                taken[name].append(elapsed / n)
-    return {name: Timing(name=name, rounds=tuple(values), per_round=n) for name, values in taken.items()}
+    turns = _Turns(arms, n=n, rounds=rounds, seed=seed)
+    for name in turns:
+        with turns.timed(name):
+            arms[name](n)
+    return turns.timings()
 
 
 def interleave_async(
@@ -98,29 +80,61 @@ def interleave_async(
     """As `interleave`, for arms that are coroutine functions, all in one event loop."""
 
     async def run() -> dict[str, Timing]:
-        rng = random.Random(seed)
-        taken: dict[str, list[float]] = {name: [] for name in arms}
-        for number in range(-1, rounds):
-            for name in _shuffled(list(arms), rng):
-                gc.collect()
-                gc.disable()
-                try:
-                    start = time.perf_counter()
-                    await arms[name](n)
-                    elapsed = time.perf_counter() - start
-                finally:
-                    gc.enable()
-                if number >= 0:
-                    taken[name].append(elapsed / n)
-        return {name: Timing(name=name, rounds=tuple(values), per_round=n) for name, values in taken.items()}
+        turns = _Turns(arms, n=n, rounds=rounds, seed=seed)
+        for name in turns:
+            with turns.timed(name):
+                await arms[name](n)
+        return turns.timings()
 
     return asyncio.run(run())
+
+
+class _Turns:
+    """The names of the arms in the order of their turns, and what each turn took."""
+
+    def __init__(self, names: Iterable[str], *, n: int, rounds: int, seed: int) -> None:
+        if n < 1 or rounds < 1:
+            raise ValueError(f"n={n}, rounds={rounds}: both must be at least 1")
+        self._names = list(names)
+        self._n = n
+        self._rounds = rounds
+        self._rng = random.Random(seed)
+        self._taken: dict[str, list[float]] = {name: [] for name in self._names}
+
+    def __iter__(self) -> Iterator[str]:
+        for _ in range(1 + self._rounds):
+            yield from self._rng.sample(self._names, len(self._names))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Times the block, with the collector at rest."""
+        collecting = gc.isenabled()
+        gc.collect()
+        gc.disable()
+        try:
+            start = time.perf_counter()
+            yield
+            self._taken[name].append((time.perf_counter() - start) / self._n)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def timings(self) -> dict[str, Timing]:
+        return {
+            name: Timing(name=name, rounds=tuple(warm), per_round=self._n)
+            for name, (_warm_up, *warm) in self._taken.items()
+        }
 
 
 def ratio(slow: Timing, fast: Timing) -> tuple[float, tuple[float, float]]:
     """How many times `slow` takes what `fast` takes: median of the per-round ratios and their interquartile range."""
     each = [a / b for a, b in zip(slow.rounds, fast.rounds, strict=True)]
-    if len(each) < 2:
-        return each[0], (each[0], each[0])
-    low, middle, high = statistics.quantiles(each, n=4)
-    return middle, (low, high)
+    return statistics.median(each), _quartiles(each)
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    # The exclusive method puts the quartiles of two rounds outside both, below zero if they lie far apart.
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
