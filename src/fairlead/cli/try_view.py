@@ -13,8 +13,8 @@ from rich.text import Text
 
 from fairlead.charts import format_value
 from fairlead.trial.progress import Live
-from fairlead.trial.result import Result, TargetRecord
-from fairlead.trial.summary import Ablation, PhaseTable, ablations, phase_tables
+from fairlead.trial.result import Result
+from fairlead.trial.summary import Ablation, PhaseTable, ablations, outcome_in_words, phase_tables
 from fairlead.trial.system import Arm, Plan
 
 __all__ = ["LiveProgress", "print_result"]
@@ -133,9 +133,5 @@ def _targets(result: Result) -> Table:
     shown.add_column("outcome", no_wrap=True)
     for target in result.targets:
         text, style = _MARKS[target.met]
-        shown.add_row(target.statement, target.phase, _figures(target), Text(text, style=style))
+        shown.add_row(target.statement, target.phase, outcome_in_words(target), Text(text, style=style))
     return shown
-
-
-def _figures(target: TargetRecord) -> str:
-    return target.wording if target.met is None else target.wording.rpartition(":")[0]

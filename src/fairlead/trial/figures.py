@@ -72,7 +72,8 @@ def of_phase(recorded: Recorded, arm: Arm, phase: Phase) -> PhaseSamples | None:
         rows = np.zeros(len(offset), dtype=bool)
         for each, start, end in recorded.phase_bounds():
             if each.name == phase.name or (phase is WHOLE_RUN and each.measured):
-                rows |= (offset >= start) & (offset < end)
+                # What is due at the very end belongs to the last phase, or to none.
+                rows |= (offset >= start) & ((offset < end) | (each is recorded.plan.phases[-1]))
                 seconds += each.seconds
         parts.append(turn.samples.select(rows))
         slices.append(turn.cycle * 1_000_000 + np.floor(offset[rows] / _SLICE).astype(np.int64))

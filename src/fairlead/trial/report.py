@@ -29,7 +29,7 @@ from fairlead.charts import (
 from fairlead.lab.samples import Outcome
 from fairlead.trial.figures import latencies, of_phase
 from fairlead.trial.result import Result, write_atomically
-from fairlead.trial.summary import PhaseTable, ablations, phase_tables
+from fairlead.trial.summary import PhaseTable, ablations, outcome_in_words, phase_tables
 from fairlead.trial.system import Arm, Phase
 from fairlead.trial.walk import Recorded
 
@@ -120,18 +120,21 @@ def _verdict(result: Result) -> str:
     lag = format_value(validity.send_lag_p99_seconds, "seconds")
     if validity.valid:
         return (
-            f'<p class="verdict"><b>The run is valid.</b> {validity.requests:,} requests were sent open-loop, with a p99 '
-            f"send lag of {lag}. Latency counts from the moment each request was due.</p>\n"
+            f'<p class="verdict"><b>The run is valid.</b> {validity.requests:,} requests were sent open-loop, with a '
+            f"p99 send lag of {lag}. Latency counts from the moment each request was due.</p>\n"
         )
     reasons = "".join(f"<li>{_text(reason)}</li>" for reason in validity.reasons)
-    return f'<div class="verdict invalid"><b>The run is not valid: do not use its figures.</b><ul>{reasons}</ul></div>\n'
+    return (
+        '<div class="verdict invalid"><b>The run is not valid: do not use its figures.</b>'
+        f"<ul>{reasons}</ul></div>\n"
+    )
 
 
 def _targets(result: Result) -> str:
     titles = {phase.name: phase.title for phase in result.phases} | {"run": "whole run"}
     rows = "".join(
         f'<tr><th scope="row">{_text(target.statement)}</th><td>{_text(titles.get(target.phase, target.phase))}</td>'
-        f"<td>{_text(target.wording.rpartition(':')[0] or target.wording)}</td><td>{_mark(target.met)}</td></tr>"
+        f"<td>{_text(outcome_in_words(target))}</td><td>{_mark(target.met)}</td></tr>"
         for target in result.targets
     )
     sources = "".join(
@@ -140,8 +143,8 @@ def _targets(result: Result) -> str:
     )
     return (
         "<section><h2>Targets</h2><div class=wide><table><thead><tr><th scope=col>target</th><th scope=col>phase</th>"
-        f"<th scope=col>control → treatment</th><th scope=col>outcome</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        f"{sources}</section>\n"
+        "<th scope=col>control → treatment</th><th scope=col>outcome</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>{sources}</section>\n"
     )
 
 
@@ -243,7 +246,8 @@ def _ablations(result: Result) -> str:
     parts = [
         "<section><h2>What each mechanism contributes</h2><p>Each arm is the full treatment without one mechanism, "
         "in the same run: what a figure loses without it is what the mechanism contributes.</p>"
-        f"<div class=wide><table><thead><tr><th scope=col>arm</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>\n"
+        f"<div class=wide><table><thead><tr><th scope=col>arm</th>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>\n"
     ]
     for phase in result.phases:
         full = result.figure("latency_p99", result.arms[1].name, phase.name)
@@ -309,7 +313,8 @@ def _conditions(result: Result) -> str:
         f"<section><h2>How it was measured</h2><dl>{workload}"
         f"<dt>order</dt><dd>arms take turns, {result.cycles} cycles each, the order reversed every other cycle</dd>"
         f"<dt>machine</dt><dd>{_text(machine.cpu)}, {machine.cores} cores, "
-        f"{format_value(float(machine.memory_bytes), 'bytes')}, {_text(machine.system)}, Python {_text(machine.python)}</dd>"
+        f"{format_value(float(machine.memory_bytes), 'bytes')}, {_text(machine.system)}, "
+        f"Python {_text(machine.python)}</dd>"
         f"</dl><h2>simulated:</h2><ul>{simulated}</ul></section>\n"
     )
 
@@ -325,12 +330,12 @@ def _definitions(result: Result) -> str:
 def _evidence(result: Result) -> str:
     rows = "".join(
         f'<tr><th scope="row"><code>{_text(each.path)}</code></th><td class="number">{each.bytes:,}</td>'
-        f"<td><code>{each.sha256}</code></td></tr>"
+        f"<td><code>{_text(each.sha256)}</code></td></tr>"
         for each in result.evidence
     )
     return (
-        "<section><h2>Evidence</h2><p class=note>Every request and answer of the run, beside this page. The figures were "
-        "computed from these files' contents.</p><div class=wide><table><thead><tr><th scope=col>file</th>"
+        "<section><h2>Evidence</h2><p class=note>Every request and answer of the run, beside this page. The figures "
+        "were computed from these files' contents.</p><div class=wide><table><thead><tr><th scope=col>file</th>"
         f'<th scope="col" class="number">bytes</th><th scope=col>SHA-256</th></tr></thead><tbody>{rows}</tbody></table>'
         "</div></section>\n"
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,6 +55,17 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     """Units of analysis behind the value."""
     caveat: str = ""
+
+    def __post_init__(self) -> None:
+        for name, number in (("value", self.value), ("low", self.low), ("high", self.high)):
+            if number is not None and not math.isfinite(number):
+                raise InvalidInput(
+                    f"figure {self.metric} of {self.arm}, {self.phase}: {name} is {number}, no number"
+                )
+        if self.value is None and not self.caveat:
+            raise InvalidInput(
+                f"figure {self.metric} of {self.arm}, {self.phase}: no value, and no caveat to say why"
+            )
 
 
 class MetricRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +178,10 @@ def write_result(result: Result, path: Path) -> None:
 def read_result(path: Path) -> Result:
     """Raises BrokenDocument for a file that is missing, too large, or not a result of this schema."""
     try:
-        if path.stat().st_size > MAX_RESULT_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would hang the reader, a device might never end
+            raise BrokenDocument(f"{path}: not a regular file; name a run's result.json")
+        if found.st_size > MAX_RESULT_BYTES:
             raise BrokenDocument(
                 f"{path}: larger than {MAX_RESULT_BYTES} bytes, so it is no result of a trial"
             )
@@ -176,7 +192,7 @@ def read_result(path: Path) -> Result:
         ) from error
     try:
         result = msgspec.json.decode(raw, type=Result)
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BrokenDocument(f"{path}: {error}; was it written by this version of Fairlead?") from error
     if result.schema != SCHEMA:
         raise BrokenDocument(f"{path}: schema {result.schema[:64]!r}, this version reads {SCHEMA!r}")
@@ -199,7 +215,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise NoSpace(
-                f"{path}: {error.strerror} after {len(data)} bytes were to be written: free space or choose another --out"
+                f"{path}: {error.strerror} after {len(data)} bytes were to be written: "
+                "free space or choose another --out"
             ) from error
         raise InvalidInput(f"{path}: {error.strerror}; choose another --out") from error
 

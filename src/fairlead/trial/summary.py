@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fairlead.charts import Unit, format_value
-from fairlead.trial.result import Figure, Result
+from fairlead.trial.result import Figure, Result, TargetRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Ablation", "PhaseTable", "ablations", "cell", "phase_tables", "unit_of"]
+__all__ = ["Ablation", "PhaseTable", "ablations", "cell", "outcome_in_words", "phase_tables", "unit_of"]
 
 _UNITS: dict[str, Unit] = {
     "seconds": "seconds",
@@ -49,7 +49,10 @@ def ablations(result: Result) -> Ablation | None:
         return None
     metrics = {metric.name: metric for metric in result.metrics}
     phases = {phase.name: phase.title for phase in result.phases} | {"run": "whole run"}
-    pairs = [*list(dict.fromkeys((target.metric, target.phase) for target in result.targets)), ("degraded", "run")]
+    pairs = [
+        *list(dict.fromkeys((target.metric, target.phase) for target in result.targets)),
+        ("degraded", "run"),
+    ]
     index = {(figure.metric, figure.arm, figure.phase): figure for figure in result.figures}
     rows = []
     for arm in result.arms:
@@ -63,6 +66,11 @@ def ablations(result: Result) -> Ablation | None:
 
 def _bare(figure: Figure | None, unit: str) -> str:
     return "–" if figure is None or figure.value is None else format_value(figure.value, unit_of(unit))
+
+
+def outcome_in_words(target: TargetRecord) -> str:
+    """The figures and the change beside a mark for the outcome; why, where it was not judged."""
+    return target.wording if target.met is None else target.wording.rpartition(":")[0]
 
 
 def unit_of(unit: str) -> Unit:
@@ -106,7 +114,12 @@ def _change(control: Figure | None, treatment: Figure | None, unit: str) -> str:
         return ""
     difference = treatment.value - control.value
     if unit == "ratio":
-        return f"{difference * 100:+.1f} pp".replace("-", "−")
+        return f"{_signed(difference * 100, 1)} pp"
     if control.value == 0:
         return "" if difference == 0 else "from 0"
-    return f"{difference / control.value * 100:+.0f} %".replace("-", "−")
+    return f"{_signed(difference / control.value * 100, 0)} %"
+
+
+def _signed(number: float, digits: int) -> str:
+    text = f"{number:+.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else f"{0:.{digits}f}"

@@ -40,6 +40,11 @@ __all__ = [
 ENTRY_POINT_GROUP = "fairlead.systems"
 
 
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidInput(f"{name} {value!r:.40} is not a whole number from {low} to {high}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mechanism:
     """One thing the treatment does and the control does not, with its own switch."""
@@ -53,7 +58,7 @@ class Arm:
     """One way to serve the same requests."""
 
     name: str
-    """As figures and events name it: `control`, `treatment`, `treatment-without-batching`."""
+    """As figures and events name it: `control`, `treatment`, `without-batching`."""
     variant: str
     """The variant of the system's flag that this arm is served."""
     without: tuple[str, ...] = ()
@@ -90,14 +95,12 @@ class Settings:
     """How often each arm goes through all phases; None takes the plan's own number."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise InvalidInput(f"seed {self.seed}: a seed is a whole number from 0 to 4294967295")
-        if self.rate is not None and not 1 <= self.rate <= 5_000:
-            raise InvalidInput(f"rate {self.rate}: the arrival rate is 1 to 5000 requests per second")
-        if not 0 <= self.port <= 65535:
-            raise InvalidInput(f"port {self.port}: a port is a number from 0 to 65535")
-        if self.cycles is not None and not 1 <= self.cycles <= 10_000:
-            raise InvalidInput(f"cycles {self.cycles}: from 1 to 10000")
+        _check_whole("seed", self.seed, 0, 2**32 - 1)
+        _check_whole("port", self.port, 0, 65535)
+        if self.cycles is not None:
+            _check_whole("cycles", self.cycles, 1, 10_000)
+        if self.rate is not None and (isinstance(self.rate, bool) or not 1 <= self.rate <= 5_000):
+            raise InvalidInput(f"rate {self.rate!r} is not a rate of 1 to 5000 requests per second")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +119,21 @@ class Plan:
     """Seconds after which the client gives up; counts as a timeout."""
     workload: Mapping[str, str] = field(default_factory=dict)
     """The workload in words, for the report: distribution, keys, sizes."""
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if len(names) < 2 or len(set(names)) != len(names):
+            raise InvalidInput(f"arms: {names} are not two or more, each with a name of its own")
+        phases = [phase.name for phase in self.phases]
+        if len(set(phases)) != len(phases) or not any(phase.measured for phase in self.phases):
+            raise InvalidInput(f"phases: {phases} need names of their own, and one that is measured")
+        if "run" in phases:
+            raise InvalidInput("phases: 'run' is the name of all measured phases together; choose another")
+        seconds = [(f"seconds of phase {phase.name}", phase.seconds) for phase in self.phases]
+        for name, number in (*seconds, ("rate", self.rate), ("patience", self.patience)):
+            if isinstance(number, bool) or not 0 < number < float("inf"):
+                raise InvalidInput(f"{name} {number!r} is not a positive number")
+        _check_whole("cycles", self.cycles, 1, 10_000)
 
     @property
     def cycle_seconds(self) -> float:

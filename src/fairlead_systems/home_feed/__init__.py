@@ -29,13 +29,14 @@ class HomeFeed:
     title = "Home feed"
     summary = (
         "A home feed asks a candidate source and a feature service for every page it has not cached. When a topic goes "
-        "viral or a dependency stalls, its p99 and its timeouts are what users notice. Control is what a competent team "
-        "writes in a hurry; treatment gives each request a deadline, shares loads, batches features, and ranks by a "
-        "heuristic where the model's inputs do not come in time."
+        "viral or a dependency stalls, its p99 and its timeouts are what users notice. Control is what a competent "
+        "team writes in a hurry; treatment gives each request a deadline, shares loads, batches features, and ranks by "
+        "a heuristic where the model's inputs do not come in time."
     )
     mechanisms: Sequence[Mechanism] = MECHANISMS
     simulated: Sequence[str] = (
-        "the downstreams' service time: a seeded log-normal sleep with rare stalls; workers, queues and refusals are real",
+        "the downstreams' service time: a seeded log-normal sleep with rare stalls; "
+        "workers, queues and refusals are real",
         "users, topics, videos, features and viewers' profiles: made from the seed",
         "the network: loopback, no loss, no distance",
         "the viral event, the cleared cache and the stalled feature service: set off by the plan",

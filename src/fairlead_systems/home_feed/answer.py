@@ -26,7 +26,9 @@ class Answer:
     model: str
     """Version of the model that ranked them, or of the heuristic."""
     degraded_by: str = ""
-    """Why a lesser ranking took the model's place: the error's class or the scheduler's reason; empty when it did not."""
+    """Why a lesser ranking took the model's place: the error's class or the scheduler's reason; empty when it did
+    not.
+    """
     staleness: float
     """Seconds the stalest part was past its lifetime when it was read; 0 when all was fresh."""
     age: float
