@@ -123,14 +123,11 @@ class ManualClock:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def wake() -> None:
-            if not woken.done():  # cancelled, and its task has not run since
+            if not woken.done():  # the sleeper was cancelled
                 woken.set_result(None)
 
-        timer = self.call_at(self._now + seconds, wake)
-        try:
-            await woken
-        finally:
-            timer.cancel()
+        self.call_at(self._now + seconds, wake)
+        await woken
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         if when != when:

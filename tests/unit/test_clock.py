@@ -193,7 +193,7 @@ async def test_sleeper_cancelled_in_the_moment_of_its_waking_does_not_break_the_
     assert sleeper.cancelled()
 
 
-async def test_cancelled_sleeper_ends_at_once_and_its_timer_is_gone():
+async def test_cancelled_sleeper_ends_at_once_and_harms_no_other():
     clock = ManualClock()
     sleeper = asyncio.create_task(clock.sleep(1.0))
     other = asyncio.create_task(clock.sleep(1.0))
