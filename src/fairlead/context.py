@@ -21,7 +21,7 @@ class Priority(IntEnum):
     """Order in which work is refused under overload: the lowest first."""
 
     BACKGROUND = 0
-    """Nobody waits: prefetch, refresh, batch."""
+    """Nobody waits: prefetch, batch, reports."""
     NORMAL = 1
     """A person waits and can do without: the default."""
     CRITICAL = 2
