@@ -42,11 +42,11 @@ def main() -> None:
 
 def described(module: ModuleType, name: str, path: Path) -> str:
     value = getattr(module, name)
-    if inspect.isclass(value) or inspect.isroutine(value):
-        return first_sentence(inspect.getdoc(value) or "")
     for source in (path, *sorted(path.parent.glob("*.py"))):
         if (text := text_below(source, name)) is not None:
             return first_sentence(text)
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return first_sentence(inspect.getdoc(value) or "")
     if choices := get_args(value):
         return f"One of {', '.join(f'`{choice}`' for choice in choices)}."
     return f"A constant, `{type(value).__name__}`."
