@@ -6,16 +6,20 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
-from rich.live import Live as RichLive
-from rich.table import Table
-from rich.text import Text
-
 from fairlead.charts import format_value
+from fairlead.errors import MissingExtra
 from fairlead.trial.progress import Live
 from fairlead.trial.result import Result
 from fairlead.trial.summary import Ablation, PhaseTable, ablations, outcome_in_words, phase_tables
 from fairlead.trial.system import Arm, Plan
+
+try:
+    from rich.console import Console
+    from rich.live import Live as RichLive
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as missing:
+    raise MissingExtra("rich", "cli") from missing
 
 __all__ = ["LiveProgress", "print_result"]
 

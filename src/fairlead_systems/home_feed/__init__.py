@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairlead.errors import MissingExtra
 from fairlead.trial import Arm, Figure, Mechanism, Phase, Plan, Running, Settings
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
 
@@ -20,6 +22,31 @@ if TYPE_CHECKING:
     from fairlead.metrics import Metric, Target
 
 __all__ = ["HomeFeed"]
+
+
+_PACKAGES = {
+    "aiohttp": "aiohttp",
+    "grpc": "grpcio",
+    "httptools": "httptools",
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
+    "psutil": "psutil",
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "uvloop": "uvloop",
+}
+"""What the walk and the processes import, and the package that brings it."""
+
+
+def _require_packages() -> None:
+    # Before anything is started: what a process misses would show as its death, with a log to read.
+    for module, package in _PACKAGES.items():
+        try:
+            found = find_spec(module) is not None
+        except ImportError:
+            found = False
+        if not found:
+            raise MissingExtra(package, "try")
 
 
 class HomeFeed:
@@ -56,6 +83,7 @@ class HomeFeed:
         return TARGETS
 
     def plan(self, settings: Settings) -> Plan:
+        _require_packages()
         from fairlead_systems.home_feed.system import make_plan
 
         return make_plan(settings)

@@ -30,8 +30,11 @@ def build(arguments: argparse.Namespace) -> Starlette:
     async def candidates(request: Request) -> Response:
         topic = request.query_params.get("topic", "")
         try:
-            items = world.candidates(int(topic[:9]))
-        except (ValueError, IndexError):
+            # int() alone would take "+7", "1_0" and digits of other scripts for topics.
+            items = world.candidates(
+                int(topic) if topic.isascii() and topic.isdigit() and len(topic) <= 9 else -1
+            )
+        except IndexError:
             return JSONResponse({"error": f"no topic {topic[:32]!r}"}, status_code=404)
         as_of = time.monotonic()
         try:

@@ -5,7 +5,6 @@ arms differ in.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 
 import aiohttp
@@ -16,11 +15,15 @@ from fairlead.context import current
 from fairlead.deadline import TIMEOUT_HEADER
 from fairlead_systems.home_feed.feature_protocol import BATCH, GET, BatchReply, BatchRequest, Features, encode
 
-__all__ = ["CandidateClient", "Candidates", "DownstreamError", "FeatureClient"]
+__all__ = ["CandidateClient", "Candidates", "DownstreamError", "FeatureClient", "UnknownTopic"]
 
 
 class DownstreamError(Exception):
     """A downstream answered with a failure, refused, or could not be reached."""
+
+
+class UnknownTopic(Exception):
+    """The candidate source does not have this topic: the caller's mistake, and no failure of anybody."""
 
 
 class Candidates(msgspec.Struct, frozen=True):
@@ -52,9 +55,14 @@ class CandidateClient:
                 body = await response.read()
         except aiohttp.ClientError as error:
             raise DownstreamError(f"candidate source: {error!r}") from error
+        if response.status == 404:
+            raise UnknownTopic(f"no topic {topic}")
         if response.status != 200:
             raise DownstreamError(f"candidate source: HTTP {response.status}")
-        return _decode_candidates(body)
+        try:
+            return _decode_candidates(body)
+        except msgspec.MsgspecError as error:
+            raise DownstreamError(f"candidate source: unreadable answer: {error}") from error
 
 
 class FeatureClient:
@@ -84,7 +92,7 @@ class FeatureClient:
 
     async def batch(self, items: list[int]) -> list[Features]:
         """Features in the order of `items`."""
-        if self._stream is None or self._stream.done():
+        if self._stream is None:
             self._stream = asyncio.create_task(self._run_stream())
         request = BatchRequest(next(self._ids), items)
         reply: asyncio.Future[list[Features]] = asyncio.get_running_loop().create_future()
@@ -110,15 +118,18 @@ class FeatureClient:
                     waiting.set_result(reply.features)
         except grpc.aio.AioRpcError as error:
             why = f"{error.code().name} {error.details()}"
+        except Exception as error:  # the edge of the task: told to everybody who waits
+            why = repr(error)
         finally:
-            writer.cancel()
-            call.cancel()
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
-                await writer
+            # First of all, and without a wait: from here on a request opens a stream of its own.
+            self._stream = None
             self._outgoing = asyncio.Queue()
             for waiting in list(self._pending.values()):
                 if not waiting.done():
                     waiting.set_exception(DownstreamError(f"feature service: {why}"))
+            writer.cancel()
+            call.cancel()
+            await asyncio.gather(writer, return_exceptions=True)  # a broken stream breaks its writer too
 
     async def _write(self, call: grpc.aio.StreamStreamCall) -> None:
         outgoing = self._outgoing
@@ -126,7 +137,7 @@ class FeatureClient:
             await call.write(await outgoing.get())
 
     async def close(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-            await asyncio.gather(self._stream, return_exceptions=True)
+        if (stream := self._stream) is not None:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
         await self._channel.close()

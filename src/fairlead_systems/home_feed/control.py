@@ -12,7 +12,13 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
-from fairlead_systems.home_feed.clients import CandidateClient, Candidates, DownstreamError, FeatureClient
+from fairlead_systems.home_feed.clients import (
+    CandidateClient,
+    Candidates,
+    DownstreamError,
+    FeatureClient,
+    UnknownTopic,
+)
 from fairlead_systems.home_feed.ranking import InlineRanking
 
 if TYPE_CHECKING:
@@ -82,6 +88,8 @@ class Control:
             hit = False
             try:
                 candidates = await with_retries(self._candidates.fetch, topic, CANDIDATE_TIMEOUT)
+            except UnknownTopic as error:
+                raise NoAnswer(404, str(error)) from error
             except (TimeoutError, DownstreamError) as error:
                 raise NoAnswer(502, f"no candidates: {error!r}") from error
             self._candidate_cache.set(topic, candidates)

@@ -2,7 +2,8 @@
 
 `GET /feed?user=U&topic=N` answers `{"items", "model", "degraded"}`. Headers tell how the answer came about:
 `x-degraded` (0 or 1), `x-staleness-seconds`, `x-age-seconds`, `x-variant`. `/metrics` is Prometheus text,
-`/healthz` for probes; `POST /lab/clear` empties the caches and is there only with `--lab`.
+`/healthz` for probes. Only with `--lab`: `POST /lab/clear` empties the caches, `POST /lab/events` tells how many
+events could not be kept.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ class Feed:
         self._degraded = self.registry.counter(
             "feed_degraded_answers_total", "Answers by a fallback.", labels=("variant",)
         )
+        for field in fields(Mechanisms):
+            if FLAG_PREFIX + field.name in flags.document.flags:
+                flags.require(FLAG_PREFIX + field.name, "boolean")
         self.uses = Mechanisms(
             **{
                 field.name: flags.boolean(
@@ -73,16 +77,18 @@ class Feed:
             }
         )
 
+        # Here and not when the port is served: a model that is refused must be one line, not a failed start-up.
+        self._inline = InlineRanking()
+        self._scheduled = ScheduledRanking() if self.uses.int8_ranking else None
+
     def connect(self, session: aiohttp.ClientSession, candidates_url: str, features_address: str) -> None:
         self.feature_client = FeatureClient(features_address)
         candidates = CandidateClient(session, candidates_url)
-        inline = InlineRanking()
-        self._scheduled = ScheduledRanking() if self.uses.int8_ranking else None
-        self._control = Control(candidates, self.feature_client, inline)
+        self._control = Control(candidates, self.feature_client, self._inline)
         self._treatment = Treatment(
             candidates,
             self.feature_client,
-            self._scheduled or inline,
+            self._scheduled or self._inline,
             World(self._seed).trending(),
             self.uses,
             self._sink.emit,
@@ -114,10 +120,13 @@ class Feed:
             else:
                 answer = await self._control.page(user, topic)
         except NoAnswer as error:
-            self._finish(request_id, variant, error.status, began, None, error.reason)
+            self._finish(request_id, variant, error.status, began, None, error.__cause__ or error)
             headers = {"x-variant": variant} | ({"Retry-After": "1"} if error.status == 503 else {})
             return JSONResponse({"error": error.reason}, status_code=error.status, headers=headers)
-        self._finish(request_id, variant, 200, began, answer, "")
+        except Exception as error:  # a defect: the server answers 500 and logs it, and the record says so too
+            self._finish(request_id, variant, 500, began, None, error)
+            raise
+        self._finish(request_id, variant, 200, began, answer, None)
         return Response(
             msgspec.json.encode({"items": answer.items, "model": answer.model, "degraded": answer.degraded}),
             media_type="application/json",
@@ -130,7 +139,13 @@ class Feed:
         )
 
     def _finish(
-        self, request_id: str, variant: str, status: int, began: float, answer: Answer | None, error: str
+        self,
+        request_id: str,
+        variant: str,
+        status: int,
+        began: float,
+        answer: Answer | None,
+        error: BaseException | None,
     ) -> None:
         latency = time.monotonic() - began
         self._latency.labels(variant=variant, status=str(status)).observe(latency)
@@ -148,7 +163,7 @@ class Feed:
                 stale=answer is not None and answer.staleness > 0,
                 staleness_seconds=answer.staleness if answer is not None else 0.0,
                 age_seconds=answer.age if answer is not None else 0.0,
-                error=error[:200],
+                error=type(error).__name__ if error is not None else "",
                 variant=variant,
                 attributes={"degraded_by": answer.degraded_by}
                 if answer is not None and answer.degraded
@@ -198,6 +213,13 @@ def build(arguments: argparse.Namespace) -> Starlette:
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok", "instance": arguments.instance})
 
+    async def events(request: Request) -> Response:
+        if not isinstance(sink, BufferedSink):
+            return JSONResponse({"missing": 0, "failure": ""})
+        stats = sink.stats
+        failure = sink.failure
+        return JSONResponse({"missing": stats.dropped + stats.lost, "failure": str(failure or "")})
+
     async def clear(request: Request) -> Response:
         await feed.clear()
         return JSONResponse({"cleared": True})
@@ -205,6 +227,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
     routes = [Route("/feed", feed.answer), Route("/metrics", metrics), Route("/healthz", healthz)]
     if arguments.lab:
         routes.append(Route("/lab/clear", clear, methods=["POST"]))
+        routes.append(Route("/lab/events", events, methods=["POST"]))
     return Starlette(lifespan=lifespan, routes=routes)
 
 

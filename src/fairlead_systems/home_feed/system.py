@@ -12,9 +12,10 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from fairlead.errors import InvalidInput
+from fairlead.errors import InvalidInput, NoSpace, ProcessDied
 from fairlead.lab import Schedule, Service, Surge, Topology, Zipf
 from fairlead.trial import Arm, Phase, Plan, Settings
+from fairlead.trial.result import write_atomically
 from fairlead_systems.home_feed.capacity import KeyWindow, Window
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
 from fairlead_systems.home_feed.world import CANDIDATES_PER_TOPIC, ITEMS, TOPICS
@@ -73,7 +74,8 @@ def make_plan(settings: Settings) -> Plan:
         patience=PATIENCE,
         workload={
             "arrivals": f"Poisson, {rate:g}/s; {VIRAL_FACTOR:g} times that in the viral phase, the excess on one topic",
-            "keys": f"{TOPICS} topics by Zipf, alpha {ALPHA:g}; {CANDIDATES_PER_TOPIC} candidates each of {ITEMS:,} items",
+            "keys": f"{TOPICS} topics by Zipf, alpha {ALPHA:g}; "
+            f"{CANDIDATES_PER_TOPIC} candidates each of {ITEMS:,} items",
             "users": f"{USERS:,}, equally active",
             "faults": (
                 f"all caches emptied when the cache-cleared phase begins; the feature service hangs for the first "
@@ -81,6 +83,13 @@ def make_plan(settings: Settings) -> Plan:
             ),
         },
     )
+
+
+class _Events(msgspec.Struct):
+    """What a feed answers to /lab/events."""
+
+    missing: int
+    failure: str
 
 
 class HomeFeedRunning:
@@ -128,17 +137,18 @@ class HomeFeedRunning:
     async def enter(self, arm: Arm, phase: Phase) -> None:
         self._phase = phase
         if phase.name == CLEARED:
-            await self._post(f"{self.url(arm)}/lab/clear")
+            await self._post(_instance(arm), "/lab/clear")
         elif phase.name == STALLED:
-            await self._post(f"{self._topology['feature_service'].url}/lab/stall?seconds={STALL}")
+            await self._post("feature_service", f"/lab/stall?seconds={STALL}")
 
     async def observe(self, arm: Arm) -> Mapping[str, float]:
-        candidates = msgspec.json.decode(
-            await self._post(f"{self._topology['candidate_source'].url}/lab/window"), type=Window
-        )
-        features = msgspec.json.decode(
-            await self._post(f"{self._topology['feature_service'].url}/lab/window"), type=Window
-        )
+        candidates = msgspec.json.decode(await self._post("candidate_source", "/lab/window"), type=Window)
+        features = msgspec.json.decode(await self._post("feature_service", "/lab/window"), type=Window)
+        kept = msgspec.json.decode(await self._post(_instance(arm), "/lab/events"), type=_Events)
+        if kept.missing:
+            raise NoSpace(
+                f"{_instance(arm)} could not keep {kept.missing} events: {kept.failure or 'its buffer is full'}"
+            )
         usage = self._topology[_instance(arm)].usage()
         cpu = usage.cpu_seconds - self._cpu.get(arm.name, 0.0)
         self._cpu[arm.name] = usage.cpu_seconds
@@ -158,39 +168,45 @@ class HomeFeedRunning:
     async def failure(self) -> None:
         await self._topology.watch()
 
-    async def _post(self, url: str) -> bytes:
-        async with self._session.post(url) as response:
-            response.raise_for_status()
-            return await response.read()
+    async def _post(self, service: str, path: str) -> bytes:
+        running = self._topology[service]
+        try:
+            async with self._session.post(running.url + path) as response:
+                response.raise_for_status()
+                return await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ProcessDied(
+                f"{service} did not answer POST {path} ({error!r}); see {running.log}"
+            ) from error
 
 
 @asynccontextmanager
 async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterator[HomeFeedRunning]:
     """Starts the two downstreams and one feed process per arm, all from this Python."""
     flags = directory / "flags.json"
-    flags.write_text(json.dumps(_flag_document(plan.arms), indent=1))
+    write_atomically(flags, json.dumps(_flag_document(plan.arms), indent=1).encode())
     seed = ["--seed", str(settings.seed), "--fd", "{fd}"]
     services = [
         Service(name="candidate_source", argv=[*_module("candidate_source"), *seed]),
         Service(name="feature_service", argv=[*_module("feature_service"), *seed]),
     ]
-    for arm in plan.arms:
-        services.append(
-            Service(
-                name=_instance(arm),
-                port=settings.port if arm.name == "treatment" else 0,
-                argv=[
-                    *_module("feed"),
-                    *seed,
-                    "--lab",
-                    "--candidates={candidate_source.url}",
-                    "--features={feature_service.url}",
-                    f"--flags={flags}",
-                    f"--instance={_instance(arm)}",
-                    f"--events={directory / 'events' / _instance(arm)}",
-                ],
-            )
+    services += [
+        Service(
+            name=_instance(arm),
+            port=settings.port if arm.name == "treatment" else 0,
+            argv=[
+                *_module("feed"),
+                *seed,
+                "--lab",
+                "--candidates={candidate_source.url}",
+                "--features={feature_service.url}",
+                f"--flags={flags}",
+                f"--instance={_instance(arm)}",
+                f"--events={directory / 'events' / _instance(arm)}",
+            ],
         )
+        for arm in plan.arms
+    ]
     timeout = aiohttp.ClientTimeout(total=10.0)
     async with (
         Topology(services, log_directory=directory / "logs") as topology,

@@ -11,19 +11,25 @@ Each mechanism can be switched off alone; what then runs in its place is what th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fairlead.cache import Cache, Freshness, MemoryStore
 from fairlead.calls import Batcher, CircuitBreaker, ConcurrencyLimit, Policy, Retry, RetryBudget
+from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import RequestContext, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import FairleadError
 from fairlead.telemetry import StateChanged
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
-from fairlead_systems.home_feed.clients import CandidateClient, Candidates, DownstreamError, FeatureClient
+from fairlead_systems.home_feed.clients import (
+    CandidateClient,
+    Candidates,
+    DownstreamError,
+    FeatureClient,
+    UnknownTopic,
+)
 from fairlead_systems.home_feed.control import ATTEMPTS, CANDIDATE_TIMEOUT, FEATURE_TIMEOUT, TTL
 from fairlead_systems.home_feed.feature_protocol import Features
 from fairlead_systems.home_feed.mechanisms import Mechanisms
@@ -58,13 +64,15 @@ class Treatment:
         trending: Sequence[int],
         uses: Mechanisms,
         on_event: Callable[[StateChanged], object] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._candidates = candidates
         self._features = features
         self._ranking = ranking
         self._trending = tuple(trending)
         self._uses = uses
-        self.cache = Cache(store=MemoryStore(max_entries=10_000), name="feed")
+        self._clock = clock
+        self.cache = Cache(store=MemoryStore(max_entries=10_000), clock=clock, name="feed")
         self._freshness = replace(
             FRESHNESS,
             jitter=FRESHNESS.jitter if uses.jitter else 0.0,
@@ -76,7 +84,7 @@ class Treatment:
         self.feature_policy = self._policy(
             "feature_service", FEATURE_TIMEOUT, FEATURE_ATTEMPT_TIMEOUT, on_event
         )
-        self.batcher: Batcher[int, Features] = Batcher(self._load_features, max_batch=256)
+        self.batcher: Batcher[int, Features] = Batcher(self._load_features, max_batch=256, clock=clock)
 
     def _policy(
         self,
@@ -87,14 +95,23 @@ class Treatment:
     ) -> Policy:
         uses = self._uses
         retry = Retry(
-            attempts=2, on=(DownstreamError, TimeoutError), base=0.005, cap=0.02, budget=RetryBudget()
+            attempts=2, on=(DownstreamError, TimeoutError), base=0.005, cap=0.02, budget=RetryBudget(clock=self._clock)
         )
         if not uses.retry_budget:
             retry = Retry(
                 attempts=ATTEMPTS, on=(DownstreamError, TimeoutError), base=0.0, cap=0.0, budget=None
             )
         breaker = CircuitBreaker(
-            name, minimum_calls=10, window=2.0, open_for=0.2, open_for_cap=1.0, on_event=on_event
+            name,
+            minimum_calls=10,
+            window=2.0,
+            open_for=0.2,
+            open_for_cap=1.0,
+            is_failure=lambda error: (
+                not isinstance(error, UnknownTopic)
+            ),  # or one client could open it for all
+            on_event=on_event,
+            clock=self._clock,
         )
         return Policy(
             name=name,
@@ -102,7 +119,8 @@ class Treatment:
             attempt_timeout=attempt_timeout if uses.deadline else timeout,
             retry=retry,
             breaker=breaker if uses.breaker else None,
-            limit=ConcurrencyLimit(name) if uses.adaptive_limit else None,
+            limit=ConcurrencyLimit(name, clock=self._clock) if uses.adaptive_limit else None,
+            clock=self._clock,
         )
 
     async def clear(self) -> None:
@@ -114,7 +132,7 @@ class Treatment:
     async def page(self, user: str, topic: int, deadline: Deadline | None, request_id: str) -> Answer:
         if not self._uses.deadline:
             return await self._page(user, topic)
-        edge = (deadline or Deadline.never()).sooner(BUDGET)
+        edge = (deadline or Deadline.never(self._clock)).sooner(BUDGET)
         context = RequestContext(
             request_id=request_id, deadline=Deadline(edge.at - RESERVE, edge.clock), targeting_key=user
         )
@@ -126,6 +144,8 @@ class Treatment:
             candidates, staleness, hit = await self._cached(
                 ("candidates", topic), lambda: self.candidate_policy.call(self._candidates.fetch, topic)
             )
+        except UnknownTopic as error:
+            raise NoAnswer(404, str(error)) from error
         except _FAILURES as error:
             if not self._uses.heuristic:
                 raise NoAnswer(503, f"no candidates: {error}") from error
@@ -143,12 +163,14 @@ class Treatment:
             ranked, model, degraded_by = await self._ranking.rank(user, items, known)
         else:
             (ranked, model), degraded_by = self._ranking.rank(user, items, known), ""
+        if degraded_by and not self._uses.heuristic:
+            raise NoAnswer(503, f"no model: {degraded_by}")
         return Answer(
             items=ranked,
             model=model,
             degraded_by=degraded_by,
             staleness=max(staleness, feature_staleness),
-            age=time.monotonic() - oldest,
+            age=self._clock.now() - oldest,
             hit=hit and feature_hit,
         )
 
@@ -172,7 +194,7 @@ class Treatment:
             model="source-order",
             degraded_by=type(error).__name__,
             staleness=staleness,
-            age=time.monotonic() - candidates.as_of_seconds,
+            age=self._clock.now() - candidates.as_of_seconds,
             hit=hit,
         )
 

@@ -1,0 +1,122 @@
+"""The home feed's plan: arms, phases, and what the command line may ask for."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fairlead.errors import InvalidInput, MissingExtra
+from fairlead.trial import Settings, load_system
+from fairlead_systems.home_feed import HomeFeed
+from fairlead_systems.home_feed.mechanisms import MECHANISMS
+from fairlead_systems.home_feed.system import STALL, HomeFeedRunning, make_plan
+
+
+def test_control_comes_first_and_treatment_second():
+    plan = make_plan(Settings())
+    assert [(arm.name, arm.variant, arm.without) for arm in plan.arms] == [
+        ("control", "control", ()),
+        ("treatment", "treatment", ()),
+    ]
+
+
+def test_phases_are_those_of_the_story_and_the_lead_in_is_not_measured():
+    plan = make_plan(Settings())
+    assert [phase.name for phase in plan.phases] == ["lead_in", "normal", "viral", "cleared", "stalled"]
+    assert [phase.name for phase in plan.phases if not phase.measured] == ["lead_in"]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_load_fits_the_time_that_was_promised(quick: bool):
+    # 90 s and 30 s in all; start-up, pauses between the turns and the report need the rest.
+    assert make_plan(Settings(quick=quick)).seconds <= (22 if quick else 75)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_stall_ends_within_its_phase(quick: bool):
+    (stalled,) = [phase for phase in make_plan(Settings(quick=quick)).phases if phase.name == "stalled"]
+    assert stalled.seconds > STALL
+
+
+def test_each_ablated_mechanism_gets_an_arm_of_its_own():
+    plan = make_plan(Settings(ablate=("batching", "jitter")))
+    assert [(arm.name, arm.without) for arm in plan.arms[2:]] == [
+        ("without-batching", ("batching",)),
+        ("without-jitter", ("jitter",)),
+    ]
+    assert len(make_plan(Settings(ablate=("all",))).arms) == 2 + len(MECHANISMS)
+
+
+@pytest.mark.parametrize(
+    ("ablate", "part"),
+    [
+        (("batchng",), "'batchng'"),
+        (("",), "there are: "),
+        (("batching", "batching"), "twice"),
+        (("all", "batching"), "'all'"),
+        (("x" * 10_000,), "or all"),
+    ],
+)
+def test_unknown_mechanism_is_refused_with_those_there_are(ablate: tuple[str, ...], part: str):
+    with pytest.raises(InvalidInput) as caught:
+        make_plan(Settings(ablate=ablate))
+    assert part in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_rate_and_cycles_of_the_command_line_are_taken():
+    plan = make_plan(Settings(rate=20.0, cycles=1))
+    assert (plan.rate, plan.cycles) == (20.0, 1)
+    assert "20/s" in plan.workload["arrivals"]
+
+
+@pytest.mark.parametrize("package", ["aiohttp", "starlette", "grpc", "onnxruntime", "uvloop"])
+def test_missing_package_is_told_with_the_extra_that_brings_it(package: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, package, None)  # what `import` finds where a package is blocked
+    with pytest.raises(MissingExtra, match=r"pip install 'fairlead\[try\]'"):
+        HomeFeed().plan(Settings())
+
+
+def running(seed: int = 1, rate: float = 150.0) -> HomeFeedRunning:
+    settings = Settings(seed=seed, rate=rate, quick=True)
+    return HomeFeedRunning(make_plan(settings), settings, None, None)  # type: ignore[arg-type]  # never started
+
+
+def test_schedule_is_a_function_of_seed_and_cycle():
+    first, again = running().schedule(0), running().schedule(0)
+    assert first.offsets.tolist() == again.offsets.tolist()
+    assert first.keys.tolist() == again.keys.tolist()
+    assert first.offsets.tolist() != running().schedule(1).offsets.tolist()
+    assert first.offsets.tolist() != running(seed=2).schedule(0).offsets.tolist()
+
+
+def test_viral_phase_asks_mostly_for_its_topic():
+    plan = make_plan(Settings(quick=True))
+    schedule = running().schedule(0)
+    start = sum(phase.seconds for phase in plan.phases[:2])
+    viral = schedule.slice(start, start + plan.phases[2].seconds)
+    normal = schedule.slice(start - plan.phases[1].seconds, start)
+    assert len(viral) > 1.5 * len(normal)
+    assert (viral.keys == 7).mean() > 0.3 > (normal.keys == 7).mean()
+
+
+def test_lowest_rate_makes_a_schedule_too():
+    for cycle in range(20):
+        running(rate=1.0).schedule(cycle)
+
+
+def test_paths_follow_the_schedule():
+    schedule = running().schedule(0)
+    paths = running().paths(schedule)
+    assert len(paths) == len(schedule)
+    assert paths[0] == f"/feed?user=u{schedule.users[0]}&topic={schedule.keys[0]}"
+
+
+def test_every_metric_and_target_is_defined():
+    system = load_system("home_feed")
+    assert all(metric.definition() for metric in system.metrics)
+    phases = {phase.name for phase in make_plan(Settings()).phases} | {"run"}
+    assert {phase for phase, _ in system.targets} <= phases
+    assert len({metric.name for metric in system.metrics}) == len(system.metrics)
+    assert system.simulated
