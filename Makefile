@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 
 BIN := .venv/bin
-PATHS := src tests bench scripts
+PATHS := src tests bench soak scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help try test setup packages static check bench soak clean
@@ -15,7 +15,7 @@ help:
 	@echo "make setup   only install into .venv what tests and tools need"
 	@echo "make check   the quick subset: linters, types, unit tests"
 	@echo "make bench   measure the bars beside their peers (BENCH='cache --quick' narrows it)"
-	@echo "make soak    the long ones: hours of load, many kills"
+	@echo "make soak    the long ones: hundreds of SIGKILLs"
 	@echo "make clean   remove .venv, caches and build results; runs/ stays"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter that .venv is made from (3.11 or newer)."
@@ -46,7 +46,7 @@ bench: setup
 	$(BIN)/python -m bench $(BENCH)
 
 soak: setup
-	@if [ -d soak ]; then $(BIN)/pytest --timeout 0 soak; else echo "soak/ holds no tests yet"; fi
+	$(BIN)/pytest --timeout 0 soak
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
