@@ -1,0 +1,212 @@
+"""`fairlead try home_feed --quick`, once, as a newcomer runs it; every test looks at what that run left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fairlead.telemetry import Exposure, LoadSample, RequestFinished
+from fairlead.telemetry.jsonl import read_events
+from fairlead.trial.result import Result, read_result
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@dataclass(frozen=True)
+class Run:
+    code: int
+    stdout: str
+    stderr: str
+    directory: Path
+    result: Result
+    left_running: list[str]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "fairlead.cli", "try", "home_feed", "--quick", "--seed", "2", "--json"]
+    done = subprocess.run(
+        [*command, "--out", str(out)], capture_output=True, text=True, timeout=170, cwd="/", check=False
+    )
+    left = [
+        " ".join(each.info["cmdline"])
+        for each in psutil.process_iter(["cmdline"])
+        if any(str(out) in word for word in each.info["cmdline"] or ())
+    ]
+    assert len(list(out.iterdir())) == 1, done.stderr
+    (directory,) = out.iterdir()
+    result = read_result(directory / "result.json")
+    return Run(done.returncode, done.stdout, done.stderr, directory, result, left)
+
+
+def value(run: Run, metric: str, arm: str, phase: str = "run") -> float:
+    figure = run.result.figure(metric, arm, phase)
+    assert figure is not None, (metric, arm, phase)
+    assert figure.value is not None, figure
+    return figure.value
+
+
+def test_run_is_valid_or_says_that_it_was_late(run: Run):
+    validity = run.result.validity
+    # A machine that is busy with other things may send late; the run must then say so, and nothing else.
+    assert run.code == (0 if validity.valid else 4), run.stderr
+    assert all("requests were sent late" in reason for reason in validity.reasons), validity.reasons
+    assert validity.valid == (validity.reasons == ())
+
+
+def test_stdout_is_the_result_and_nothing_else(run: Run):
+    document = json.loads(run.stdout)
+    assert document["schema"] == "fairlead.trial.result/1"
+    assert document == json.loads((run.directory / "result.json").read_text())
+    assert "NaN" not in run.stdout
+
+
+def test_progress_goes_to_stderr(run: Run):
+    assert "2 arms (control, treatment), 2 cycles each" in run.stderr
+    turns = re.findall(r"cycle (\d)  (\w+): \d+ requests", run.stderr)
+    assert turns == [("1", "control"), ("1", "treatment"), ("2", "treatment"), ("2", "control")]
+    assert "Traceback" not in run.stderr
+
+
+def test_folder_holds_result_report_events_and_logs(run: Run):
+    names = {path.name for path in run.directory.iterdir()}
+    assert names == {"result.json", "report.html", "events", "logs", "flags.json"}
+    assert {path.name for path in (run.directory / "events").iterdir()} == {
+        "load",
+        "feed-control",
+        "feed-treatment",
+    }
+
+
+def test_logs_hold_no_traceback(run: Run):
+    for log in (run.directory / "logs").iterdir():
+        assert "Traceback" not in log.read_text(), log
+
+
+def test_evidence_is_what_lies_on_the_disk(run: Run):
+    assert len(run.result.evidence) >= 4
+    for each in run.result.evidence:
+        content = (run.directory / each.path).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (each.bytes, each.sha256)
+    kept = {str(path.relative_to(run.directory)) for path in (run.directory / "events").rglob("*.jsonl")}
+    assert kept <= {each.path for each in run.result.evidence}
+
+
+def test_every_request_is_on_both_sides_of_the_wire(run: Run):
+    sent = [each for each in read_events(run.directory / "events" / "load") if isinstance(each, LoadSample)]
+    assert len(sent) == run.result.validity.requests
+    for arm in ("control", "treatment"):
+        served = list(read_events(run.directory / "events" / f"feed-{arm}"))
+        finished = [each for each in served if isinstance(each, RequestFinished)]
+        answered = [each for each in sent if each.arm == arm and each.outcome in ("ok", "degraded")]
+        assert len(finished) >= len(answered) > 0
+        assert {
+            each.variant for each in served if isinstance(each, Exposure) and each.flag == "feed_path"
+        } == {arm}
+
+
+def test_both_arms_met_the_same_requests(run: Run):
+    sent = [each for each in read_events(run.directory / "events" / "load") if isinstance(each, LoadSample)]
+    met = {
+        arm: [(each.block, each.intended_seconds, each.key) for each in sent if each.arm == arm]
+        for arm in ("control", "treatment")
+    }
+    assert sorted(met["control"]) == sorted(met["treatment"])
+
+
+def test_no_answer_is_beyond_the_staleness_bound(run: Run):
+    for arm in ("control", "treatment"):
+        assert value(run, "staleness_violations", arm) == 0
+        assert value(run, "staleness_max", arm) <= 0.4
+
+
+def test_hottest_key_is_never_loaded_by_more_at_once_than_in_control(run: Run):
+    assert value(run, "herd_peak", "treatment", "viral") <= value(run, "herd_peak", "control", "viral")
+
+
+def test_treatment_asks_the_origin_less(run: Run):
+    for phase in ("normal", "viral", "cleared", "stalled", "run"):
+        treatment, control = (value(run, "origin_calls", arm, phase) for arm in ("treatment", "control"))
+        assert treatment < control
+
+
+def test_treatment_fails_no_more_requests_than_control(run: Run):
+    assert value(run, "errors", "treatment") <= value(run, "errors", "control") + 0.01
+
+
+def test_every_figure_has_its_n_and_its_definition(run: Run):
+    defined = {metric.name: metric for metric in run.result.metrics}
+    for figure in run.result.figures:
+        assert defined[figure.metric].definition
+        assert figure.n > 0 or figure.caveat, figure
+        if figure.metric.startswith("latency_"):
+            assert figure.low is not None or figure.caveat, figure
+
+
+def test_every_target_is_judged_and_what_is_simulated_is_listed(run: Run):
+    assert len(run.result.targets) == 8
+    assert all(target.wording and target.source for target in run.result.targets)
+    assert any("loopback" in line for line in run.result.simulated)
+
+
+def test_nothing_is_left_running(run: Run):
+    assert run.left_running == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_opens_in_a_browser_without_a_complaint(run: Run, scheme: str, tmp_path: Path):
+    picture = tmp_path / "report.png"
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+        "--window-size=1200,4000",
+        f"--screenshot={picture}",
+    ]
+    done = subprocess.run(
+        ["chromium", *options, (run.directory / "report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.findall(r".*CONSOLE.*", done.stderr) == []
+    assert _corner(picture) == {"light": "light", "dark": "dark"}[scheme]
+
+
+def _corner(picture: Path) -> str:
+    """Whether the top left pixel of an RGB or RGBA PNG is light or dark."""
+    data = picture.read_bytes()
+    position, compressed, alpha = 8, b"", False
+    while position < len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        body = data[position + 8 : position + 8 + length]
+        if kind == b"IHDR":
+            alpha = body[9] == 6
+        elif kind == b"IDAT":
+            compressed += body
+        position += 12 + length
+    # The first pixel of the first row has no neighbours, so every PNG filter leaves it as it is.
+    pixel = zlib.decompress(compressed)[1 : 5 if alpha else 4][:3]
+    return "light" if sum(pixel) > 3 * 127 else "dark"
