@@ -79,8 +79,16 @@ class LiveProgress:
 
 def print_result(result: Result, directory: Path) -> None:
     """Tables per phase, targets, what is simulated, and where the report lies."""
-    # A pipe has no width of its own, and a table squeezed to 80 columns breaks its figures.
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    # A pipe has no width of its own, and a table squeezed to 80 columns breaks its figures. Names are names: one with
+    # brackets is no markup.
+    console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
+    # Captured, because rich would end the program by its own rules when the reader of the pipe has left.
+    with console.capture() as captured:
+        _print_result(console, result, directory)
+    sys.stdout.write(captured.get())
+
+
+def _print_result(console: Console, result: Result, directory: Path) -> None:
     console.print()
     console.print(Text(result.summary), highlight=False)
     for table in phase_tables(result):
