@@ -15,7 +15,6 @@ import numpy as np
 from fairlead.errors import InvalidInput, NoSpace, ProcessDied
 from fairlead.lab import Schedule, Service, Surge, Topology, Zipf
 from fairlead.trial import Arm, Phase, Plan, Settings
-from fairlead.trial.result import write_atomically
 from fairlead_systems.home_feed.capacity import KeyWindow, Window
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
 from fairlead_systems.home_feed.world import CANDIDATES_PER_TOPIC, ITEMS, TOPICS
@@ -184,7 +183,10 @@ class HomeFeedRunning:
 async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterator[HomeFeedRunning]:
     """Starts the two downstreams and one feed process per arm, all from this Python."""
     flags = directory / "flags.json"
-    write_atomically(flags, json.dumps(_flag_document(plan.arms), indent=1).encode())
+    try:
+        flags.write_text(json.dumps(_flag_document(plan.arms), indent=1))
+    except OSError as error:
+        raise NoSpace(f"{flags}: {error.strerror}; make room, or choose another --out") from error
     seed = ["--seed", str(settings.seed), "--fd", "{fd}"]
     services = [
         Service(name="candidate_source", argv=[*_module("candidate_source"), *seed]),

@@ -95,7 +95,11 @@ class Treatment:
     ) -> Policy:
         uses = self._uses
         retry = Retry(
-            attempts=2, on=(DownstreamError, TimeoutError), base=0.005, cap=0.02, budget=RetryBudget(clock=self._clock)
+            attempts=2,
+            on=(DownstreamError, TimeoutError),
+            base=0.005,
+            cap=0.02,
+            budget=RetryBudget(clock=self._clock),
         )
         if not uses.retry_budget:
             retry = Retry(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from fairlead.errors import InvalidInput, MissingExtra
+from fairlead.errors import InvalidInput, MissingExtra, NoSpace
 from fairlead.trial import Settings, load_system
 from fairlead_systems.home_feed import HomeFeed
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
-from fairlead_systems.home_feed.system import STALL, HomeFeedRunning, make_plan
+from fairlead_systems.home_feed.system import STALL, HomeFeedRunning, make_plan, start
 
 
 def test_control_comes_first_and_treatment_second():
@@ -120,3 +121,11 @@ def test_every_metric_and_target_is_defined():
     assert {phase for phase, _ in system.targets} <= phases
     assert len({metric.name for metric in system.metrics}) == len(system.metrics)
     assert system.simulated
+
+
+async def test_flag_document_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path):
+    settings = Settings(quick=True)
+    (tmp_path / "flags.json").mkdir()  # nothing can be written in its place
+    with pytest.raises(NoSpace, match=r"flags\.json: Is a directory; make room, or choose another --out"):
+        async with start(make_plan(settings), settings, tmp_path):
+            pytest.fail("it was started")
