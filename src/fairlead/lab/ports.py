@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 
-from fairlead.errors import MissingExtra, PortInUse
+from fairlead.errors import InvalidInput, MissingExtra, PortInUse
 from fairlead.lab.guard import descendants
 
 try:
@@ -17,7 +18,10 @@ __all__ = ["bind_port", "is_free", "listens", "port_in_use"]
 
 
 def bind_port(name: str, port: int) -> socket.socket:
-    """A socket bound to 127.0.0.1:`port` (0: any free one), not yet listening; raises PortInUse."""
+    """A socket bound to 127.0.0.1:`port` (0: any free one), not yet listening.
+
+    Raises PortInUse, or InvalidInput for a port that this user may not bind.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         # Without it, the port stays taken for a minute by the closed connections of the run before.
@@ -25,6 +29,10 @@ def bind_port(name: str, port: int) -> socket.socket:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
         listener.close()
+        if error.errno != errno.EADDRINUSE:
+            raise InvalidInput(
+                f"{name}: port {port} cannot be bound: {error.strerror}; choose another"
+            ) from error
         raise port_in_use(name, port) from error
     return listener
 

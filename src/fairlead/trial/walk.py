@@ -38,6 +38,7 @@ HEADERS = {"degraded": "x-degraded", "staleness": "x-staleness-seconds", "age": 
 """Response headers by which a system's service tells the load engine how an answer came about."""
 
 # Seconds of silence between two turns, for work that a downstream still does for callers who left.
+_MAX_IN_FLIGHT = 20_000  # above what the highest rate keeps waiting: 5,000/s, 2.5 times that, for seconds
 _PAUSE = 0.3
 _OUTCOMES: dict[Outcome, Ending] = {Outcome.OK: "ok", Outcome.REFUSED: "refused", Outcome.TIMEOUT: "timeout"}
 
@@ -193,6 +194,7 @@ class _Turn:
                 self._running.paths(self._schedule).__getitem__,
                 base_url=self._running.url(self.arm),
                 timeout=self._plan.patience,
+                max_in_flight=_MAX_IN_FLIGHT,
                 read_headers=HEADERS,
                 on_progress=self._moved,
             )

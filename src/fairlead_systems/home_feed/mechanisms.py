@@ -17,7 +17,10 @@ MECHANISMS = (
     Mechanism(
         name="deadline", summary="one time budget per request, asked by every wait, instead of fixed timeouts"
     ),
-    Mechanism(name="coalescing", summary="one load per key at a time, shared by all who wait for it"),
+    Mechanism(
+        name="coalescing",
+        summary="one load per key at a time, shared; without it nobody refreshes, so nothing stale is served",
+    ),
     Mechanism(
         name="jitter", summary="lifetimes spread by 10 %, so that keys loaded together do not expire together"
     ),

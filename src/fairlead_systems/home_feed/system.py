@@ -195,6 +195,7 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
     services += [
         Service(
             name=_instance(arm),
+            grace=8.0,  # uvicorn lets requests end for 2 s, then loads and buffered events follow
             port=settings.port if arm.name == "treatment" else 0,
             argv=[
                 *_module("feed"),

@@ -157,7 +157,7 @@ class Treatment:
         items = candidates.items
         try:
             features, feature_staleness, feature_hit = await self._cached(
-                ("features", topic), lambda: self._page_features(items)
+                ("features", *items), lambda: self._page_features(items)
             )
         except _FAILURES as error:
             return self._without_features(candidates, staleness, hit, error)
@@ -203,7 +203,7 @@ class Treatment:
         )
 
     async def _cached(
-        self, key: tuple[str, int], load: Callable[[], Awaitable[Any]]
+        self, key: tuple[str | int, ...], load: Callable[[], Awaitable[Any]]
     ) -> tuple[Any, float, bool]:
         """The value, seconds past its lifetime, and whether it came without waiting."""
         if not self._uses.coalescing:
@@ -212,7 +212,7 @@ class Treatment:
         return found.value, found.staleness, found.source in ("hit", "stale")
 
     async def _cached_without_coalescing(
-        self, key: tuple[str, int], load: Callable[[], Awaitable[Any]]
+        self, key: tuple[str | int, ...], load: Callable[[], Awaitable[Any]]
     ) -> tuple[Any, float, bool]:
         value = await self.cache.get(key)
         if value is not None:
