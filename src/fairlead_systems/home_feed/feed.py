@@ -110,6 +110,7 @@ class Feed:
         try:
             user, topic, deadline = _read(request)
         except InvalidInput as error:
+            self._finish(request_id, "", 400, began, None, error)
             return JSONResponse({"error": str(error)}, status_code=400)
         variant = self._flags.string(
             FLAG, EvaluationContext(targeting_key=user, attributes={"instance": self._instance}), "control"
