@@ -183,6 +183,10 @@ class CircuitBreaker:
         """Ends a permit: True success, False failure, None neither."""
         if generation != self.generation:
             return
+        if self._state is BreakerState.OPEN:
+            # Nobody holds a permit of an open breaker: this call saw it open in its own first step, by a call
+            # nested in it, and no probe has failed.
+            return
         if self._closed:
             if success is None:
                 return

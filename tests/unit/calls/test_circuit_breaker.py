@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.calls import BreakerState, CircuitBreaker
+from fairlead.calls import BreakerState, CircuitBreaker, Policy
 from fairlead.clock import ManualClock
 from fairlead.context import RequestContext, request_context
 from fairlead.errors import CircuitOpen, InvalidInput
@@ -46,6 +46,24 @@ def test_it_opens_at_the_failure_ratio_once_there_are_enough_calls(clock: Manual
     assert breaker.state is BreakerState.CLOSED
     fail(breaker)
     assert breaker.state is BreakerState.OPEN
+
+
+async def test_a_failure_that_passes_through_two_policies_is_no_failed_probe(clock: ManualClock) -> None:
+    breaker = CircuitBreaker("dep", minimum_calls=1, open_for=5.0, clock=clock, rng=random.Random(1))
+    inner = Policy(name="row", breaker=breaker, clock=clock)
+    outer = Policy(name="page", breaker=breaker, clock=clock)
+
+    async def row() -> None:
+        raise ConnectionError("down")
+
+    async def page() -> None:
+        await inner.call(row)
+
+    with pytest.raises(ConnectionError):
+        await outer.call(page)
+    clock.advance(5.0 * 1.2)  # the most that a first opening may last
+    succeed(breaker)
+    assert breaker.state is BreakerState.HALF_OPEN
 
 
 def test_failures_that_left_the_window_do_not_count(clock: ManualClock) -> None:
