@@ -320,15 +320,20 @@ class Policy:
     ) -> float:
         try:
             await limit.wait_for_permit(now, end)
-            return self._now()
+            now = self._now()
+            if now < end:
+                return now
+            limit.give_back()  # it was granted in time, and this task woke too late
+            raise self._too_late(now - end)
         except BaseException as error:
             if self._breaker is not None and probe is not None:
                 self._breaker.record(
                     probe, None, now
                 )  # nothing was sent, so the probe's permit is free again
-            if not isinstance(error, Overloaded):
+            if isinstance(error, Overloaded):
+                self._refused += 1
+            elif not isinstance(error, DeadlineExceeded):
                 raise
-            self._refused += 1
             if failure is None:
                 raise
             reason = str(error)

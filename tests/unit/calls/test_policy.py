@@ -697,6 +697,32 @@ async def test_a_wait_for_a_permit_ends_with_the_deadline(clock: CountingClock) 
         assert isinstance(call.exception(), Overloaded)
 
 
+async def test_a_permit_that_comes_while_the_loop_stalls_past_the_deadline_begins_nothing(
+    clock: CountingClock,
+) -> None:
+    limit = ConcurrencyLimit("l", initial=1, minimum=1, max_wait=10.0, clock=clock)
+    breaker = CircuitBreaker("b", clock=clock, minimum_calls=1, half_open_permits=1, open_for=1.0)
+    with pytest.raises(ConnectionError), breaker.permit():
+        raise ConnectionError
+    clock.advance(1.2)
+    policy = Policy(name="p", limit=limit, breaker=breaker, timeout=0.5, clock=clock)
+    begun: list[int] = []
+
+    async def begin() -> None:
+        begun.append(1)
+
+    async with limit.permit():
+        call = asyncio.ensure_future(policy.call(begin))
+        await settle()
+    clock.advance(0.6)  # granted, but its task has not run yet
+    await settle()
+    with pytest.raises(DeadlineExceeded, match="p: the deadline passed 100 ms ago, so it was not started"):
+        call.result()
+    assert (begun, limit.in_flight, policy.stats.refused) == ([], 0, 1)
+    await policy.call(begin)  # the probe's permit was given back
+    assert breaker.state is BreakerState.CLOSED
+
+
 # Shape
 
 
