@@ -26,7 +26,7 @@ from fairlead.calls.policy import Policy
 from fairlead.clock import SYSTEM_CLOCK, Clock, Timer
 from fairlead.context import RequestContext, current, request_context
 from fairlead.deadline import Deadline
-from fairlead.errors import FairleadError, InvalidInput, LoadCancelled
+from fairlead.errors import DeadlineExceeded, FairleadError, InvalidInput, LoadCancelled
 
 __all__ = ["Batcher", "BatcherStats", "MissingKey"]
 
@@ -92,21 +92,37 @@ class Batcher(Generic[_K, _V]):
         """The value of `key`; callers of one batch that ask for the same key get the same object.
 
         Raises the key's own failure, or that of the whole batch; MissingKey when the answer does not hold the
-        key; DeadlineExceeded when the deadline has passed or the batch ran out of time.
+        key; LoadCancelled when its load was cancelled; DeadlineExceeded when the deadline has passed, passes
+        while this caller waits, or the batch ran out of time.
         """
-        return _unwrap(await self._join(key))
+        (value,) = await self.load_all((key,))
+        return value
 
     async def load_all(self, keys: Iterable[_K]) -> list[_V]:
         """The values in the order of `keys`; raises the failure of the first key that has one."""
-        waits = [self._join(key) for key in keys]
+        deadline = current().deadline
+        waits: list[asyncio.Future[_Outcome[_V]]] = []
+        timer = None
         try:
+            waits.extend(self._join(key, deadline) for key in keys)
+            if waits and deadline.at != inf:
+                timer = deadline.clock.call_at(deadline.at, partial(self._too_late, waits))
             return [_unwrap(await wait) for wait in waits]
         finally:
+            if timer is not None:
+                timer.cancel()
             for wait in waits:
                 wait.cancel()
 
-    def _join(self, key: _K) -> asyncio.Future[_Outcome[_V]]:
-        deadline = current().deadline
+    def _too_late(self, waits: list[asyncio.Future[_Outcome[_V]]]) -> None:
+        passed = DeadlineExceeded(
+            f"{self.name}: this caller's deadline passed; the load goes on for those who have longer"
+        )
+        for wait in waits:
+            if not wait.done():
+                wait.set_result(_Outcome(None, passed))
+
+    def _join(self, key: _K, deadline: Deadline) -> asyncio.Future[_Outcome[_V]]:
         deadline.check(self.name)
         loop = asyncio.get_running_loop()
         batch = self._open
@@ -191,17 +207,32 @@ def _unwrap(outcome: _Outcome[_V]) -> _V:
     return cast(_V, outcome.value)
 
 
+def _outcome(key: _K, outcomes: Mapping[_K, _V | Exception], name: str) -> _Outcome[_V]:
+    try:
+        found = outcomes[key]
+    except KeyError:
+        return _Outcome(None, MissingKey(f"{name}: load_many answered nothing for the key {_shown(key)}"))
+    if isinstance(found, Exception):
+        return _Outcome(None, found)
+    if isinstance(found, BaseException):  # asyncio.gather hands out cancellations among its results
+        cancelled = LoadCancelled(f"{name}: the load of the key {_shown(key)} was cancelled")
+        cancelled.__cause__ = found
+        return _Outcome(None, cancelled)
+    return _Outcome(found, None)
+
+
+def _shown(key: object) -> str:
+    try:
+        return f"{key!r:.100}"
+    except Exception:  # whoever waits for a key must not wait for ever because it cannot be printed
+        return f"<{type(key).__qualname__}>"
+
+
 def _hand_out(
     waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]], outcomes: Mapping[_K, _V | Exception], name: str
 ) -> None:
     for key, each in waits.items():
-        try:
-            found = outcomes[key]
-        except KeyError:
-            found = MissingKey(f"{name}: load_many answered nothing for the key {key!r:.100}")
-        outcome: _Outcome[_V] = (
-            _Outcome(None, found) if isinstance(found, Exception) else _Outcome(found, None)
-        )
+        outcome = _outcome(key, outcomes, name)
         for wait in each:
             if not wait.done():
                 wait.set_result(outcome)

@@ -226,6 +226,63 @@ async def test_a_loader_that_cancels_itself_does_not_look_like_a_cancelled_calle
         await Batcher(load_many).load(1)
 
 
+async def test_a_key_whose_load_was_cancelled_fails_and_is_not_answered_with_the_cancellation() -> None:
+    async def one(key: int) -> int:
+        if key == 1:
+            raise asyncio.CancelledError
+        return key
+
+    async def load_many(keys: list[int]) -> list[Any]:
+        return await asyncio.gather(*map(one, keys), return_exceptions=True)
+
+    batcher = Batcher(load_many)
+    cancelled, answer = await asyncio.gather(batcher.load(1), batcher.load(2), return_exceptions=True)
+    assert isinstance(cancelled, LoadCancelled)
+    assert isinstance(cancelled.__cause__, asyncio.CancelledError)
+    assert answer == 2
+
+
+async def test_each_callers_own_deadline_ends_its_wait_and_no_others(
+    loader: Loader, clock: ManualClock
+) -> None:
+    loader.proceed = asyncio.Event()
+    batcher = Batcher(loader, clock=clock, name="features")
+    patient = asyncio.ensure_future(batcher.load(1))
+    with request_context(RequestContext(deadline=Deadline.after(0.3, clock))):
+        hurried = asyncio.ensure_future(batcher.load(1))
+    await clock.run_for(0.3)
+    with pytest.raises(DeadlineExceeded, match="features: this caller's deadline passed"):
+        hurried.result()
+    loader.proceed.set()
+    assert await patient == 2
+
+
+async def test_keys_that_cannot_all_be_asked_for_are_not_loaded_for_nobody(loader: Loader) -> None:
+    batcher: Batcher[Any, Any] = Batcher(loader)
+    with pytest.raises(TypeError, match="unhashable"):
+        await batcher.load_all([1, [2]])
+    await settle()
+    assert loader.batches == []
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise AttributeError("detached")
+
+
+async def test_a_missing_key_that_cannot_be_printed_is_still_missing_and_harms_no_other() -> None:
+    async def load_many(keys: list[object]) -> dict[object, object]:
+        return {"there": 1}
+
+    batcher = Batcher(load_many)
+    missing, answer = await asyncio.gather(
+        batcher.load(Unprintable()), batcher.load("there"), return_exceptions=True
+    )
+    assert isinstance(missing, MissingKey)
+    assert "Unprintable" in str(missing)
+    assert answer == 1
+
+
 async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported_as_lost(loader: Loader) -> None:
     loader.proceed = asyncio.Event()
     loader.special[1] = ValueError("x")
