@@ -276,7 +276,9 @@ class Cache:
             self.stats.refreshes_skipped += 1
             return
         self.stats.refreshes += 1
-        self._refreshing.add(self._load(key, load, freshness))
+        flight = self._load(key, load, freshness, refresh=True)
+        if not flight.landed:  # an eager task may have ended already
+            self._refreshing.add(flight)
 
     def _drop_strayed_refreshes(self) -> bool:
         """Frees the places of refreshes whose loop is gone (closed, or the parent's of a fork); whether
@@ -285,14 +287,20 @@ class Cache:
         self._refreshing -= strayed
         return bool(strayed)
 
-    def _load(self, key: Hashable, load: Callable[[], Awaitable[_T]], freshness: Freshness) -> Flight[_T]:
-        flight = self._flights.start(key, load, on_landing=partial(self._landed, freshness))
+    def _load(
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        *,
+        refresh: bool = False,
+    ) -> Flight[_T]:
+        flight = self._flights.start(key, load, on_landing=partial(self._landed, freshness, refresh))
         self.stats.loads += 1
         self.stats.max_concurrent_loads = self._flights.peak_per_key
         return flight
 
-    def _landed(self, freshness: Freshness, flight: Flight[Any], listed: bool) -> None:
-        refresh = flight in self._refreshing
+    def _landed(self, freshness: Freshness, refresh: bool, flight: Flight[Any], listed: bool) -> None:
         self._refreshing.discard(flight)
         if flight.error is not None:
             self.stats.load_errors += 1

@@ -242,6 +242,30 @@ async def test_background_refreshes_have_their_own_bound_after_a_mass_invalidati
     assert origin.calls == 58
 
 
+async def test_a_refresh_that_ends_within_its_first_step_frees_its_place(clock: ManualClock) -> None:
+    """As under Python 3.12's eager tasks."""
+
+    def eager(loop: asyncio.AbstractEventLoop, load: Any, **_: Any) -> Any:
+        task = loop.create_future()
+        with pytest.raises(StopIteration):
+            load.send(None)
+        task.set_result(None)
+        return task
+
+    cache = Cache(clock=clock, refresh_concurrency=1)
+    await cache.set("a", 1, STALE)
+    await cache.set("b", 1, STALE)
+    clock.advance(11.0)
+    asyncio.get_running_loop().set_task_factory(eager)
+    try:
+        for key in ("a", "b"):
+            assert await cache.get_or_load(key, returning(2), STALE) == 1
+    finally:
+        asyncio.get_running_loop().set_task_factory(None)
+    assert (cache.stats.refreshes, cache.stats.refreshes_skipped) == (2, 0)
+    assert (await cache.get("a"), await cache.get("b")) == (2, 2)
+
+
 async def test_a_full_refresh_pool_neither_stretches_the_bound_nor_holds_up_callers(
     clock: ManualClock,
 ) -> None:
