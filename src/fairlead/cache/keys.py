@@ -54,5 +54,8 @@ def _check_part(part: object, key: object) -> None:
 
 def shown(key: object) -> str:
     """`key` as a message prints it, cut to 80 characters."""
-    text = repr(key)
+    try:
+        text = repr(key)
+    except Exception:  # a load must be given up, and its callers told, whatever its key does
+        text = f"<{type(key).__qualname__}>"
     return text if len(text) <= 80 else text[:77] + "..."

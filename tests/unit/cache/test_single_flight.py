@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -446,6 +447,24 @@ def test_a_load_left_in_a_closed_loop_is_replaced_in_the_next_one() -> None:
     assert asyncio.run(flights.do("k", answer)) == "answer"
     assert (flights.in_flight, flights.peak_per_key) == (0, 1)
     gc.collect()
+
+
+@dataclass(frozen=True)
+class Unprintable:
+    id: int
+
+    def __repr__(self) -> str:
+        raise AttributeError("detached")
+
+
+async def test_a_load_whose_key_cannot_be_printed_is_given_up_all_the_same() -> None:
+    clock = ManualClock()
+    flights = SingleFlight(load_timeout=1.0, clock=clock)
+    call = asyncio.ensure_future(flights.do(Unprintable(1), Gate()))
+    await clock.run_for(1.0)
+    with pytest.raises(DeadlineExceeded, match="Unprintable"):
+        call.result()
+    assert flights.in_flight == 0
 
 
 def test_loops_that_take_turns_each_run_their_own_load() -> None:
