@@ -71,7 +71,11 @@ def resolve(answer: asyncio.Future[Outcome], outcome: Outcome) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    try:
+        text = str(error)
+    except Exception:  # a model's own exception, which cannot say what it is
+        text = ""
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
 
 
 def attempt(scorer: Scorer, costs: CostWindow, rows: Rows) -> Outcome:
@@ -83,8 +87,10 @@ def attempt(scorer: Scorer, costs: CostWindow, rows: Rows) -> Outcome:
     costs.observe(costs.clock.now() - start)
     try:
         scores = tuple([float(score) for score in raw])
-    except (TypeError, ValueError, OverflowError) as error:
-        return Failure(DegradedBy.INVALID_SCORES, f"{scorer.version}: not a sequence of numbers: {error}")
+    except Exception as error:  # the answer may be lazy, and fail as any model may
+        return Failure(
+            DegradedBy.INVALID_SCORES, f"{scorer.version}: not a sequence of numbers: {_one_line(error)}"
+        )
     if len(scores) != len(rows):
         return Failure(
             DegradedBy.INVALID_SCORES, f"{scorer.version}: {len(scores)} scores for {len(rows)} rows"

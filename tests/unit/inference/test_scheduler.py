@@ -121,11 +121,31 @@ def raises(rows: Rows) -> Sequence[float]:
     raise RuntimeError("out of\nmemory")
 
 
+def lazily_raises(rows: Rows) -> Iterator[float]:
+    raise RuntimeError("out of memory")
+    yield 1.0
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise Unprintable
+
+
+def raises_unprintable(rows: Rows) -> Sequence[float]:
+    raise Unprintable
+
+
 @pytest.mark.parametrize("settings", [IN_LINE, OFF_LOOP])
 @pytest.mark.parametrize(
     ("behave", "reason", "detail"),
     [
         (raises, DegradedBy.SCORER_FAILED, "RuntimeError: out of memory"),
+        (
+            lazily_raises,
+            DegradedBy.INVALID_SCORES,
+            "product-1: not a sequence of numbers: RuntimeError: out of memory",
+        ),
+        (raises_unprintable, DegradedBy.SCORER_FAILED, "Unprintable"),
         (
             lambda rows: [1.0, float("nan")],
             DegradedBy.INVALID_SCORES,
