@@ -37,6 +37,10 @@ class ExposureLog:
         variant = evaluation.variant
         if not targeting_key or variant is None:
             return
+        if targeting_key.__class__ is not str:
+            # Bucketing draws for a number as for its digits. Written as a number it would be an exposure that
+            # no reader takes.
+            targeting_key = str(targeting_key)
         triple = (flag, variant, targeting_key)
         seen = self._seen
         try:

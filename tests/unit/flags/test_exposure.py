@@ -9,6 +9,7 @@ from fairlead.context import RequestContext, request_context
 from fairlead.errors import InvalidInput
 from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
 from fairlead.telemetry import Event, Exposure
+from fairlead.telemetry.event import decode_event, encode_event
 
 FEED = {
     "state": "ENABLED",
@@ -101,3 +102,11 @@ def test_nobody_is_exposed_without_a_key_by_a_disabled_flag_or_by_an_error() -> 
 def test_a_capacity_outside_its_range_is_refused(capacity: int) -> None:
     with pytest.raises(InvalidInput, match="exposure capacity"):
         ExposureLog(Recorded(), capacity=capacity)
+
+
+def test_a_number_as_targeting_key_is_reported_in_the_spelling_that_was_hashed() -> None:
+    sink = Recorded()
+    ask(flags(sink), 7)  # type: ignore[arg-type]  # what a service without a type checker passes
+    exposure = decode_event(encode_event(sink.events[0]))
+    assert isinstance(exposure, Exposure)
+    assert exposure.targeting_key == "7"
