@@ -170,6 +170,13 @@ async def test_a_none_that_is_not_stored_takes_the_place_of_an_older_value(
 # Stale while revalidate
 
 
+async def test_none_is_a_value_and_is_loaded_once(cache: Cache) -> None:
+    for _ in range(2):
+        assert await cache.get_or_load("k", returning(None), PLAIN) is None
+        assert (await cache.lookup("k", returning(None), PLAIN)).source == "hit"
+    assert cache.stats.loads == 1
+
+
 async def test_a_stale_value_is_served_while_one_refresh_runs(
     cache: Cache, clock: ManualClock, origin: Origin
 ) -> None:

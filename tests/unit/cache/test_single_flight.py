@@ -467,6 +467,25 @@ async def test_a_load_whose_key_cannot_be_printed_is_given_up_all_the_same() -> 
     assert flights.in_flight == 0
 
 
+async def test_callers_who_left_leave_neither_a_waiter_nor_a_timer_on_a_load_that_goes_on() -> None:
+    clock = ManualClock()
+    flights = SingleFlight(clock=clock)
+    gate = Gate()
+    with request_context(RequestContext(deadline=Deadline.after(5.0, clock))):
+        calls = [asyncio.ensure_future(flights.do("k", gate)) for _ in range(3)]
+    await settle()
+    timers = [weakref.ref(timer.callback) for _, _, timer in clock._timers]
+    for call in calls:
+        call.cancel()
+    await settle()
+    flight = flights.joinable("k")
+    assert flight is not None
+    assert not flight._waiters
+    assert sum(timer() is not None for timer in timers) == 1  # the load's own
+    gate.open.set()
+    await settle()
+
+
 def test_loops_that_take_turns_each_run_their_own_load() -> None:
     flights = SingleFlight()
     loops = [asyncio.new_event_loop() for _ in range(2)]

@@ -524,6 +524,39 @@ async def test_no_permit_is_held_while_waiting_for_a_retry(clock: CountingClock)
     assert call.cancelled()
 
 
+async def test_no_predicate_is_asked_whether_a_cancellation_is_to_be_tried_again(
+    clock: CountingClock,
+) -> None:
+    asked: list[Exception] = []
+
+    def always(error: Exception) -> bool:
+        asked.append(error)
+        return True
+
+    policy = Policy(name="p", retry=Retry(on=always, base=0.0, cap=0.0), clock=clock)
+    with pytest.raises(asyncio.CancelledError):
+        await policy.call(failing(asyncio.CancelledError()))
+    call = asyncio.ensure_future(policy.call(hang))
+    await settle()
+    call.cancel()
+    await settle()
+    assert (call.cancelled(), asked) == (True, [])
+
+
+async def test_a_wait_for_a_retry_that_ends_after_the_deadline_begins_nothing(clock: CountingClock) -> None:
+    retry = Retry(on=ConnectionError, base=0.1, cap=0.1)
+    policy = Policy(name="p", timeout=0.5, retry=retry, clock=clock, rng=LongestWait())
+    call = asyncio.ensure_future(policy.call(failing(ConnectionError("down"))))
+    await settle()
+    clock.advance(0.6)  # the loop stalls
+    await settle()
+    with pytest.raises(ConnectionError, match="down") as caught:
+        call.result()
+    assert caught.value.__notes__ == [
+        "p: not tried again: the deadline passed 100 ms ago, in the wait",
+    ]
+
+
 async def test_cancellation_while_waiting_for_a_retry_is_not_swallowed(clock: CountingClock) -> None:
     policy = everything(clock, retry=Retry(on=ConnectionError, base=0.5, cap=0.5), rng=LongestWait())
     call = asyncio.ensure_future(policy.call(failing(ConnectionError("a"))))
