@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -28,6 +28,8 @@ class Upstream:
             await asyncio.sleep(0.01)
             if self.broken:
                 raise httpx.ReadError("connection reset")
+            if user_id > 1_000:
+                raise HTTPException(404)
             return {"name": f"user {user_id}"}
 
 
@@ -78,3 +80,12 @@ async def test_a_failure_is_not_cached(service: httpx.AsyncClient, upstream: Ups
     await service.get("/users/7")
     upstream.broken = False
     assert (await service.get("/users/7")).json() == {"name": "user 7"}
+
+
+async def test_one_client_asking_for_unknown_users_harms_no_other(
+    service: httpx.AsyncClient, upstream: Upstream
+):
+    for user_id in range(2_000, 2_040):
+        assert (await service.get(f"/users/{user_id}")).status_code == 500
+    assert upstream.calls == 40  # not one was tried twice
+    assert (await service.get("/users/7")).status_code == 200

@@ -13,14 +13,14 @@ import pytest
 
 from fairlead.errors import NoSpace, ProcessDied, RunInvalid
 from fairlead.lab import Samples, Schedule, Zipf
-from fairlead.telemetry import LoadSample
+from fairlead.telemetry import LoadSample, LoadWindow
 from fairlead.telemetry.jsonl import read_events
 from fairlead.trial import Arm, Phase, Plan, Settings
 from fairlead.trial import walk as walk_module
 from fairlead.trial.progress import Live
 from fairlead.trial.result import Figure, read_result
 from fairlead.trial.run import run_trial
-from fairlead.trial.walk import Recorded, play
+from fairlead.trial.walk import Recorded, _Turn, play
 
 ARMS = (Arm(name="control", variant="control"), Arm(name="treatment", variant="treatment"))
 PHASES = (
@@ -125,7 +125,12 @@ class FakeSystem:
         raise ProcessDied("origin died with signal SIGKILL; log origin.log is empty")
 
     def measure(
-        self, arm: Arm, phase: Phase, observed: Sequence[Mapping[str, float]], samples: Samples
+        self,
+        arm: Arm,
+        phase: Phase,
+        observed: Sequence[Mapping[str, float]],
+        samples: Samples,
+        slices: np.ndarray,
     ) -> list[Figure]:
         return []
 
@@ -212,7 +217,7 @@ async def test_every_request_becomes_one_event_that_says_arm_phase_and_cycle(tmp
     events = load_events(tmp_path)
     assert len(events) == sum(len(turn.samples) for turn in recorded.turns)
     assert len({event.request_id for event in events}) == len(events)
-    assert {(event.arm, event.block) for event in events} == {
+    assert {(event.arm, event.cycle) for event in events} == {
         (arm.name, cycle) for arm in ARMS for cycle in (0, 1)
     }
     bounds = {phase.name: (start, end) for phase, start, end in recorded.phase_bounds()}
@@ -220,6 +225,33 @@ async def test_every_request_becomes_one_event_that_says_arm_phase_and_cycle(tmp
         start, end = bounds[event.phase]
         assert start <= event.intended_seconds < end
         assert event.staleness_seconds == pytest.approx(0.1)
+
+
+async def test_what_the_system_counted_is_kept_as_events_too(tmp_path: Path):
+    recorded = await walk(FakeSystem(), tmp_path)
+    windows = [event for event in read_events(tmp_path / "events" / "load") if isinstance(event, LoadWindow)]
+    kept = {(event.arm, event.cycle, event.phase): event.values for event in windows}
+    assert kept == {
+        (turn.arm.name, turn.cycle, phase): values
+        for turn in recorded.turns
+        for phase, values in turn.observed.items()
+    }
+
+
+async def test_phases_begin_by_the_clock_of_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    zeros: list[float] = []
+    started = _Turn._started
+
+    def noted(self: _Turn, zero: float) -> None:
+        zeros.append(zero)
+        started(self, zero)
+
+    monkeypatch.setattr(_Turn, "_started", noted)
+    system = FakeSystem()
+    await walk(system, tmp_path)
+    first = system.entered_at[:: len(PHASES)]
+    # Never before the moment from which requests count; a phase that began early would put its fault on their heads.
+    assert all(entered >= zero for entered, zero in zip(first, zeros, strict=True))
 
 
 async def test_events_that_are_written_in_pieces_keep_their_numbers(

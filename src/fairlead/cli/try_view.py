@@ -93,6 +93,8 @@ def _print_result(console: Console, result: Result, directory: Path) -> None:
     console.print(Text(result.summary), highlight=False)
     for table in phase_tables(result):
         console.print("\n", _table(table))
+        for caveat in table.caveats:
+            console.print(Text(f"† {caveat}", style="dim"))
     console.print("\n", _targets(result))
     if (ablation := ablations(result)) is not None:
         console.print("\n", _ablations(ablation))

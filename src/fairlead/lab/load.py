@@ -106,6 +106,7 @@ async def drive(
     max_in_flight: int = 2_000,
     max_send_lag: float = 1.0,
     read_headers: Mapping[str, str] | None = None,
+    on_start: Callable[[float], object] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     progress_every: float = 0.25,
 ) -> Samples:
@@ -119,6 +120,8 @@ async def drive(
     max_send_lag: seconds, (0, 3600]; a request later than that is recorded as NOT_SENT, so that a suspended
         machine does not wake up to a burst.
     read_headers: {"staleness": "x-staleness-seconds"} fills `samples.headers["staleness"]`.
+    on_start: called once, shortly before offset 0, with its moment in `time.monotonic()`: what is to happen
+        at a moment of the schedule counts from here.
     on_progress: called every `progress_every` seconds and once more at its end, also on a cancel
         or a failure; the `Progress` it was given keeps the rows recorded until then.
 
@@ -137,14 +140,18 @@ async def drive(
     )
     progress_every = number_within("progress_every", progress_every, 0.01, 3600.0)
     with _old_heap_left_alone():
-        await _drive(run, Progress(run), on_progress, progress_every)
+        await _drive(run, Progress(run), on_start, on_progress, progress_every)
     if run.failure is not None:
         raise run.failure
     return run.samples()
 
 
 async def _drive(
-    run: _Run, progress: Progress, on_progress: Callable[[Progress], object] | None, progress_every: float
+    run: _Run,
+    progress: Progress,
+    on_start: Callable[[float], object] | None,
+    on_progress: Callable[[Progress], object] | None,
+    progress_every: float,
 ) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0)
     async with aiohttp.ClientSession(
@@ -155,7 +162,9 @@ async def _drive(
         skip_auto_headers=("Accept-Encoding",),
     ) as session:
         try:
-            run.start(session)
+            began = run.start(session)
+            if on_start is not None:
+                on_start(began)
             while not run.ended.is_set():
                 await _wait(run.ended, progress_every)
                 if on_progress is not None and not run.ended.is_set():
@@ -239,15 +248,17 @@ class _Run:
         """Seconds since offset 0."""
         return time.monotonic() - self._start if self._stopped_at is None else self._stopped_at
 
-    def start(self, session: aiohttp.ClientSession) -> None:
+    def start(self, session: aiohttp.ClientSession) -> float:
+        """The moment of offset 0."""
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._start = time.monotonic() + _LEAD
         if self.total == 0:
             self.ended.set()
-            return
+            return self._start
         self._alarm = Alarm(self._send_due)
         self._alarm.set(self._start + self._offsets[0])
+        return self._start
 
     async def stop(self) -> None:
         """Sends nothing more and waits until every request in flight has let go of its socket."""

@@ -8,7 +8,7 @@ not judged with the reason; never NaN.
 
 from __future__ import annotations
 
-from fairlead.metrics.metric import Metric
-from fairlead.metrics.target import Target, TargetOutcome
+from fairlead.metrics.metric import Kind, Metric
+from fairlead.metrics.target import Relation, Target, TargetOutcome
 
-__all__ = ["Metric", "Target", "TargetOutcome"]
+__all__ = ["Kind", "Metric", "Relation", "Target", "TargetOutcome"]

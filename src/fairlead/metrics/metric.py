@@ -7,6 +7,7 @@ client, or one leaves the timeouts out. So a definition is whole or it is refuse
     kind         needs                  yields
     quantile     field, q               the q-quantile of a field
     mean         field                  the mean of a field
+    maximum      field                  the largest value of a field
     proportion   field (a condition)    the share of events for which it holds, 0–1
     ratio        field, denominator     sum of one field over sum of another
     rate         —                      events per second
@@ -25,7 +26,8 @@ from fairlead.errors import InvalidInput
 __all__ = ["Better", "Design", "Kind", "Metric", "Role", "Side"]
 
 Role = Literal["primary", "secondary", "guardrail"]
-Kind = Literal["quantile", "proportion", "mean", "ratio", "rate", "count"]
+Kind = Literal["quantile", "proportion", "mean", "maximum", "ratio", "rate", "count"]
+"""The statistic of a metric."""
 Side = Literal["server", "client"]
 Better = Literal["lower", "higher"]
 Design = Literal["controlled", "before_after", "load_test", "simulated"]
@@ -35,6 +37,7 @@ _DURATION = re.compile(r"\d{1,9}(ms|s|m|h|d)", re.ASCII)
 _NEEDS: dict[str, tuple[str, ...]] = {
     "quantile": ("field", "q"),
     "mean": ("field",),
+    "maximum": ("field",),
     "proportion": ("field",),
     "ratio": ("field", "denominator"),
     "rate": (),
@@ -188,6 +191,8 @@ class Metric:
             return f"{percentile(self.q)} of {self.field} of {of}"
         if self.kind == "mean":
             return f"mean of {self.field} of {of}"
+        if self.kind == "maximum":
+            return f"largest {self.field} of {of}"
         if self.kind == "proportion":
             return f"share with {self.field} among {of}"
         if self.kind == "ratio":

@@ -11,7 +11,8 @@ with the reason: neither met nor missed.
     difference        treatment − control, in the unit      0.001: at most 0.1 percentage points more
     absolute          treatment, in the unit                0.25: at most 250 ms
 
-Met means observed <= limit where lower is better, observed >= limit where higher is.
+Met means observed <= limit where lower is better, observed >= limit where higher is; a strict target is missed
+at the limit itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from fairlead.metrics.metric import Metric
 
 __all__ = ["Relation", "Target", "TargetOutcome"]
 
+_BOUNDS = {
+    ("lower", False): "at most",
+    ("lower", True): "below",
+    ("higher", False): "at least",
+    ("higher", True): "above",
+}
 Relation = Literal["relative_change", "ratio", "difference", "absolute"]
+"""What a target compares with its limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +62,8 @@ class Target:
     """Finite; a ratio for `relative_change` and `ratio`, in the metric's unit otherwise."""
     source: str
     """Where the promise comes from: a published account, a contract, a decision."""
+    strict: bool = False
+    """Whether the limit itself misses: "ahead of control" is not kept by a tie."""
 
     def __post_init__(self) -> None:
         name = self.metric.name
@@ -85,8 +95,9 @@ class Target:
             wording = f"{self._figures(control, treatment)}: not judged, {why_not}"
             return TargetOutcome(met=None, observed=None, wording=wording)
         observed = self._observe(control or 0.0, treatment)
-        met = observed <= self.limit if self.metric.better == "lower" else observed >= self.limit
-        bound = "at most" if self.metric.better == "lower" else "at least"
+        beyond = self.limit - observed if self.metric.better == "lower" else observed - self.limit
+        met = beyond > 0 or (beyond == 0 and not self.strict)
+        bound = _BOUNDS[self.metric.better, self.strict]
         return TargetOutcome(
             met=met,
             observed=observed,

@@ -14,7 +14,7 @@ NaN, so it is written as null and the line is reported as malformed when it is r
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -24,6 +24,7 @@ __all__ = [
     "Event",
     "Exposure",
     "LoadSample",
+    "LoadWindow",
     "Outcome",
     "RequestFinished",
     "StateChanged",
@@ -106,11 +107,11 @@ class LoadSample(Event, frozen=True, kw_only=True, gc=False):
     phase: str
     arm: str
     """The variant under test: `control` or `treatment`."""
-    block: int
-    """Arms take turns in blocks; the number of this one, from 0."""
+    cycle: int
+    """Arms take turns, cycle by cycle; the number of this one, from 0."""
     key: str
     intended_seconds: float
-    """When it should have been sent, in seconds since the run began. Latency counts from here."""
+    """When it should have been sent, in seconds since this turn's load began. Latency counts from here."""
     send_lag_seconds: float
     """How much later than intended it was really sent."""
     latency_seconds: float
@@ -120,13 +121,24 @@ class LoadSample(Event, frozen=True, kw_only=True, gc=False):
     degraded: bool
     staleness_seconds: float | None
     """As the answer reports it; None when it does not say."""
+    age_seconds: float | None
+    """Age of the answer's oldest part, as it reports it; None when it does not say."""
     outcome: Outcome
 
 
+class LoadWindow(Event, frozen=True, kw_only=True, gc=False):
+    """What a system counted of one arm in one phase of a load run, beside the requests."""
+
+    phase: str
+    arm: str
+    cycle: int
+    values: dict[str, float]
+    """Counters over the phase, and gauges at its end, by name."""
+
+
 _encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[RequestFinished | Exposure | StateChanged | LoadSample] = msgspec.json.Decoder(
-    RequestFinished | Exposure | StateChanged | LoadSample
-)
+_AnyEvent = RequestFinished | Exposure | StateChanged | LoadSample | LoadWindow
+_decoder: msgspec.json.Decoder[_AnyEvent] = msgspec.json.Decoder(_AnyEvent)
 
 
 # Bytes that are not UTF-8 leave the decoder as Python's own error, not as one of msgspec's.
@@ -141,7 +153,7 @@ class _AnyKind(msgspec.Struct):
     event: str
 
 
-_KNOWN = frozenset(_tag(kind.__name__) for kind in (RequestFinished, Exposure, StateChanged, LoadSample))
+_KNOWN = frozenset(_tag(kind.__name__) for kind in get_args(_AnyEvent))
 
 
 def encode_event(event: Event) -> bytes:

@@ -57,14 +57,13 @@ def conclude(
                 continue
             observed = [turn.observed[name] for turn in recorded.of_arm(arm) for name in names]
             figures += load_figures(arm, phase, part, plan.patience)
-            figures += system.measure(arm, phase, observed, part.samples)
-    by_name = {(figure.metric, figure.arm, figure.phase): figure.value for figure in figures}
+            figures += system.measure(arm, phase, observed, part.samples, part.slices)
+    by_name = {(figure.metric, figure.arm, figure.phase): figure for figure in figures}
     targets = []
     for phase_name, target in system.targets:
         name = target.metric.name
-        outcome = target.judge(
-            *(by_name.get((name, arm, phase_name)) for arm in (plan.arms[0].name, plan.arms[1].name))
-        )
+        pair = [by_name.get((name, arm.name, phase_name)) for arm in plan.arms[:2]]
+        outcome = target.judge(*(None if figure is None else figure.value for figure in pair))
         targets.append(
             TargetRecord(
                 metric=name,
@@ -74,6 +73,7 @@ def conclude(
                 met=outcome.met,
                 observed=outcome.observed,
                 wording=outcome.wording,
+                caveat=_overlap(*pair) if target.relation != "absolute" else "",
             )
         )
     return Result(
@@ -103,6 +103,16 @@ def conclude(
         simulated=tuple(system.simulated),
         evidence=hash_evidence(directory, ["events/**/*.jsonl", "flags.json"]),
     )
+
+
+def _overlap(control: Figure | None, treatment: Figure | None) -> str:
+    """What a reader must know when the point figures differ by less than they are uncertain."""
+    if control is None or treatment is None:
+        return ""
+    if control.low is None or control.high is None or treatment.low is None or treatment.high is None:
+        return ""
+    apart = control.high < treatment.low or treatment.high < control.low
+    return "" if apart else "the intervals overlap"
 
 
 def _validity(recorded: Recorded, ended_early: str) -> ValidityRecord:

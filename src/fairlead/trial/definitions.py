@@ -14,7 +14,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 def load_metrics(patience: float, primary: str = "latency_p99") -> tuple[Metric, ...]:
     """Definitions of what the walk measures itself, at the client."""
-    failed = f"a failed request counts as {patience:g} s, the client's patience"
+    failed = f"a failed request counts as at least {patience:g} s, the client's patience"
     latency = [
         Metric(
             name=f"latency_{name}",

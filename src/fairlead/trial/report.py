@@ -295,12 +295,14 @@ def _table(table: PhaseTable) -> str:
     return (
         f"<h3>{_text(table.title)}</h3><div class=wide><table><thead><tr><th scope=col>figure</th>{heads}"
         f'<th scope="col" class="number">change</th></tr></thead><tbody>{rows}</tbody></table></div>\n'
+        + "".join(f"<p class=note>† {_text(caveat)}</p>" for caveat in table.caveats)
     )
 
 
 def _with_interval(cell: str) -> str:
-    value, bracket, interval = cell.partition(" [")
-    return f"{_text(value)}<small>{_text(interval.rstrip(']'))}</small>" if bracket else _text(value)
+    value, bracket, rest = cell.partition(" [")
+    interval, _, dagger = rest.partition("]")
+    return f"{_text(value + dagger)}<small>{_text(interval)}</small>" if bracket else _text(value)
 
 
 def _conditions(result: Result) -> str:

@@ -93,6 +93,8 @@ class TargetRecord(msgspec.Struct, frozen=True, kw_only=True):
     """None when it could not be judged."""
     observed: float | None
     wording: str
+    caveat: str = ""
+    """What to know before relying on the outcome."""
 
 
 class ArmRecord(msgspec.Struct, frozen=True, kw_only=True):

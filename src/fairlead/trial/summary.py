@@ -31,6 +31,8 @@ class PhaseTable:
     rows: tuple[tuple[str, tuple[str, ...], str], ...]
     """Metric title, one cell per arm, and the change from the first arm to the second."""
     requests: tuple[int, ...]
+    caveats: tuple[str, ...]
+    """What the cells marked with a dagger need to be read with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +40,7 @@ class Ablation:
     """Every arm beside what the targets are about: what a mechanism contributes is what is lost without it."""
 
     columns: tuple[str, ...]
-    """Metric and phase of each target, then degraded answers of the whole run."""
+    """Metric and phase of each target, then degraded answers and every ratio of the whole run."""
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     """Arm and one cell per column, without intervals."""
 
@@ -52,8 +54,11 @@ def ablations(result: Result) -> Ablation | None:
     pairs = [
         *list(dict.fromkeys((target.metric, target.phase) for target in result.targets)),
         ("degraded", "run"),
+        *((metric.name, "run") for metric in result.metrics if metric.kind == "ratio"),
     ]
     index = {(figure.metric, figure.arm, figure.phase): figure for figure in result.figures}
+    known = {(figure.metric, figure.phase) for figure in result.figures}
+    pairs = [pair for pair in dict.fromkeys(pairs) if pair in known]
     rows = []
     for arm in result.arms:
         figures = [(metric, index.get((metric, arm.name, phase))) for metric, phase in pairs]
@@ -70,7 +75,8 @@ def _bare(figure: Figure | None, unit: str) -> str:
 
 def outcome_in_words(target: TargetRecord) -> str:
     """The figures and the change beside a mark for the outcome; why, where it was not judged."""
-    return target.wording if target.met is None else target.wording.rpartition(":")[0]
+    words = target.wording if target.met is None else target.wording.rpartition(":")[0]
+    return f"{words}; {target.caveat}" if target.caveat else words
 
 
 def unit_of(unit: str) -> Unit:
@@ -79,13 +85,15 @@ def unit_of(unit: str) -> Unit:
 
 
 def cell(figure: Figure | None, unit: str) -> str:
-    """Value and interval; a dash where there is nothing to say."""
+    """Value and interval, a dagger where a caveat goes with them; a dash where there is nothing to say."""
     if figure is None or figure.value is None:
         return "–"
     shown = format_value(figure.value, unit_of(unit))
+    dagger = " †" if figure.caveat else ""
     if figure.low is None or figure.high is None or figure.low == figure.high == figure.value:
-        return shown
-    return f"{shown} [{format_value(figure.low, unit_of(unit))} – {format_value(figure.high, unit_of(unit))}]"
+        return shown + dagger
+    low, high = (format_value(bound, unit_of(unit)) for bound in (figure.low, figure.high))
+    return f"{shown} [{low} – {high}]{dagger}"
 
 
 def phase_tables(result: Result) -> Sequence[PhaseTable]:
@@ -105,7 +113,22 @@ def phase_tables(result: Result) -> Sequence[PhaseTable]:
         requests = tuple(
             found.n if (found := index.get(("latency_p50", arm, name))) is not None else 0 for arm in arms
         )
-        tables.append(PhaseTable(phase=name, title=title, arms=arms, rows=tuple(rows), requests=requests))
+        shown = [index.get((metric.name, arm, name)) for metric in result.metrics for arm in arms]
+        caveats = dict.fromkeys(
+            figure.caveat
+            for figure in shown
+            if figure is not None and figure.value is not None and figure.caveat
+        )
+        tables.append(
+            PhaseTable(
+                phase=name,
+                title=title,
+                arms=arms,
+                rows=tuple(rows),
+                requests=requests,
+                caveats=tuple(caveats),
+            )
+        )
     return tables
 
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 from fairlead.errors import InvalidInput, UnknownSystem
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fairlead.lab.samples import Samples
     from fairlead.lab.schedule import Schedule
     from fairlead.metrics import Metric, Target
@@ -215,12 +217,17 @@ class System(Protocol):
         ...
 
     def measure(
-        self, arm: Arm, phase: Phase, observed: Sequence[Mapping[str, float]], samples: Samples
+        self,
+        arm: Arm,
+        phase: Phase,
+        observed: Sequence[Mapping[str, float]],
+        samples: Samples,
+        slices: np.ndarray,
     ) -> list[Figure]:
         """Figures of the system's own metrics for one arm and phase.
 
         observed: what `Running.observe` returned when the phase was over, one per cycle; samples: all
-        cycles' rows.
+        cycles' rows; slices: shape (n,), the stretch of time each row belongs to: the rows of one vary together.
         """
         ...
 

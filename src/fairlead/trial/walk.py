@@ -12,7 +12,6 @@ the events on disk, and a result that says why it must not be used.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from fairlead.lab.load import Progress as LoadProgress
 from fairlead.lab.load import drive
 from fairlead.lab.samples import Outcome, Samples
 from fairlead.lab.schedule import Schedule
-from fairlead.telemetry import BufferedSink, LoadSample
+from fairlead.telemetry import BufferedSink, LoadSample, LoadWindow
 from fairlead.telemetry import Outcome as Ending
 from fairlead.telemetry.jsonl import JsonLinesSegments
 from fairlead.trial.progress import Live, NoProgress, Progress
@@ -116,9 +115,8 @@ async def play(
                             # No await here: this may be a cancellation. The sink's close writes what it was given.
                             _emit(sink, turn.samples_so_far(), turn, plan)
                             raise
-                        samples = recorded.turns[-1].samples
-                        await asyncio.to_thread(_record, sink, samples, turn, plan)
-                        progress.finished(arm, cycle, _sum_up(samples))
+                        await asyncio.to_thread(_record, sink, recorded.turns[-1], turn, plan)
+                        progress.finished(arm, cycle, _sum_up(recorded.turns[-1].samples))
             finally:
                 await _end(watch)
     finally:
@@ -181,12 +179,12 @@ class _Turn:
         self._progress = progress
         self._phase = plan.phases[0]
         self._load: LoadProgress | None = None
+        self._zero: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self.began_at = 0.0
-        """UTC seconds."""
+        """UTC seconds of the moment from which the schedule counts."""
 
     async def run(self) -> Turn:
         await self._running.observe(self.arm)
-        self.began_at = SYSTEM_CLOCK.utc()
         observed: dict[str, dict[str, float]] = {}
         load = asyncio.create_task(
             drive(
@@ -196,6 +194,7 @@ class _Turn:
                 timeout=self._plan.patience,
                 max_in_flight=_MAX_IN_FLIGHT,
                 read_headers=HEADERS,
+                on_start=self._started,
                 on_progress=self._moved,
             )
         )
@@ -214,10 +213,9 @@ class _Turn:
         return Turn(arm=self.arm, cycle=self.cycle, samples=samples, observed=observed)
 
     async def _phases(self, observed: dict[str, dict[str, float]]) -> None:
-        began = time.monotonic()
-        boundary = 0.0
+        boundary = await self._zero
         for number, phase in enumerate(self._plan.phases):
-            await asyncio.sleep(max(0.0, began + boundary - time.monotonic()))
+            await asyncio.sleep(max(0.0, boundary - SYSTEM_CLOCK.now()))
             if number:
                 observed[self._phase.name] = dict(await self._running.observe(self.arm))
             self._phase = phase
@@ -230,6 +228,10 @@ class _Turn:
             return None
         samples = self._load.samples()
         return samples.select(samples.outcome != Outcome.UNFINISHED)
+
+    def _started(self, zero: float) -> None:
+        self.began_at = SYSTEM_CLOCK.utc() + zero - SYSTEM_CLOCK.now()
+        self._zero.set_result(zero)
 
     def _moved(self, load: LoadProgress) -> None:
         self._load = load
@@ -250,11 +252,17 @@ class _Turn:
         )
 
 
-def _record(sink: BufferedSink, samples: Samples, turn: _Turn, plan: Plan) -> None:
-    """Writes one event per request; runs in a thread, so that encoding does not delay anything.
+def _record(sink: BufferedSink, done: Turn, turn: _Turn, plan: Plan) -> None:
+    """Writes one event per request and one per phase; runs in a thread, so that encoding delays nothing.
 
     Raises what stopped the writer, NoSpace for a full disk: a record with holes is no evidence.
     """
+    samples = done.samples
+    for phase, values in done.observed.items():
+        at = SYSTEM_CLOCK.utc()
+        sink.emit(
+            LoadWindow(at_utc_seconds=at, phase=phase, arm=done.arm.name, cycle=done.cycle, values=values)
+        )
     for first in range(0, len(samples), _EVENTS_AT_ONCE):
         rows = np.arange(first, min(first + _EVENTS_AT_ONCE, len(samples)))
         _emit(sink, samples.select(rows), turn, plan, first)
@@ -270,7 +278,10 @@ def _record(sink: BufferedSink, samples: Samples, turn: _Turn, plan: Plan) -> No
 def _emit(sink: BufferedSink, samples: Samples | None, turn: _Turn, plan: Plan, first: int = 0) -> None:
     if samples is None:
         return
-    degraded = samples.headers["degraded"] > 0
+    headers = {
+        name: [None if value != value else value for value in column.tolist()]
+        for name, column in samples.headers.items()
+    }
     bounds: list[tuple[float, str]] = []
     end = 0.0
     for phase in plan.phases:
@@ -279,7 +290,7 @@ def _emit(sink: BufferedSink, samples: Samples | None, turn: _Turn, plan: Plan, 
     last = bounds[-1][1]
     for row in range(len(samples)):
         offset = float(samples.offset[row])
-        staleness = float(samples.headers["staleness"][row])
+        degraded = bool(headers["degraded"][row])
         outcome: Ending = _OUTCOMES.get(Outcome(samples.outcome[row]), "error")
         sink.emit(
             LoadSample(
@@ -287,15 +298,16 @@ def _emit(sink: BufferedSink, samples: Samples | None, turn: _Turn, plan: Plan, 
                 request_id=f"{turn.arm.name}-{turn.cycle}-{first + row}",
                 phase=next((name for end, name in bounds if offset < end), last),
                 arm=turn.arm.name,
-                block=turn.cycle,
+                cycle=turn.cycle,
                 key=str(samples.key[row]),
                 intended_seconds=offset,
                 send_lag_seconds=float(samples.lag[row]),
                 latency_seconds=float(samples.latency[row]),
                 status=int(samples.status[row]),
-                degraded=bool(degraded[row]),
-                staleness_seconds=0.0 if staleness != staleness else staleness,
-                outcome="degraded" if outcome == "ok" and degraded[row] else outcome,
+                degraded=degraded,
+                staleness_seconds=headers["staleness"][row],
+                age_seconds=headers["age"][row],
+                outcome="degraded" if outcome == "ok" and degraded else outcome,
             )
         )
 

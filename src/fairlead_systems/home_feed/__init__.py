@@ -18,6 +18,8 @@ from fairlead.trial import Arm, Figure, Mechanism, Phase, Plan, Running, Setting
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fairlead.lab import Samples
     from fairlead.metrics import Metric, Target
 
@@ -64,6 +66,8 @@ class HomeFeed:
     simulated: Sequence[str] = (
         "the downstreams' service time: a seeded log-normal sleep with rare stalls; "
         "workers, queues and refusals are real",
+        "what a batch costs: 0.2 ms for each further item, an assumption that favours batching over single calls",
+        "ranking quality: the model is trained on made data; what int8 costs in quality stands in its manifest",
         "users, topics, videos, features and viewers' profiles: made from the seed",
         "the network: loopback, no loss, no distance",
         "the viral event, the cleared cache and the stalled feature service: set off by the plan",
@@ -94,8 +98,13 @@ class HomeFeed:
         return start(plan, settings, directory)
 
     def measure(
-        self, arm: Arm, phase: Phase, observed: Sequence[Mapping[str, float]], samples: Samples
+        self,
+        arm: Arm,
+        phase: Phase,
+        observed: Sequence[Mapping[str, float]],
+        samples: Samples,
+        slices: np.ndarray,
     ) -> list[Figure]:
         from fairlead_systems.home_feed.figures import measure
 
-        return measure(arm, phase, observed, samples)
+        return measure(arm, phase, observed, samples, slices)

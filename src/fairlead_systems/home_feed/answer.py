@@ -29,9 +29,9 @@ class Answer:
     """Why a lesser ranking took the model's place: the error's class or the scheduler's reason; empty when it did
     not.
     """
-    staleness: float
+    staleness: float | None
     """Seconds the stalest part was past its lifetime when it was read; 0 when all was fresh."""
-    age: float
+    age: float | None
     """Seconds since the origin began to read the oldest part."""
     hit: bool
     """True when nothing had to be waited for."""

@@ -54,7 +54,8 @@ class KeyWindow(msgspec.Struct):
     episodes: int = 0
     """Times the key went from idle to in flight: one per expiry, however many calls the expiry set off."""
     first_seconds: float = 0.0
-    """Summed duration of the calls that opened an episode: the L of the herd law."""
+    """Summed time from the beginning of an episode to its first answer, which fills a cache: the L of the
+    herd law."""
 
 
 class Window(msgspec.Struct):
@@ -84,6 +85,7 @@ class Capacity:
         self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._in_flight: dict[str, int] = {}
+        self._unfilled: dict[str, float] = {}  # when the episode of a key began that has had no answer yet
         self._stalled_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._window = Window(workers=workers)
@@ -125,13 +127,13 @@ class Capacity:
         seen.peak = max(seen.peak, in_flight)
         if in_flight == 1:
             seen.episodes += 1
-        task = asyncio.create_task(self._work(key, items, turn, opened=in_flight == 1))
+            self._unfilled[key] = self._clock.now()
+        task = asyncio.create_task(self._work(key, items, turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.shield(task)
 
-    async def _work(self, key: str, items: int, turn: asyncio.Future[None] | None, *, opened: bool) -> None:
-        arrived = self._clock.now()
+    async def _work(self, key: str, items: int, turn: asyncio.Future[None] | None) -> None:
         try:
             if turn is not None:
                 await turn  # the worker that wakes us hands its place over, so _busy stays as it is
@@ -154,5 +156,6 @@ class Capacity:
                 self._in_flight[key] = left
             else:
                 del self._in_flight[key]
-            if opened:
-                self._window.keys.setdefault(key, KeyWindow()).first_seconds += self._clock.now() - arrived
+            if key in self._unfilled:
+                seen = self._window.keys.setdefault(key, KeyWindow())
+                seen.first_seconds += self._clock.now() - self._unfilled.pop(key)

@@ -131,12 +131,7 @@ class Feed:
         return Response(
             msgspec.json.encode({"items": answer.items, "model": answer.model, "degraded": answer.degraded}),
             media_type="application/json",
-            headers={
-                "x-variant": variant,
-                "x-degraded": "1" if answer.degraded else "0",
-                "x-staleness-seconds": f"{answer.staleness:.6f}",
-                "x-age-seconds": f"{answer.age:.6f}",
-            },
+            headers=_headers(variant, answer),
         )
 
     def _finish(
@@ -161,9 +156,9 @@ class Feed:
                 status=status,
                 latency_seconds=latency,
                 degraded=answer is not None and answer.degraded,
-                stale=answer is not None and answer.staleness > 0,
-                staleness_seconds=answer.staleness if answer is not None else 0.0,
-                age_seconds=answer.age if answer is not None else 0.0,
+                stale=answer is not None and bool(answer.staleness),
+                staleness_seconds=(answer.staleness or 0.0) if answer is not None else 0.0,
+                age_seconds=(answer.age or 0.0) if answer is not None else 0.0,
                 error=type(error).__name__ if error is not None else "",
                 variant=variant,
                 attributes={"degraded_by": answer.degraded_by}
@@ -171,6 +166,15 @@ class Feed:
                 else {},
             )
         )
+
+
+def _headers(variant: str, answer: Answer) -> dict[str, str]:
+    headers = {"x-variant": variant, "x-degraded": "1" if answer.degraded else "0"}
+    if answer.staleness is not None:
+        headers["x-staleness-seconds"] = f"{answer.staleness:.6f}"
+    if answer.age is not None:
+        headers["x-age-seconds"] = f"{answer.age:.6f}"
+    return headers
 
 
 def _read(request: Request) -> tuple[str, int, Deadline | None]:

@@ -29,27 +29,41 @@ VIRAL_TOPIC = 7
 PATIENCE = 1.0
 
 LEAD_IN, NORMAL, VIRAL, CLEARED, STALLED = "lead_in", "normal", "viral", "cleared", "stalled"
+BEFORE_CLEARED, BEFORE_STALLED = "before_cleared", "before_stalled"
+"""As long as the client's patience and in no figure: a request due in the phase before a fault has ended, one way or
+another, before the fault begins."""
 HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0}
 """The most requested topic of each phase."""
 
 STALL = 1.2
 """Seconds for which the feature service hangs: longer than the client's patience, so that who waits for it loses."""
 
-_SECONDS = {LEAD_IN: 1.0, NORMAL: 3.2, VIRAL: 3.0, CLEARED: 1.8, STALLED: 2.4}
-_QUICK_SECONDS = {LEAD_IN: 0.6, NORMAL: 1.0, VIRAL: 1.0, CLEARED: 0.7, STALLED: 1.7}
+_SECONDS = {
+    LEAD_IN: 1.0,
+    NORMAL: 3.0,
+    VIRAL: 2.8,
+    BEFORE_CLEARED: PATIENCE,
+    CLEARED: 1.6,
+    BEFORE_STALLED: PATIENCE,
+    STALLED: 2.2,
+}
+_QUICK_SECONDS = _SECONDS | {LEAD_IN: 0.5, NORMAL: 0.8, VIRAL: 0.8, CLEARED: 0.6, STALLED: 1.5}
 _TITLES = {
     LEAD_IN: "start",
     NORMAL: "normal",
     VIRAL: "viral topic",
+    BEFORE_CLEARED: "calm",
     CLEARED: "cache cleared",
+    BEFORE_STALLED: "calm",
     STALLED: "features stalled",
 }
+_UNMEASURED = (LEAD_IN, BEFORE_CLEARED, BEFORE_STALLED)
 
 
 def make_plan(settings: Settings) -> Plan:
     known = {mechanism.name for mechanism in MECHANISMS}
     ablate = (
-        tuple(mechanism.name for mechanism in MECHANISMS) if settings.ablate == ("all",) else settings.ablate
+        tuple(mechanism.name for mechanism in MECHANISMS) if "all" in settings.ablate else settings.ablate
     )
     for name in ablate:
         if name not in known:
@@ -65,7 +79,7 @@ def make_plan(settings: Settings) -> Plan:
     return Plan(
         arms=tuple(arms),
         phases=tuple(
-            Phase(name=name, title=_TITLES[name], seconds=seconds[name], measured=name != LEAD_IN)
+            Phase(name=name, title=_TITLES[name], seconds=seconds[name], measured=name not in _UNMEASURED)
             for name in seconds
         ),
         cycles=settings.cycles or (2 if settings.quick else 3),

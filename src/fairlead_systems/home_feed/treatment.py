@@ -183,8 +183,8 @@ class Treatment:
             items=list(self._trending),
             model="trending",
             degraded_by=type(error).__name__,
-            staleness=0.0,
-            age=0.0,
+            staleness=None,  # made from no origin's answer, so it has neither
+            age=None,
             hit=False,
         )
 

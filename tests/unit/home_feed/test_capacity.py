@@ -192,3 +192,20 @@ def test_each_further_item_of_a_call_costs_a_little_more():
     assert time.draw(random.Random(1), items=12) - time.draw(random.Random(1), items=1) == pytest.approx(
         0.0022
     )
+
+
+async def test_the_law_counts_the_time_until_the_first_answer_not_until_the_openers():
+    clock = ManualClock()
+    drawn = iter([5.0, 1.0])
+
+    class Drawn(ServiceTime):
+        def draw(self, rng: random.Random, items: int = 1) -> float:
+            return next(drawn)
+
+    capacity = Capacity(workers=4, queue=4, service_time=Drawn(median=1.0, sigma=0.0), seed=1, clock=clock)
+    calls = [asyncio.ensure_future(capacity.serve("hot")) for _ in range(2)]
+    await clock.run_for(10.0)
+    await asyncio.gather(*calls)
+    key = capacity.take_window().keys["hot"]
+    # The cache is filled after 1 s by the second call, though the call that began the episode took 5.
+    assert (key.episodes, key.calls, key.first_seconds) == (1, 2, 1.0)

@@ -46,7 +46,9 @@ def rows(n: int, staleness: list[float] | float = 0.0) -> Samples:
 
 
 def measured(samples: Samples, *windows: dict[str, float], phase: Phase = NORMAL) -> dict[str, Figure]:
-    return {figure.metric: figure for figure in measure(ARM, phase, windows, samples)}
+    return {
+        figure.metric: figure for figure in measure(ARM, phase, windows, samples, np.arange(len(samples)))
+    }
 
 
 def test_costs_are_summed_over_cycles_and_divided_by_requests():

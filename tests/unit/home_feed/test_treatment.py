@@ -225,8 +225,9 @@ async def stalest(treatment: Treatment, origin: Origin, clock: ManualClock) -> l
 async def test_no_answer_is_staler_than_the_bound_while_the_origin_is_gone():
     treatment, origin, clock = build()
     answers = await stalest(treatment, origin, clock)
-    assert 0 < max(answer.staleness for answer in answers) <= STALENESS_BOUND
+    assert 0 < max(answer.staleness or 0.0 for answer in answers) <= STALENESS_BOUND
     assert answers[-1].model == "trending"
+    assert (answers[-1].staleness, answers[-1].age) == (None, None)  # neither fresh nor stale
 
 
 async def test_what_waits_for_a_load_does_not_end_with_the_caller_who_began_it():

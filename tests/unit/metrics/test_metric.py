@@ -44,6 +44,7 @@ def test_a_stranger_can_compute_the_number_from_its_definition() -> None:
     ("changes", "statistic"),
     [
         ({"kind": "mean", "q": None}, "mean of latency_seconds of load_sample events"),
+        ({"kind": "maximum", "q": None}, "largest latency_seconds of load_sample events"),
         (
             {"kind": "proportion", "q": None, "field": "outcome = timeout", "unit": "ratio"},
             "share with outcome = timeout among load_sample events",

@@ -124,3 +124,10 @@ def test_a_promise_that_cannot_be_judged_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match="target of feed"):
         target(relation, limit, **changes)
+
+
+def test_a_strict_target_is_missed_by_a_tie() -> None:
+    ahead = target("relative_change", 0.0, strict=True)
+    assert ahead.judge(1.0, 1.0).met is False
+    assert ahead.judge(1.0, 0.999).met is True
+    assert "needs below" in ahead.judge(1.0, 1.0).wording

@@ -37,7 +37,7 @@ EXAMPLES: list[Event] = [
         at_utc_seconds=1.0,
         phase="viral",
         arm="treatment",
-        block=3,
+        cycle=3,
         key="video-1",
         intended_seconds=1.5,
         send_lag_seconds=0.001,
@@ -45,6 +45,7 @@ EXAMPLES: list[Event] = [
         status=200,
         degraded=False,
         staleness_seconds=None,
+        age_seconds=1.2,
         outcome="ok",
     ),
 ]

@@ -97,7 +97,12 @@ class PaperSystem:
     targets: Sequence[tuple[str, Target]] = field(default_factory=list)
 
     def measure(
-        self, arm: Arm, phase: Phase, observed: Sequence[Mapping[str, float]], samples: Samples
+        self,
+        arm: Arm,
+        phase: Phase,
+        observed: Sequence[Mapping[str, float]],
+        samples: Samples,
+        slices: np.ndarray,
     ) -> list[Figure]:
         calls = sum(window["calls"] for window in observed)
         return [Figure(metric="calls", arm=arm.name, phase=phase.name, value=calls, n=len(observed))]

@@ -168,7 +168,7 @@ def test_every_figure_has_its_definition(paper: SimpleNamespace):
     for name in figures(paper.complete()):
         assert defined[name].definition()
     assert defined["latency_p99"].role == "primary"
-    assert "counts as 2.5 s" in load_metrics(2.5)[0].definition()
+    assert "counts as at least 2.5 s" in load_metrics(2.5)[0].definition()
 
 
 def test_record_of_a_metric_can_be_checked_against_its_sentence():
