@@ -2,7 +2,7 @@
 
     python -m bench home_feed                 p99 on three seeds, and p99.9 from 200,000 requests an arm (about 25 min)
     python -m bench home_feed --quick         one short run
-    python -m bench.home_feed ablations       what each mechanism contributes, one arm each in one run (about 5 min)
+    python -m bench.home_feed ablations       what each mechanism contributes, one arm each in one run (about 8 min)
 
 Both arms of a figure come from one run, in cycles that take turns. Runs lie in bench/results/.
 """

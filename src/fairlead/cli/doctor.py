@@ -36,13 +36,8 @@ _SLOW_CLOCKS = frozenset({"acpi_pm", "hpet", "jiffies", "refined-jiffies", "xen"
 
 # command, Debian package, which part of Fairlead asks for it
 _TOOLS = (
-    ("redis-server", "redis-server", "tests of the shared cache"),
-    ("haproxy", "haproxy", "splitting traffic outside the process"),
-    ("prometheus", "prometheus", "live metrics for guardrails, tests of rules"),
-    ("promtool", "prometheus", "checking metrics and rules"),
-    ("nats-server", "nats-server", "events through a broker"),
-    ("ffmpeg", "ffmpeg", "the video system"),
-    ("chromium", "chromium", "looking at reports in tests"),
+    ("promtool", "prometheus", "the tests, to check /metrics"),
+    ("chromium", "chromium", "the tests, to look at reports"),
 )
 
 

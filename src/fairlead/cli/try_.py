@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -34,7 +34,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="MECHANISM",
-            help="Switch one mechanism of the treatment off, in an arm of its own; may be repeated.",
+            help="Switch one mechanism off, in an arm of its own; may be repeated; 'all' takes each in turn.",
             show_default=False,
         ),
     ] = None,
@@ -64,18 +64,21 @@ def _print_systems(as_json: bool) -> None:
     from fairlead.cli.outcome import one_line
     from fairlead.trial.system import find_systems, load_system
 
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, object]] = []
     for name in find_systems():
         try:
-            rows.append({"name": name, "title": load_system(name).title})
+            system = load_system(name)
+            mechanisms = {each.name: each.summary for each in system.mechanisms}
+            rows.append({"name": name, "title": system.title, "mechanisms": mechanisms})
         except Exception as error:  # somebody else's package: a broken one must not hide the others
             rows.append({"name": name, "broken": one_line(f"{type(error).__name__}: {error}")})
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(rows)))
         return
-    width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {row.get('title') or 'broken: ' + row['broken']}")
+        typer.echo(f"{row['name']}  {row.get('title') or 'broken: ' + str(row['broken'])}")
+        for name, summary in cast("dict[str, str]", row.get("mechanisms", {})).items():
+            typer.echo(f"  --ablate {name:<24}  {summary}")
     if not rows:
         typer.echo("no systems are installed (fairlead doctor tells why)", err=True)
 

@@ -11,8 +11,8 @@ import errno
 import hashlib
 import math
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -204,7 +204,9 @@ def read_result(path: Path) -> Result:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path` by `data`; a reader sees the old file or the new one. Raises NoSpace."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Not tempfile: its files are their owner's alone, and a report is made to be shown.
+        name = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
