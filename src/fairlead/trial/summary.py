@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ablation", "PhaseTable", "ablations", "cell", "outcome_in_words", "phase_tables", "unit_of"]
 
+_FIGURES = re.compile(r" \([\d.]+\)|: [\d.]+ .*$")
 _UNITS: dict[str, Unit] = {
     "seconds": "seconds",
     "ratio": "ratio",
@@ -114,8 +116,9 @@ def phase_tables(result: Result) -> Sequence[PhaseTable]:
             found.n if (found := index.get(("latency_p50", arm, name))) is not None else 0 for arm in arms
         )
         shown = [index.get((metric.name, arm, name)) for metric in result.metrics for arm in arms]
+        # Without their figures, which differ from cell to cell and stand in result.json.
         caveats = dict.fromkeys(
-            figure.caveat
+            _FIGURES.sub("", figure.caveat)
             for figure in shown
             if figure is not None and figure.value is not None and figure.caveat
         )

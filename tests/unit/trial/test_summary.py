@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from fairlead.trial import Arm, Settings
@@ -107,3 +108,19 @@ def test_outcome_of_a_target_is_told_without_its_mark_and_with_its_reason(
         metric="m", phase="p", statement="s", source="s", met=met, observed=None, wording=wording
     )
     assert outcome_in_words(target) == words
+
+
+def test_a_caveat_marks_its_cell_and_stands_under_its_table_once(paper: SimpleNamespace, tmp_path: Path):
+    result = conclude(paper.system(), Settings(), paper.complete(), tmp_path)
+    caveats = iter(("too few data: 3.5 values expected", "too few data: 1.2 values expected"))
+    figures = tuple(
+        msgspec.structs.replace(each, caveat=next(caveats))
+        if (each.metric, each.phase) == ("latency_p90", "calm")
+        else msgspec.structs.replace(each, caveat="")
+        for each in result.figures
+    )
+    calm = phase_tables(msgspec.structs.replace(result, figures=figures))[0]
+    cells = {title: cells for title, cells, _ in calm.rows}
+    assert all(each.endswith("†") for each in cells["latency p90"])
+    assert not any("†" in each for each in cells["latency p50"])
+    assert calm.caveats == ("too few data",)
