@@ -273,6 +273,32 @@ async def test_a_refresh_that_ends_within_its_first_step_frees_its_place(clock: 
     assert (await cache.get("a"), await cache.get("b")) == (2, 2)
 
 
+def test_refreshes_left_behind_in_a_closed_loop_do_not_fill_the_pool(clock: ManualClock) -> None:
+    cache = Cache(clock=clock, refresh_concurrency=1)
+
+    async def ask(key: str) -> object:
+        answer = await cache.get_or_load(key, asyncio.Event().wait, STALE)
+        await settle()
+        return answer
+
+    async def ask_for_two() -> None:
+        assert await ask("b") == "b"
+        assert await ask("c") == "c"  # whose refresh finds the only place taken
+
+    for key in "abc":
+        asyncio.run(cache.set(key, key, STALE))
+    clock.advance(11.0)
+    first = asyncio.new_event_loop()
+    assert first.run_until_complete(ask("a")) == "a"
+    abandoned = asyncio.all_tasks(first)
+    asyncio.run(ask_for_two())
+    assert (cache.stats.refreshes, cache.stats.refreshes_skipped) == (2, 1)
+    for task in abandoned:
+        task.cancel()
+    first.run_until_complete(settle())
+    first.close()
+
+
 async def test_a_full_refresh_pool_neither_stretches_the_bound_nor_holds_up_callers(
     clock: ManualClock,
 ) -> None:

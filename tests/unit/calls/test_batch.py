@@ -257,6 +257,12 @@ async def test_each_callers_own_deadline_ends_its_wait_and_no_others(
     assert await patient == 2
 
 
+async def test_an_answered_caller_leaves_no_timer(loader: Loader, clock: ManualClock) -> None:
+    with request_context(RequestContext(deadline=Deadline.after(0.3, clock))):
+        assert await Batcher(loader, clock=clock).load(1) == 2
+    assert [timer.callback for _, _, timer in clock._timers] == [None]
+
+
 async def test_keys_that_cannot_all_be_asked_for_are_not_loaded_for_nobody(loader: Loader) -> None:
     batcher: Batcher[Any, Any] = Batcher(loader)
     with pytest.raises(TypeError, match="unhashable"):

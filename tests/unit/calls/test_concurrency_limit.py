@@ -193,6 +193,15 @@ async def test_a_cancelled_waiter_takes_no_permit(clock: ManualClock) -> None:
     assert (limit.in_flight, limit.waiting) == (0, 0)
 
 
+async def test_a_wait_that_was_granted_leaves_no_timer(clock: ManualClock) -> None:
+    limit = ConcurrencyLimit("dep", initial=1, minimum=1, max_wait=1.0, clock=clock)
+    async with limit.permit():
+        waiting = asyncio.ensure_future(limit.permit().__aenter__())
+        await settle()
+    await (await waiting).__aexit__(None, None, None)
+    assert [timer.callback for _, _, timer in clock._timers] == [None]
+
+
 async def test_a_waiter_cancelled_in_the_turn_that_granted_it_hands_the_permit_on(clock: ManualClock) -> None:
     limit = ConcurrencyLimit("dep", initial=2, minimum=1, max_wait=1.0, clock=clock)
     held = [limit.permit(), limit.permit()]

@@ -667,6 +667,43 @@ async def test_a_call_counted_for_its_age_is_not_counted_again_when_it_times_out
     assert breaker.outcomes.counts(clock.now()) == (2, 1)
 
 
+async def test_the_breaker_is_asked_again_when_the_next_call_in_flight_falls_due(
+    clock: CountingClock,
+) -> None:
+    breaker = CircuitBreaker("b", clock=clock, minimum_calls=2, slow_after=1.0, window=100.0)
+    policy = Policy(name="p", breaker=breaker, clock=clock)
+    hung = []
+    for _ in range(2):
+        hung.append(asyncio.ensure_future(policy.call(hang)))
+        await clock.run_for(0.5)
+    clock.advance(0.1)
+    assert await policy.call(at_once) == 1  # the first has been counted, the second has not
+    clock.advance(0.5)
+    with pytest.raises(CircuitOpen):
+        await policy.call(at_once)
+    for call in hung:
+        call.cancel()
+    await settle()
+
+
+async def test_a_call_counted_for_its_age_is_not_counted_again_when_it_fails(clock: CountingClock) -> None:
+    breaker = CircuitBreaker("b", clock=clock, slow_after=1.0, window=100.0)
+    policy = Policy(name="p", breaker=breaker, clock=clock)
+    gate = asyncio.Event()
+
+    async def late() -> None:
+        await gate.wait()
+        raise ConnectionError
+
+    call = asyncio.ensure_future(policy.call(late))
+    await clock.run_for(1.1)
+    assert await policy.call(at_once) == 1
+    gate.set()
+    await settle()
+    assert isinstance(call.exception(), ConnectionError)
+    assert breaker.outcomes.counts(clock.now()) == (2, 1)
+
+
 async def test_a_dependency_that_hangs_opens_the_breaker_before_its_timeouts_return(
     clock: CountingClock,
 ) -> None:
@@ -719,6 +756,25 @@ async def test_a_full_limit_refuses_at_once(clock: CountingClock) -> None:
         await policy.call(at_once)
     call.cancel()
     await settle()
+
+
+async def test_an_attempt_that_our_timeout_ends_is_a_drop_to_the_limit(clock: CountingClock) -> None:
+    limit = ConcurrencyLimit("l", initial=20, minimum=1, clock=clock)
+    call = asyncio.ensure_future(Policy(name="p", limit=limit, timeout=0.5, clock=clock).call(hang))
+    await clock.run_for(0.5)
+    assert isinstance(call.exception(), DeadlineExceeded)
+    assert limit.limit == 14
+
+
+async def test_the_wait_for_a_permit_is_taken_from_the_time_of_the_call(clock: CountingClock) -> None:
+    limit = ConcurrencyLimit("l", initial=1, minimum=1, max_wait=10.0, clock=clock)
+    policy = Policy(name="p", limit=limit, timeout=1.0, clock=clock)
+    async with limit.permit():
+        call = asyncio.ensure_future(policy.call(hang))
+        await clock.run_for(0.6)
+    await clock.run_for(0.4)
+    with pytest.raises(DeadlineExceeded, match=r"no answer within 1\.000 s"):
+        call.result()
 
 
 async def test_a_wait_for_a_permit_ends_with_the_deadline(clock: CountingClock) -> None:
