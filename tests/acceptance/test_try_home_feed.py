@@ -109,7 +109,7 @@ def test_every_request_is_on_both_sides_of_the_wire(run: Run):
     for arm in ("control", "treatment"):
         served = list(read_events(run.directory / "events" / f"feed-{arm}"))
         finished = [each for each in served if isinstance(each, RequestFinished)]
-        answered = [each for each in sent if each.arm == arm and each.outcome in ("ok", "degraded")]
+        answered = [each for each in sent if each.arm == arm and each.ending in ("ok", "degraded")]
         assert len(finished) >= len(answered) > 0
         assert {
             each.variant for each in served if isinstance(each, Exposure) and each.flag == "feed_path"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fairlead.errors import InvalidInput
-from fairlead.lab import Failure, Outcome, Progress, RequestSpec, Schedule, drive
+from fairlead.lab import Ending, Failure, Progress, RequestSpec, Schedule, drive
 
 Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
@@ -72,7 +72,7 @@ async def test_every_request_is_sent_once_and_ends_as_its_own_row() -> None:
             schedule, lambda row: f"/feed/{schedule.users[row]}?k={schedule.keys[row]}", base_url=url
         )
     assert sorted(seen) == sorted(f"/feed/{row % 7}?k={row}" for row in range(100))
-    assert samples.count(Outcome.OK) == len(samples) == 100
+    assert samples.count(Ending.OK) == len(samples) == 100
     assert samples.key.tolist() == list(range(100))
     assert (samples.latency >= samples.lag).all()
     assert (samples.lag >= 0).all()
@@ -93,7 +93,7 @@ async def test_no_request_waits_for_the_answer_to_another() -> None:
 
     async with _server(handler) as url:
         samples = await drive(_schedule(50), lambda row: "/", base_url=url, timeout=30.0)
-    assert samples.count(Outcome.OK) == 50
+    assert samples.count(Ending.OK) == 50
     assert samples.peak_in_flight == 50
 
 
@@ -113,7 +113,7 @@ async def test_a_stall_is_charged_to_every_request_that_fell_into_it() -> None:
         samples = await drive(schedule, lambda row: "/", base_url=url, timeout=30.0)
     # The stall begins no earlier than the first request is due, and so ends no earlier than a second later.
     waiting = np.maximum(0.0, 1.0 - schedule.offsets)
-    assert samples.count(Outcome.OK) == len(samples) == 400
+    assert samples.count(Ending.OK) == len(samples) == 400
     assert (samples.latency >= waiting - 0.002).all()  # the handler's timer may be a millisecond early
     # Half of the arrivals wait, uniformly up to 1 s: quantile q of all is 1 - (1 - q) * 2.
     assert np.quantile(waiting, 0.90) == pytest.approx(0.80, abs=0.005)
@@ -138,8 +138,8 @@ async def test_outcomes_tell_refusals_errors_and_broken_connections_apart() -> N
     paths = ["200", "302", "429", "503", "404", "500", "drop", "half", "noise"]
     async with _server(handler) as url:
         samples = await drive(_schedule(len(paths), gap=0.02), lambda row: f"/{paths[row]}", base_url=url)
-    ok, refused, error = Outcome.OK, Outcome.REFUSED, Outcome.ERROR
-    assert samples.outcome.tolist() == [ok, ok, refused, refused, error, error, error, error, error]
+    ok, refused, error = Ending.OK, Ending.REFUSED, Ending.ERROR
+    assert samples.ending.tolist() == [ok, ok, refused, refused, error, error, error, error, error]
     assert samples.status.tolist() == [200, 302, 429, 503, 404, 500, 0, 0, 0]
     assert samples.failure.tolist()[6:] == [Failure.DISCONNECT, Failure.DISCONNECT, Failure.PROTOCOL]
     assert samples.validity(max_lag_p99=10.0).valid
@@ -152,7 +152,7 @@ async def test_a_port_where_nobody_listens_is_a_failure_to_connect() -> None:
     async with _server(handler) as url:
         pass
     samples = await drive(_schedule(3), lambda row: "/", base_url=url)
-    assert samples.outcome.tolist() == [Outcome.ERROR] * 3
+    assert samples.ending.tolist() == [Ending.ERROR] * 3
     assert samples.failure.tolist() == [Failure.CONNECT] * 3
     assert np.isfinite(samples.latency).all()
 
@@ -163,7 +163,7 @@ async def test_a_request_that_is_given_up_carries_at_least_its_timeout() -> None
 
     async with _server(handler) as url:
         samples = await drive(_schedule(20), lambda row: "/", base_url=url, timeout=0.05)
-    assert samples.count(Outcome.TIMEOUT) == 20
+    assert samples.count(Ending.TIMEOUT) == 20
     assert (samples.latency >= 0.05).all()
     assert set(samples.status.tolist()) == {0}
 
@@ -175,7 +175,7 @@ async def test_a_body_that_stops_half_way_is_given_up_too() -> None:
 
     async with _server(handler) as url:
         samples = await drive(_schedule(2), lambda row: "/", base_url=url, timeout=0.1)
-    assert samples.count(Outcome.TIMEOUT) == 2
+    assert samples.count(Ending.TIMEOUT) == 2
 
 
 async def test_requests_beyond_the_bound_are_recorded_and_void_the_run() -> None:
@@ -194,7 +194,7 @@ async def test_requests_beyond_the_bound_are_recorded_and_void_the_run() -> None
             _schedule(10), lambda row: "/", base_url=url, timeout=30.0, max_in_flight=4, on_progress=look,
             progress_every=0.01,
         )  # fmt: skip
-    assert samples.outcome.tolist() == [Outcome.OK] * 4 + [Outcome.NOT_SENT] * 6
+    assert samples.ending.tolist() == [Ending.OK] * 4 + [Ending.NOT_SENT] * 6
     assert samples.latency.tolist()[4:] == [30.0] * 6
     assert samples.peak_in_flight == 4
     verdict = samples.validity(max_lag_p99=10.0)
@@ -217,8 +217,8 @@ async def test_a_suspended_process_does_not_wake_up_to_a_burst() -> None:
 
     async with _server(handler) as url:
         samples = await drive(_schedule(100, gap=0.001), path, base_url=url, max_send_lag=0.15)
-    assert samples.count(Outcome.NOT_SENT) >= 90
-    assert requests == len(samples) - samples.count(Outcome.NOT_SENT)
+    assert samples.count(Ending.NOT_SENT) >= 90
+    assert requests == len(samples) - samples.count(Ending.NOT_SENT)
     assert "never sent" in samples.validity(max_lag_p99=10.0).reason
 
 
@@ -256,7 +256,7 @@ async def test_method_headers_and_body_reach_the_service() -> None:
         samples = await drive(_schedule(1), lambda row: spec, base_url=url)
         # An absolute URL replaces the base, so that one schedule can be spread over the arms of a trial.
         elsewhere = await drive(_schedule(1), lambda row: f"{url}/other", base_url="http://127.0.0.1:1")
-    assert samples.count(Outcome.OK) == elsewhere.count(Outcome.OK) == 1
+    assert samples.count(Ending.OK) == elsewhere.count(Ending.OK) == 1
     assert heads[0].startswith("POST /likes HTTP/1.1\r\n")
     assert "x-user: 7" in heads[0]
     assert heads[1].startswith("GET /other ")
@@ -309,8 +309,8 @@ async def test_a_cancelled_run_keeps_what_it_had_and_closes_its_connections() ->
         with pytest.raises(asyncio.CancelledError):
             await run
         kept = seen[-1].samples()
-        assert kept.count(Outcome.OK) == 3
-        assert kept.count(Outcome.UNFINISHED) == len(kept) - 3 >= 3
+        assert kept.count(Ending.OK) == 3
+        assert kept.count(Ending.UNFINISHED) == len(kept) - 3 >= 3
         assert len(kept) < 2_000
         assert np.isfinite(kept.latency).all()
         assert "unfinished" in kept.validity(max_lag_p99=10.0).reason

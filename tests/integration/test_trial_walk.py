@@ -285,7 +285,7 @@ async def test_death_of_a_process_ends_the_run_and_keeps_what_was_answered(tmp_p
     assert system.ended
     events = load_events(tmp_path)
     assert {event.arm for event in events} == {"control", "treatment"}
-    assert {event.outcome for event in events} == {"ok"}
+    assert {event.ending for event in events} == {"ok"}
 
 
 async def test_failing_enter_ends_the_turn_at_once(tmp_path: Path):

@@ -196,7 +196,10 @@ class FlagSet:
 
         The type of `default` is the type expected of the flag; None accepts any.
         """
-        flag = self._loaded.compiled.get(name)
+        try:
+            flag = self._loaded.compiled.get(name)
+        except TypeError:  # an unhashable name
+            flag = None
         if flag is None:
             return Evaluation(default, None, Reason.ERROR, f"no flag {quoted(name)}")
         if default is not None:

@@ -12,15 +12,15 @@ from fairlead.lab.load import Progress, RequestSpec, drive
 from fairlead.lab.popularity import Zipf
 from fairlead.lab.process import Usage
 from fairlead.lab.readiness import HttpReady, TcpReady
-from fairlead.lab.samples import Failure, Outcome, Samples, Validity
+from fairlead.lab.samples import Ending, Failure, Samples, Validity
 from fairlead.lab.schedule import Schedule
 from fairlead.lab.service import Service
 from fairlead.lab.topology import RunningService, Topology
 
 __all__ = [
+    "Ending",
     "Failure",
     "HttpReady",
-    "Outcome",
     "Progress",
     "RequestSpec",
     "RunningService",

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.lab.alarm import Alarm
 from fairlead.lab.limits import number_within, whole_number_within
-from fairlead.lab.samples import Failure, Outcome, Samples
+from fairlead.lab.samples import Ending, Failure, Samples
 from fairlead.lab.schedule import Schedule
 
 try:
@@ -237,7 +237,7 @@ class _Run:
         self._lag = np.zeros(n)
         self._latency = np.zeros(n)
         self._status = np.zeros(n, dtype=np.int16)
-        self._outcome = np.full(n, Outcome.UNFINISHED, dtype=np.uint8)
+        self._ending = np.full(n, Ending.UNFINISHED, dtype=np.uint8)
         self._failure = np.zeros(n, dtype=np.uint8)
         self._headers = {name: np.full(n, np.nan) for name in read_headers}
         self._peak = 0
@@ -285,7 +285,7 @@ class _Run:
             self.due += 1
             if len(self.tasks) >= self._max_in_flight or now - due > self._max_send_lag:
                 self._lag[row] = now - due
-                self._end(row, Outcome.NOT_SENT, self._timeout)
+                self._end(row, Ending.NOT_SENT, self._timeout)
                 continue
             task = self._loop.create_task(self._send(row, due))
             left = max(0.0, due + self._timeout - now)
@@ -300,7 +300,7 @@ class _Run:
 
     def _give_up(self, row: int, due: float, task: asyncio.Task[None]) -> None:
         # uvloop's timers may ring up to a millisecond early by this clock.
-        self._end(row, Outcome.TIMEOUT, max(self.now() - due, self._timeout))
+        self._end(row, Ending.TIMEOUT, max(self.now() - due, self._timeout))
         task.cancel()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
@@ -312,11 +312,11 @@ class _Run:
             self.ended.set()
 
     def _end(
-        self, row: int, outcome: Outcome, latency: float, status: int = 0, failure: Failure = Failure.NONE
+        self, row: int, ending: Ending, latency: float, status: int = 0, failure: Failure = Failure.NONE
     ) -> None:
-        if self._outcome[row] != Outcome.UNFINISHED:
+        if self._ending[row] != Ending.UNFINISHED:
             return  # given up a moment ago: an answer after that has no reader
-        self._outcome[row] = outcome
+        self._ending[row] = ending
         self._latency[row] = latency
         self._status[row] = status
         self._failure[row] = failure
@@ -334,8 +334,8 @@ class _Run:
                     pass  # to the last byte, keeping none: a huge answer must not fill our memory
             latency = self.now() - due
             # In a busy loop the timer rings late; a user who waits `timeout` would not have seen this answer.
-            outcome = Outcome.TIMEOUT if latency > self._timeout else _classify(response.status)
-            self._end(row, outcome, latency, response.status)
+            ending = Ending.TIMEOUT if latency > self._timeout else _classify(response.status)
+            self._end(row, ending, latency, response.status)
             for name, header in self._read_headers:
                 self._headers[name][row] = _number(response.headers.get(header))
             return
@@ -347,20 +347,20 @@ class _Run:
             failure = Failure.DISCONNECT
         except aiohttp.ClientError:
             failure = Failure.PROTOCOL
-        self._end(row, Outcome.ERROR, self.now() - due, failure=failure)
+        self._end(row, Ending.ERROR, self.now() - due, failure=failure)
 
     def samples(self) -> Samples:
         rows = slice(0, self.due)
-        outcome = self._outcome[rows].copy()
+        ending = self._ending[rows].copy()
         latency = self._latency[rows].copy()
-        waiting = outcome == Outcome.UNFINISHED
+        waiting = ending == Ending.UNFINISHED
         latency[waiting] = np.maximum(0.0, self.now() - self._schedule.offsets[rows][waiting])
         return Samples(
             offset=self._schedule.offsets[rows],
             lag=self._lag[rows].copy(),
             latency=latency,
             status=self._status[rows].copy(),
-            outcome=outcome,
+            ending=ending,
             failure=self._failure[rows].copy(),
             key=self._schedule.keys[rows],
             user=self._schedule.users[rows],
@@ -369,10 +369,10 @@ class _Run:
         )
 
 
-def _classify(status: int) -> Outcome:
+def _classify(status: int) -> Ending:
     if status < 400:
-        return Outcome.OK
-    return Outcome.REFUSED if status in (429, 503) else Outcome.ERROR
+        return Ending.OK
+    return Ending.REFUSED if status in (429, 503) else Ending.ERROR
 
 
 def _number(text: str | None) -> float:

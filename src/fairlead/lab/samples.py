@@ -1,7 +1,7 @@
 """What came back, one row per request, none left out.
 
 Averages hide, and so do missing rows: a tool that forgets the requests it could not send, or those that never
-came back, reports the service at its best. Every request that was due has a row here, with an outcome, and a
+came back, reports the service at its best. Every request that was due has a row here, with an ending, and a
 latency that is a number; a run that broke its own rules says so in its `validity`.
 
 latency counts from the moment a request was *due*, not from when it was sent, so time lost on our side is in
@@ -25,10 +25,10 @@ try:
 except ImportError as missing:
     raise MissingExtra("numpy", "lab") from missing
 
-__all__ = ["Failure", "Outcome", "Samples", "Validity"]
+__all__ = ["Ending", "Failure", "Samples", "Validity"]
 
 
-class Outcome(IntEnum):
+class Ending(IntEnum):
     """How one request ended."""
 
     OK = 0
@@ -83,8 +83,8 @@ class Samples:
     """Seconds from when it was due to its last byte, or until given up. NOT_SENT carries the full timeout."""
     status: NDArray[np.int16]
     """HTTP status; 0 when none came back."""
-    outcome: NDArray[np.uint8]
-    """Values of `Outcome`."""
+    ending: NDArray[np.uint8]
+    """Values of `Ending`."""
     failure: NDArray[np.uint8]
     """Values of `Failure`."""
     key: IntArray
@@ -99,9 +99,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def count(self, outcome: Outcome) -> int:
+    def count(self, ending: Ending) -> int:
         """Rows that ended so."""
-        return int(np.count_nonzero(self.outcome == outcome))
+        return int(np.count_nonzero(self.ending == ending))
 
     @property
     def lag_p99(self) -> float:
@@ -114,7 +114,7 @@ class Samples:
         max_lag_p99: seconds in (0, 10]. 10 ms: small beside the latencies a service is judged by.
         """
         number_within("max_lag_p99", max_lag_p99, 0.0, 10.0, above=True)
-        not_sent, unfinished = self.count(Outcome.NOT_SENT), self.count(Outcome.UNFINISHED)
+        not_sent, unfinished = self.count(Ending.NOT_SENT), self.count(Ending.UNFINISHED)
         if len(self) == 0:
             reason = "no request was due: nothing was measured"
         elif not_sent:
@@ -159,4 +159,4 @@ class Samples:
         )
 
 
-_COLUMNS = ("offset", "lag", "latency", "status", "outcome", "failure", "key", "user")
+_COLUMNS = ("offset", "lag", "latency", "status", "ending", "failure", "key", "user")

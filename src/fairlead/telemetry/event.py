@@ -25,7 +25,7 @@ __all__ = [
     "Exposure",
     "LoadSample",
     "LoadWindow",
-    "Outcome",
+    "RequestEnding",
     "RequestFinished",
     "StateChanged",
     "UnknownEvent",
@@ -33,7 +33,7 @@ __all__ = [
     "encode_event",
 ]
 
-Outcome = Literal["ok", "degraded", "timeout", "error", "refused"]
+RequestEnding = Literal["ok", "degraded", "timeout", "error", "refused"]
 """How a request ended for the one who asked. `degraded` is an answer, only a lesser one: not an error."""
 
 
@@ -123,7 +123,7 @@ class LoadSample(Event, frozen=True, kw_only=True, gc=False):
     """As the answer reports it; None when it does not say."""
     age_seconds: float | None
     """Age of the answer's oldest part, as it reports it; None when it does not say."""
-    outcome: Outcome
+    ending: RequestEnding
 
 
 class LoadWindow(Event, frozen=True, kw_only=True, gc=False):

@@ -63,8 +63,9 @@ class Gauge:
         self._read: Callable[[], float] | None = None
 
     def set(self, value: float) -> None:
+        """Replaces the value. Raises ValueError or TypeError here, not at the scrape, for what is no number."""
+        self._value = float(value)
         self._read = None
-        self._value = value
 
     def add(self, amount: float = 1.0) -> None:
         """Adds `amount`, which may be negative. Has no effect on a gauge that tracks a callback."""

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from fairlead import __version__
-from fairlead.lab.samples import Outcome, Samples
+from fairlead.lab.samples import Ending, Samples
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.figures import WHOLE_RUN, load_figures, metric_record, of_phase
 from fairlead.trial.result import (
@@ -123,7 +123,7 @@ def _validity(recorded: Recorded, ended_early: str) -> ValidityRecord:
         checked = turn.samples.validity(max_lag_p99=MAX_SEND_LAG_P99)
         if not checked.valid:
             reasons.append(f"{turn.arm.name}, cycle {turn.cycle + 1}: {checked.reason}")
-        elif not turn.samples.count(Outcome.OK):
+        elif not turn.samples.count(Ending.OK):
             reasons.append(f"{turn.arm.name}, cycle {turn.cycle + 1}: not one answer; see its log in {LOGS}/")
     everything = Samples.concatenate([turn.samples for turn in recorded.turns])
     return ValidityRecord(

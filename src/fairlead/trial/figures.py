@@ -11,7 +11,7 @@ import hashlib
 
 import numpy as np
 
-from fairlead.lab.samples import Outcome, Samples
+from fairlead.lab.samples import Ending, Samples
 from fairlead.metrics import Metric
 from fairlead.statistics import Estimate, proportion_interval, quantile_interval
 from fairlead.trial.definitions import QUANTILES
@@ -84,7 +84,7 @@ def of_phase(recorded: Recorded, arm: Arm, phase: Phase) -> PhaseSamples | None:
 
 def latencies(samples: Samples, patience: float) -> np.ndarray:
     """Seconds per request, shape (n,), with failures at the client's patience."""
-    answered = samples.outcome == Outcome.OK
+    answered = samples.ending == Ending.OK
     return np.where(answered, samples.latency, np.maximum(samples.latency, patience))
 
 
@@ -99,7 +99,7 @@ def load_figures(arm: Arm, phase: Phase, part: PhaseSamples, patience: float) ->
     for name, q in quantiles.items():
         estimate = quantile_interval(values, q, clusters=part.slices)
         figures.append(_figure(f"latency_{name}", arm, phase, estimate))
-    answered = samples.outcome == Outcome.OK
+    answered = samples.ending == Ending.OK
     degraded = answered & (samples.headers["degraded"] > 0)
     goodput = float(np.count_nonzero(answered)) / part.seconds
     figures.append(
@@ -107,9 +107,9 @@ def load_figures(arm: Arm, phase: Phase, part: PhaseSamples, patience: float) ->
             metric="goodput", arm=arm.name, phase=phase.name, value=goodput, n=int(np.count_nonzero(answered))
         )
     )
-    failed = (samples.outcome == Outcome.ERROR) | (samples.outcome == Outcome.REFUSED)
+    failed = (samples.ending == Ending.ERROR) | (samples.ending == Ending.REFUSED)
     for name, hits in (
-        ("timeouts", samples.outcome == Outcome.TIMEOUT),
+        ("timeouts", samples.ending == Ending.TIMEOUT),
         ("errors", failed),
         ("degraded", degraded),
     ):

@@ -26,7 +26,7 @@ from fairlead.charts import (
     format_value,
     timeline,
 )
-from fairlead.lab.samples import Outcome
+from fairlead.lab.samples import Ending
 from fairlead.trial.figures import latencies, of_phase
 from fairlead.trial.result import Result, write_atomically
 from fairlead.trial.summary import PhaseTable, ablations, outcome_in_words, phase_tables
@@ -209,7 +209,7 @@ def _timelines(recorded: Recorded, arms: tuple[Arm, ...]) -> str:
             continue
         offset = np.concatenate([turn.samples.offset for turn in turns])
         latency = np.concatenate([latencies(turn.samples, recorded.plan.patience) for turn in turns])
-        good = np.concatenate([turn.samples.outcome == Outcome.OK for turn in turns])
+        good = np.concatenate([turn.samples.ending == Ending.OK for turn in turns])
         slow[arm.name], answered[arm.name] = [], []
         for start, end in pairwise(edges):
             rows = (offset >= start) & (offset < end)

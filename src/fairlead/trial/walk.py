@@ -23,10 +23,9 @@ from fairlead.clock import SYSTEM_CLOCK
 from fairlead.errors import RunInvalid
 from fairlead.lab.load import Progress as LoadProgress
 from fairlead.lab.load import drive
-from fairlead.lab.samples import Outcome, Samples
+from fairlead.lab.samples import Ending, Samples
 from fairlead.lab.schedule import Schedule
-from fairlead.telemetry import BufferedSink, LoadSample, LoadWindow
-from fairlead.telemetry import Outcome as Ending
+from fairlead.telemetry import BufferedSink, LoadSample, LoadWindow, RequestEnding
 from fairlead.telemetry.jsonl import JsonLinesSegments
 from fairlead.trial.progress import Live, NoProgress, Progress
 from fairlead.trial.system import Arm, Phase, Plan, Running, Settings, System
@@ -39,7 +38,11 @@ HEADERS = {"degraded": "x-degraded", "staleness": "x-staleness-seconds", "age": 
 # Seconds of silence between two turns, for work that a downstream still does for callers who left.
 _MAX_IN_FLIGHT = 20_000  # above what the highest rate keeps waiting: 5,000/s, 2.5 times that, for seconds
 _PAUSE = 0.3
-_OUTCOMES: dict[Outcome, Ending] = {Outcome.OK: "ok", Outcome.REFUSED: "refused", Outcome.TIMEOUT: "timeout"}
+_ENDINGS: dict[Ending, RequestEnding] = {
+    Ending.OK: "ok",
+    Ending.REFUSED: "refused",
+    Ending.TIMEOUT: "timeout",
+}
 
 _DEATH_NOTICED_WITHIN = 0.5  # seconds; the guard tells of a death within milliseconds
 _EVENTS_AT_ONCE = 50_000
@@ -227,7 +230,7 @@ class _Turn:
         if self._load is None:
             return None
         samples = self._load.samples()
-        return samples.select(samples.outcome != Outcome.UNFINISHED)
+        return samples.select(samples.ending != Ending.UNFINISHED)
 
     def _started(self, zero: float) -> None:
         self.began_at = SYSTEM_CLOCK.utc() + zero - SYSTEM_CLOCK.now()
@@ -236,7 +239,7 @@ class _Turn:
     def _moved(self, load: LoadProgress) -> None:
         self._load = load
         samples = load.samples()
-        answered = samples.count(Outcome.OK)
+        answered = samples.count(Ending.OK)
         cycle_seconds = self._plan.cycle_seconds
         self._progress.moved(
             Live(
@@ -247,7 +250,7 @@ class _Turn:
                 total=self._plan.seconds,
                 due=load.due,
                 answered=answered,
-                failed=len(samples) - answered - samples.count(Outcome.UNFINISHED),
+                failed=len(samples) - answered - samples.count(Ending.UNFINISHED),
             )
         )
 
@@ -291,7 +294,7 @@ def _emit(sink: BufferedSink, samples: Samples | None, turn: _Turn, plan: Plan, 
     for row in range(len(samples)):
         offset = float(samples.offset[row])
         degraded = bool(headers["degraded"][row])
-        outcome: Ending = _OUTCOMES.get(Outcome(samples.outcome[row]), "error")
+        ending: RequestEnding = _ENDINGS.get(Ending(samples.ending[row]), "error")
         sink.emit(
             LoadSample(
                 at_utc_seconds=turn.began_at + offset,
@@ -307,13 +310,13 @@ def _emit(sink: BufferedSink, samples: Samples | None, turn: _Turn, plan: Plan, 
                 degraded=degraded,
                 staleness_seconds=headers["staleness"][row],
                 age_seconds=headers["age"][row],
-                outcome="degraded" if outcome == "ok" and degraded else outcome,
+                ending="degraded" if ending == "ok" and degraded else ending,
             )
         )
 
 
 def _sum_up(samples: Samples) -> str:
-    answered, timed_out = samples.count(Outcome.OK), samples.count(Outcome.TIMEOUT)
+    answered, timed_out = samples.count(Ending.OK), samples.count(Ending.TIMEOUT)
     return (
         f"{len(samples)} requests, {answered} answered, {timed_out} timed out, "
         f"{len(samples) - answered - timed_out} failed; send lag p99 {samples.lag_p99 * 1000:.1f} ms"

@@ -189,3 +189,8 @@ def test_a_path_that_is_no_readable_file_is_refused_by_name_without_hanging(tmp_
             FlagSet.from_file(tmp_path / name)
         assert message in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_cannot_be_hashed_is_an_unknown_flag() -> None:
+    flags = FlagSet.parse(b'{"flags": {}}')
+    assert flags.evaluate([], EvaluationContext(), "default").value == "default"  # type: ignore[arg-type]  # never raises

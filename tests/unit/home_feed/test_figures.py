@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairlead.lab import Outcome, Samples
+from fairlead.lab import Ending, Samples
 from fairlead.trial import Arm, Phase
 from fairlead.trial.result import Figure
 from fairlead_systems.home_feed import figures as figures_module
@@ -33,7 +33,7 @@ def rows(n: int, staleness: list[float] | float = 0.0) -> Samples:
         lag=np.zeros(n),
         latency=np.full(n, 0.1),
         status=np.full(n, 200, dtype=np.int16),
-        outcome=np.full(n, Outcome.OK, dtype=np.uint8),
+        ending=np.full(n, Ending.OK, dtype=np.uint8),
         failure=np.zeros(n, dtype=np.uint8),
         key=np.zeros(n, dtype=np.int64),
         user=np.zeros(n, dtype=np.int64),

@@ -46,7 +46,7 @@ EXAMPLES: list[Event] = [
         degraded=False,
         staleness_seconds=None,
         age_seconds=1.2,
-        outcome="ok",
+        ending="ok",
     ),
 ]
 
@@ -110,7 +110,7 @@ def test_garbage_is_a_broken_document(line: bytes) -> None:
 
 def test_an_outcome_outside_the_list_is_malformed() -> None:
     line = encode_event(EXAMPLES[3]).replace(b'"ok"', b'"fine"')
-    with pytest.raises(BrokenDocument, match="outcome"):
+    with pytest.raises(BrokenDocument, match="ending"):
         decode_event(line)
 
 

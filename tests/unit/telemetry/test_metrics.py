@@ -10,6 +10,7 @@ import pytest
 from fairlead.errors import InvalidInput
 from fairlead.telemetry import Histogram, MetricRegistry
 from fairlead.telemetry.metrics import OVERFLOW
+from fairlead.telemetry.prometheus import render
 
 
 @pytest.fixture
@@ -156,3 +157,12 @@ def test_a_callback_that_raises_makes_the_gauge_nan_and_not_an_exception(registr
 def test_a_bound_on_label_sets_that_makes_no_sense_is_refused(bound: Any) -> None:
     with pytest.raises(InvalidInput, match="max_label_sets = "):
         MetricRegistry(max_label_sets=bound)
+
+
+def test_what_is_no_number_is_refused_when_it_is_set_not_when_it_is_scraped() -> None:
+    registry = MetricRegistry()
+    gauge = registry.gauge("queue_depth", "Waiting.")
+    gauge.set(2)
+    with pytest.raises(ValueError, match="could not convert"):
+        gauge.set("many")  # type: ignore[arg-type]  # what a careless caller does
+    assert "queue_depth 2" in render(registry)

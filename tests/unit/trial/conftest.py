@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairlead.lab import Outcome, Samples
+from fairlead.lab import Ending, Samples
 from fairlead.metrics import Metric, Target
 from fairlead.trial import Arm, Mechanism, Phase, Plan, Settings
 from fairlead.trial.definitions import load_metrics
@@ -29,7 +29,7 @@ PATIENCE = 1.0
 def samples(
     offset: Sequence[float],
     latency: Sequence[float] | float = 0.1,
-    outcome: Sequence[Outcome] | Outcome = Outcome.OK,
+    ending: Sequence[Ending] | Ending = Ending.OK,
     *,
     lag: float = 0.001,
     degraded: Sequence[float] | float = 0.0,
@@ -40,7 +40,7 @@ def samples(
         lag=np.full(n, lag),
         latency=np.broadcast_to(np.asarray(latency, dtype=np.float64), n).copy(),
         status=np.full(n, 200, dtype=np.int16),
-        outcome=np.broadcast_to(np.asarray(outcome, dtype=np.uint8), n).copy(),
+        ending=np.broadcast_to(np.asarray(ending, dtype=np.uint8), n).copy(),
         failure=np.zeros(n, dtype=np.uint8),
         key=np.zeros(n, dtype=np.int64),
         user=np.zeros(n, dtype=np.int64),

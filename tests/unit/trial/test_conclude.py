@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fairlead.lab import Outcome
+from fairlead.lab import Ending
 from fairlead.trial import Settings
 from fairlead.trial.conclude import conclude
 from fairlead.trial.result import Result
@@ -87,15 +87,15 @@ def test_late_sends_make_the_run_invalid_and_name_the_turn(paper: SimpleNamespac
 
 def test_arm_without_one_answer_makes_the_run_invalid(paper: SimpleNamespace, concluded):
     recorded = paper.recorded(
-        [(paper.arms[0], 0, paper.steady(outcome=Outcome.ERROR)), (paper.arms[1], 0, paper.steady())]
+        [(paper.arms[0], 0, paper.steady(ending=Ending.ERROR)), (paper.arms[1], 0, paper.steady())]
     )
     validity = concluded(recorded).validity
     assert validity.reasons == ("control, cycle 1: not one answer; see its log in logs/",)
 
 
 def test_requests_that_were_never_sent_make_the_run_invalid(paper: SimpleNamespace, concluded):
-    outcome = [Outcome.OK] * 499 + [Outcome.NOT_SENT]
-    recorded = paper.recorded([(paper.arms[0], 0, paper.steady(outcome=outcome))])
+    ending = [Ending.OK] * 499 + [Ending.NOT_SENT]
+    recorded = paper.recorded([(paper.arms[0], 0, paper.steady(ending=ending))])
     assert "never sent" in concluded(recorded).validity.reasons[0]
 
 

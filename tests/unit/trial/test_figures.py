@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fairlead.lab import Outcome, Samples
+from fairlead.lab import Ending, Samples
 from fairlead.trial import Arm, Phase
 from fairlead.trial import figures as figures_module
 from fairlead.trial.definitions import load_metrics
@@ -31,21 +31,21 @@ def of_turn(paper: SimpleNamespace, samples: Samples) -> Recorded:
 
 
 @pytest.mark.parametrize(
-    "outcome", [Outcome.REFUSED, Outcome.ERROR, Outcome.TIMEOUT, Outcome.NOT_SENT, Outcome.UNFINISHED]
+    "ending", [Ending.REFUSED, Ending.ERROR, Ending.TIMEOUT, Ending.NOT_SENT, Ending.UNFINISHED]
 )
-def test_request_without_an_answer_counts_as_slow_as_the_patience(paper: SimpleNamespace, outcome: Outcome):
-    rows = paper.samples([1.0, 1.1], [0.002, 0.002], [Outcome.OK, outcome])
+def test_request_without_an_answer_counts_as_slow_as_the_patience(paper: SimpleNamespace, ending: Ending):
+    rows = paper.samples([1.0, 1.1], [0.002, 0.002], [Ending.OK, ending])
     assert latencies(rows, 1.0).tolist() == [0.002, 1.0]
 
 
 def test_timeout_that_was_noticed_late_keeps_its_own_latency(paper: SimpleNamespace):
-    rows = paper.samples([1.0], 1.2, Outcome.TIMEOUT)
+    rows = paper.samples([1.0], 1.2, Ending.TIMEOUT)
     assert latencies(rows, 1.0).tolist() == [1.2]
 
 
 def test_failing_fast_makes_no_quantile_better(paper: SimpleNamespace):
     offsets = np.arange(1.0, 3.0, 0.01).tolist()
-    half = [Outcome.ERROR if number % 2 else Outcome.OK for number in range(len(offsets))]
+    half = [Ending.ERROR if number % 2 else Ending.OK for number in range(len(offsets))]
     found = figures(of_turn(paper, paper.samples(offsets, 0.001, half)))
     assert found["latency_p50"].value == 0.001
     assert found["latency_p90"].value == 1.0
@@ -65,10 +65,10 @@ def test_each_quantile_is_the_one_it_is_named_after(paper: SimpleNamespace):
 
 
 def test_shares_count_every_request_of_the_phase(paper: SimpleNamespace):
-    outcome = [Outcome.OK] * 5 + [Outcome.TIMEOUT] * 2 + [Outcome.REFUSED, Outcome.ERROR, Outcome.OK]
+    ending = [Ending.OK] * 5 + [Ending.TIMEOUT] * 2 + [Ending.REFUSED, Ending.ERROR, Ending.OK]
     degraded = [1.0, 1.0] + [0.0] * 8
     found = figures(
-        of_turn(paper, paper.samples(np.linspace(1.0, 2.9, 10).tolist(), 0.1, outcome, degraded=degraded))
+        of_turn(paper, paper.samples(np.linspace(1.0, 2.9, 10).tolist(), 0.1, ending, degraded=degraded))
     )
     assert found["timeouts"].value == pytest.approx(0.2)
     assert found["errors"].value == pytest.approx(0.2)
@@ -78,7 +78,7 @@ def test_shares_count_every_request_of_the_phase(paper: SimpleNamespace):
 
 
 def test_failed_request_is_not_degraded_whatever_its_header_says(paper: SimpleNamespace):
-    found = figures(of_turn(paper, paper.samples([1.0, 1.5], 0.1, [Outcome.ERROR, Outcome.OK], degraded=1.0)))
+    found = figures(of_turn(paper, paper.samples([1.0, 1.5], 0.1, [Ending.ERROR, Ending.OK], degraded=1.0)))
     assert found["degraded"].value == 0.5
 
 
@@ -127,12 +127,12 @@ def test_interval_is_wider_where_neighbours_are_slow_together(paper: SimpleNames
     offsets = np.linspace(1.0, 2.999, 2000)
     rng = np.random.default_rng(5)
     slow = rng.permutation(2000) < 1000
-    apart = paper.samples(offsets.tolist(), np.where(slow, 0.5, 0.1).tolist(), Outcome.OK)
-    together = paper.samples(offsets.tolist(), np.where(offsets < 2.0, 0.5, 0.1).tolist(), Outcome.OK)
+    apart = paper.samples(offsets.tolist(), np.where(slow, 0.5, 0.1).tolist(), Ending.OK)
+    together = paper.samples(offsets.tolist(), np.where(offsets < 2.0, 0.5, 0.1).tolist(), Ending.OK)
 
     def width(rows: Samples) -> float:
         share = rows.select(np.ones(len(rows), dtype=bool))
-        share.outcome[rows.latency > 0.3] = Outcome.ERROR
+        share.ending[rows.latency > 0.3] = Ending.ERROR
         figure = figures(of_turn(paper, share))["errors"]
         assert figure.low is not None
         assert figure.high is not None
