@@ -111,9 +111,8 @@ class Treatment:
             window=2.0,
             open_for=0.2,
             open_for_cap=1.0,
-            is_failure=lambda error: (
-                not isinstance(error, UnknownTopic)
-            ),  # or one client could open it for all
+            # A topic that does not exist is the client's doing; counted, one client could open it for all.
+            is_failure=lambda error: not isinstance(error, UnknownTopic),
             on_event=on_event,
             clock=self._clock,
         )
