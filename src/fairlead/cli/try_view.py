@@ -106,6 +106,8 @@ def _print_result(console: Console, result: Result, directory: Path) -> None:
     if validity.valid:
         lag = format_value(validity.send_lag_p99_seconds, "seconds")
         console.print(Text(f"valid: {validity.requests:,} requests, send lag p99 {lag}", style="green"))
+        for turn in validity.left_out:
+            console.print(Text(f"left out, for every arm: {turn}", style="yellow"))
     else:
         for reason in validity.reasons:
             console.print(Text(f"NOT VALID, do not use these figures: {reason}", style="bold red"))

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from fairlead import __version__
-from fairlead.lab.samples import Ending, Samples
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.figures import WHOLE_RUN, load_figures, metric_record, of_phase
 from fairlead.trial.result import (
@@ -18,19 +17,13 @@ from fairlead.trial.result import (
     PhaseRecord,
     Result,
     TargetRecord,
-    ValidityRecord,
     hash_evidence,
 )
 from fairlead.trial.system import Settings, System
+from fairlead.trial.validity import judge
 from fairlead.trial.walk import Recorded
 
 __all__ = ["conclude"]
-
-LOGS = "logs"
-MAX_SEND_LAG_P99 = 0.010
-"""Seconds. Latency counts from the intended moment, so lag is in it: 10 ms is well below every figure
-reported.
-"""
 
 
 def conclude(
@@ -47,6 +40,8 @@ def conclude(
     turns.
     """
     plan = recorded.plan
+    judged = judge(recorded, ended_early)
+    recorded = judged.kept
     figures: list[Figure] = []
     phases = [phase for phase in plan.phases if phase.measured]
     for phase in [*phases, WHOLE_RUN]:
@@ -89,7 +84,7 @@ def conclude(
         patience_seconds=plan.patience,
         started_at_utc_seconds=recorded.started_at,
         run_seconds=time.time() - recorded.started_at,
-        validity=_validity(recorded, ended_early),
+        validity=judged.validity,
         machine=_machine(),
         workload=dict(plan.workload),
         arms=tuple(ArmRecord(name=arm.name, variant=arm.variant, without=arm.without) for arm in plan.arms),
@@ -113,25 +108,6 @@ def _overlap(control: Figure | None, treatment: Figure | None) -> str:
         return ""
     apart = control.high < treatment.low or treatment.high < control.low
     return "" if apart else "the intervals overlap"
-
-
-def _validity(recorded: Recorded, ended_early: str) -> ValidityRecord:
-    reasons = [ended_early] if ended_early else []
-    if not recorded.turns:
-        return ValidityRecord(valid=False, reasons=(*reasons, "no arm went through a whole cycle"))
-    for turn in recorded.turns:
-        checked = turn.samples.validity(max_lag_p99=MAX_SEND_LAG_P99)
-        if not checked.valid:
-            reasons.append(f"{turn.arm.name}, cycle {turn.cycle + 1}: {checked.reason}")
-        elif not turn.samples.count(Ending.OK):
-            reasons.append(f"{turn.arm.name}, cycle {turn.cycle + 1}: not one answer; see its log in {LOGS}/")
-    everything = Samples.concatenate([turn.samples for turn in recorded.turns])
-    return ValidityRecord(
-        valid=not reasons,
-        reasons=tuple(reasons),
-        send_lag_p99_seconds=everything.lag_p99,
-        requests=len(everything),
-    )
 
 
 def _machine() -> Machine:

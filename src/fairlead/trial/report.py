@@ -31,6 +31,7 @@ from fairlead.trial.figures import latencies, of_phase
 from fairlead.trial.result import Result, write_atomically
 from fairlead.trial.summary import PhaseTable, ablations, outcome_in_words, phase_tables
 from fairlead.trial.system import Arm, Phase
+from fairlead.trial.validity import judge
 from fairlead.trial.walk import Recorded
 
 __all__ = ["p99_by_phase", "render_report", "write_report"]
@@ -77,6 +78,7 @@ def write_report(result: Result, recorded: Recorded, path: Path) -> None:
 
 def render_report(result: Result, recorded: Recorded) -> str:
     """The page as text. `recorded` gives the charts the single requests that `result` only sums up."""
+    recorded = judge(recorded).kept
     style = STYLESHEET + _PAGE_STYLE
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     title = f"{result.title}: {' against '.join(arm.name for arm in result.arms[1::-1])}"
@@ -118,10 +120,11 @@ def _head(result: Result, title: str) -> str:
 def _verdict(result: Result) -> str:
     validity = result.validity
     lag = format_value(validity.send_lag_p99_seconds, "seconds")
+    left_out = "".join(f"<br>Left out, for every arm: {_text(turn)}." for turn in validity.left_out)
     if validity.valid:
         return (
             f'<p class="verdict"><b>The run is valid.</b> {validity.requests:,} requests were sent open-loop, with a '
-            f"p99 send lag of {lag}. Latency counts from the moment each request was due.</p>\n"
+            f"p99 send lag of {lag}. Latency counts from the moment each request was due.{left_out}</p>\n"
         )
     reasons = "".join(f"<li>{_text(reason)}</li>" for reason in validity.reasons)
     return (

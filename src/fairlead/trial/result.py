@@ -129,6 +129,8 @@ class ValidityRecord(msgspec.Struct, frozen=True, kw_only=True):
     valid: bool
     reasons: tuple[str, ...] = ()
     """Why the figures must not be used; empty when valid."""
+    left_out: tuple[str, ...] = ()
+    """Late turns, for whose sake their cycle is in no figure, of any arm."""
     send_lag_p99_seconds: float = 0.0
     requests: int = 0
 
