@@ -6,8 +6,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.harness import Bar
+from fairlead.trial.machine import this_machine
 
 ROOMS = ("cache", "calls", "telemetry", "flags", "inference", "lab", "cli", "home_feed")
 """In the order of the table; a room without a module is named on stderr and left out."""
@@ -62,24 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def machine() -> dict[str, str]:
     """What the figures depend on, apart from the code."""
+    here = this_machine()
     return {
-        "cpu": _cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "python": platform.python_version(),
+        "cpu": here.cpu,
+        "cores": f"{here.cores:g}",
+        "python": here.python,
         "date": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
         "commit": _commit(),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
 
 
 def _commit() -> str:

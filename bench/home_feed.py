@@ -112,7 +112,7 @@ def ablations(seed: int = 1) -> str:
     lines.append("")
     lines.append(
         f"seed {seed}, {result.cycles} cycles an arm, {result.validity.requests:,} requests, {machine.cpu}, "
-        f"{machine.cores} cores, Python {machine.python}. {_validity([result]) or 'The run is valid.'}"
+        f"{machine.cores:g} cores, Python {machine.python}. {_validity([result]) or 'The run is valid.'}"
     )
     return "\n".join(lines)
 

@@ -60,7 +60,7 @@ def block(result: Result) -> str:
     lines.append("")
     lines.append(
         f"`fairlead try home_feed --seed {result.seed}`, one run of {result.validity.requests:,} requests, {date}, "
-        f"commit {commit}; {result.machine.cpu}, {result.machine.cores} cores, Python {result.machine.python}. "
+        f"commit {commit}; {result.machine.cpu}, {result.machine.cores:g} cores, Python {result.machine.python}. "
         "In brackets: 95 % intervals; † has a caveat that the report names. "
         f"A failed request counts as at least {result.patience_seconds:g} s. "
         f"Missed targets: {'; '.join(missed) or 'none'}."

@@ -238,14 +238,21 @@ def test_wall_clock_can_be_set_while_monotonic_time_stays():
     assert (clock.utc(), fired) == (5.0, [5.0])
 
 
-def on_asyncio(main: Callable[[], object]) -> None:
-    with asyncio.Runner() as runner:
+def run_on(runner: asyncio.Runner, main: Callable[[], object]) -> None:
+    """Runs `main`; an error in a callback, which a loop would only log, fails the test."""
+    lost: list[dict[str, object]] = []
+    with runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: lost.append(context))
         runner.run(main())
+    assert lost == []
+
+
+def on_asyncio(main: Callable[[], object]) -> None:
+    run_on(asyncio.Runner(), main)
 
 
 def on_uvloop(main: Callable[[], object]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+    run_on(asyncio.Runner(loop_factory=uvloop.new_event_loop), main)
 
 
 LOOPS = pytest.mark.parametrize("run", [on_asyncio, on_uvloop])

@@ -246,12 +246,9 @@ def _descriptors() -> Finding:
 
 
 def _cores() -> Finding:
-    cores = float(len(os.sched_getaffinity(0)))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cores = cores if quota == "max" else min(cores, int(quota) / int(period))
-    except (OSError, ValueError):
-        pass  # no control group, or an older layout: the affinity is all there is to know
+    from fairlead.trial.machine import usable_cores
+
+    cores = usable_cores()
     return Finding(
         area="machine",
         name="cores",

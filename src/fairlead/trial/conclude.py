@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from pathlib import Path
 
 from fairlead import __version__
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.figures import WHOLE_RUN, load_figures, metric_record, of_phase
+from fairlead.trial.machine import this_machine
 from fairlead.trial.result import (
     ArmRecord,
     Figure,
-    Machine,
     PhaseRecord,
     Result,
     TargetRecord,
@@ -85,7 +83,7 @@ def conclude(
         started_at_utc_seconds=recorded.started_at,
         run_seconds=time.time() - recorded.started_at,
         validity=judged.validity,
-        machine=_machine(),
+        machine=this_machine(),
         workload=dict(plan.workload),
         arms=tuple(ArmRecord(name=arm.name, variant=arm.variant, without=arm.without) for arm in plan.arms),
         phases=tuple(
@@ -108,24 +106,3 @@ def _overlap(control: Figure | None, treatment: Figure | None) -> str:
         return ""
     apart = control.high < treatment.low or treatment.high < control.low
     return "" if apart else "the intervals overlap"
-
-
-def _machine() -> Machine:
-    return Machine(
-        cpu=_cpu_model(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-    )
-
-
-def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

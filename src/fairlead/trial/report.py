@@ -175,7 +175,9 @@ def p99_by_phase(result: Result) -> Figure:
         unit="seconds",
         x_name="p99 latency",
         x_scale="log",
-        description=f"95 % intervals. A failed request counts as {result.patience_seconds:g} s, the client's patience.",
+        description=(
+            f"95 % intervals. A failed request counts as at least {result.patience_seconds:g} s, the client's patience."
+        ),
     )
 
 
@@ -197,7 +199,7 @@ def _cdf(recorded: Recorded, arms: tuple[Arm, ...], phase: Phase) -> str:
     return cdf(
         series,
         title=f"Latency in the phase “{phase.title}”",
-        description=f"All requests; a failed one counts as {recorded.plan.patience:g} s.",
+        description=f"All requests; a failed one counts as at least {recorded.plan.patience:g} s.",
     ).to_html()
 
 
@@ -317,7 +319,7 @@ def _conditions(result: Result) -> str:
     return (
         f"<section><h2>How it was measured</h2><dl>{workload}"
         f"<dt>order</dt><dd>arms take turns, {result.cycles} cycles each, the order reversed every other cycle</dd>"
-        f"<dt>machine</dt><dd>{_text(machine.cpu)}, {machine.cores} cores, "
+        f"<dt>machine</dt><dd>{_text(machine.cpu)}, {machine.cores:g} cores, "
         f"{format_value(float(machine.memory_bytes), 'bytes')}, {_text(machine.system)}, "
         f"Python {_text(machine.python)}</dd>"
         f"</dl><h2>simulated:</h2><ul>{simulated}</ul></section>\n"

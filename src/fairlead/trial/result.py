@@ -112,7 +112,8 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cpu: str
-    cores: int
+    cores: float
+    """Usable ones: affinity and quota; a quota may be a fraction."""
     memory_bytes: int
     system: str
     python: str

@@ -53,7 +53,6 @@ def judge(recorded: Recorded, ended_early: str = "") -> Judged:
             plan=recorded.plan,
             started_at=recorded.started_at,
             turns=[turn for turn in recorded.turns if turn.cycle not in late],
-            schedules=recorded.schedules,
         )
     else:
         reasons += named

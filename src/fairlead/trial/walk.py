@@ -71,8 +71,6 @@ class Recorded:
     started_at: float
     """UTC seconds."""
     turns: list[Turn] = field(default_factory=list)
-    schedules: list[Schedule] = field(default_factory=list)
-    """By cycle."""
 
     def phase_bounds(self) -> Iterator[tuple[Phase, float, float]]:
         """Each phase with its first and last second within a cycle."""
@@ -107,7 +105,6 @@ async def play(
             try:
                 for cycle in range(plan.cycles):
                     schedule = running.schedule(cycle)
-                    recorded.schedules.append(schedule)
                     # ABBA: a trend over the run weighs on both arms alike.
                     order = plan.arms if cycle % 2 == 0 else plan.arms[::-1]
                     for arm in order:

@@ -1,7 +1,8 @@
 """The feed itself: one code base, two ways to make a page, and a flag that chooses per request.
 
 `GET /feed?user=U&topic=N` answers `{"items", "model", "degraded"}`. Headers tell how the answer came about:
-`x-degraded` (0 or 1), `x-staleness-seconds`, `x-age-seconds`, `x-variant`. `/metrics` is Prometheus text,
+`x-degraded` (0 or 1), `x-staleness-seconds`, `x-age-seconds`, `x-cache` (hit or miss),
+`x-variant`. `/metrics` is Prometheus text,
 `/healthz` for probes. Only with `--lab`: `POST /lab/clear` empties the caches, `POST /lab/events` tells how many
 events could not be kept.
 """
@@ -169,7 +170,11 @@ class Feed:
 
 
 def _headers(variant: str, answer: Answer) -> dict[str, str]:
-    headers = {"x-variant": variant, "x-degraded": "1" if answer.degraded else "0"}
+    headers = {
+        "x-variant": variant,
+        "x-degraded": "1" if answer.degraded else "0",
+        "x-cache": "hit" if answer.hit else "miss",
+    }
     if answer.staleness is not None:
         headers["x-staleness-seconds"] = f"{answer.staleness:.6f}"
     if answer.age is not None:

@@ -118,8 +118,11 @@ def test_viral_phase_asks_mostly_for_its_topic():
 
 
 def test_lowest_rate_makes_a_schedule_too():
+    seconds = make_plan(Settings(rate=1.0, quick=True)).cycle_seconds
     for cycle in range(20):
-        running(rate=1.0).schedule(cycle)
+        schedule = running(rate=1.0).schedule(cycle)
+        assert schedule.duration == pytest.approx(seconds)
+        assert len(schedule) < 10 * seconds
 
 
 def test_paths_follow_the_schedule():
