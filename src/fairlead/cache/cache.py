@@ -19,7 +19,7 @@ import functools
 import inspect
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
@@ -31,6 +31,7 @@ from fairlead.cache.keys import check_key, shown, unhashable
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.single_flight import Flight, SingleFlight
 from fairlead.cache.stats import CacheStats
+from fairlead.calls.batch import Batcher
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import current
 from fairlead.errors import InvalidInput
@@ -38,11 +39,13 @@ from fairlead.errors import InvalidInput
 __all__ = ["Cache", "Lookup", "Source"]
 
 _T = TypeVar("_T")
+_K = TypeVar("_K", bound=Hashable)
 _P = ParamSpec("_P")
 
 Source = Literal["hit", "stale", "stale_error", "load", "joined"]
 
 _MOST_REFRESHES = 10_000
+_MOST_AT_ONCE = 1_000_000  # the largest batch that a Batcher takes
 
 
 class Lookup(msgspec.Struct, Generic[_T], frozen=True):
@@ -100,6 +103,7 @@ class Cache:
         self.name = name
         self.stats = CacheStats()
         self._store = MemoryStore() if store is None else store
+        self._clock = clock
         self._now = clock.now
         self._draw = random.random if rng is None else rng.random
         self._flights = SingleFlight(load_timeout=load_timeout, clock=clock)
@@ -148,6 +152,49 @@ class Cache:
             self.stats.hits += 1
             return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
         return await self._answer(key, load, freshness, entry, now)
+
+    async def get_many(
+        self,
+        keys: Iterable[_K],
+        load_many: Callable[[list[_K]], Awaitable[Mapping[_K, _T | Exception] | Sequence[_T | Exception]]],
+        freshness: Freshness,
+    ) -> dict[_K, _T]:
+        """The values of `keys`, each by the rules of `get_or_load`; what is missing is loaded in one call.
+
+        load_many: gets the keys that no entry answers and nobody is loading, stale ones that are due for a
+        refresh among them, each once and in the order given. It answers as a `Batcher`'s does: a mapping, or
+        a sequence in the same order; an exception as a value is the failure of that key alone. It runs
+        outside every caller's context, for at most `load_timeout`.
+
+        Returns one item per distinct key, in the order given. Raises the failure of the first key that has
+        one and no value to stand in for it; MissingKey for a key that `load_many` did not answer. Loads of
+        the other keys go on, and a cancelled caller ends none. A key that cannot be one raises InvalidInput
+        before anything is loaded.
+        """
+        wanted: dict[_K, None] = {}
+        for key in keys:
+            check_key(key)
+            wanted[key] = None
+        batcher: Batcher[_K, _T] = Batcher(
+            load_many,
+            max_batch=max(1, min(len(wanted), _MOST_AT_ONCE)),
+            clock=self._clock,
+            name=f"{self.name}.get_many",
+        )
+        # All begin before any is waited for: their loads then meet in one batch.
+        begun: dict[_K, Lookup[_T] | tuple[Flight[_T], Source]] = {}
+        for key in wanted:
+            entry, now = self._entry_of(key), self._now()
+            if entry is not None and now < entry.fresh_until:
+                self._touch(key)
+                self.stats.hits += 1
+                begun[key] = Lookup(entry.value, "hit", now - entry.began_at, 0.0)
+            else:
+                begun[key] = self._begin(key, partial(batcher.load, key), freshness, entry, now)
+        return {
+            key: (answer if isinstance(answer, Lookup) else await self._landing(*answer)).value
+            for key, answer in begun.items()
+        }
 
     async def get(self, key: Hashable, default: Any = None) -> Any:
         """The value of `key` while it is fresh, else `default`. Starts nothing and counts nothing."""
@@ -231,6 +278,18 @@ class Cache:
         entry: Entry[Any] | None,
         now: float,
     ) -> Lookup[_T]:
+        begun = self._begin(key, load, freshness, entry, now)
+        return begun if isinstance(begun, Lookup) else await self._landing(*begun)
+
+    def _begin(
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        entry: Entry[Any] | None,
+        now: float,
+    ) -> Lookup[_T] | tuple[Flight[_T], Source]:
+        """The stale answer, or the flight to wait for; suspends nowhere."""
         stats = self.stats
         if entry is not None and now < entry.stale_until:
             self._refresh(key, load, freshness)
@@ -238,28 +297,30 @@ class Cache:
             return self._stale(key, entry, now, "stale")
         stats.misses += 1
         check_key(key)
-        deadline = current().deadline
         flight: Flight[_T] | None = self._flights.joinable(key)
-        source: Source = "joined"
-        if flight is None:
-            source = "load"
-            if deadline.at != math.inf:
-                deadline.check(f"cache load of {shown(key)}")
-            flight = self._load(key, load, freshness)
-        else:
+        if flight is not None:
             stats.joined += 1
+            return flight, "joined"
+        deadline = current().deadline
+        if deadline.at != math.inf:
+            deadline.check(f"cache load of {shown(key)}")
+        return self._load(key, load, freshness), "load"
+
+    async def _landing(self, flight: Flight[_T], source: Source) -> Lookup[_T]:
+        """The answer once `flight` has landed, or what stands in for it when it failed."""
         try:
-            value = await flight.wait(deadline)
+            value = await flight.wait(current().deadline)
         except Exception:
             if not flight.landed:
                 raise  # this caller's own deadline: nothing is known against the origin
+            key = flight.key
             now = self._now()
             entry = self._entry_of(key)
             if entry is None or now >= entry.error_until:
                 raise
             if now < entry.fresh_until:  # somebody set it while the load was failing
                 return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
-            stats.stale_error_served += 1
+            self.stats.stale_error_served += 1
             return self._stale(key, entry, now, "stale_error")
         return Lookup(value, source, self._now() - flight.began_at, 0.0)
 
