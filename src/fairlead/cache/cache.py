@@ -15,10 +15,12 @@ not safe between threads. After a fork the child keeps the entries, and starts i
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import math
 import random
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
@@ -109,6 +111,7 @@ class Cache:
         self._flights = SingleFlight(load_timeout=load_timeout, clock=clock)
         self._refresh_concurrency = refresh_concurrency
         self._refreshing: set[Flight[Any]] = set()
+        self._batchers: weakref.WeakSet[Batcher[Any, Any]] = weakref.WeakSet()  # kept alive by their loads
         # Bound once: the hit path is these three calls.
         self._entry_of = self._store.entries.get
         self._touch = self._store.entries.move_to_end
@@ -181,6 +184,7 @@ class Cache:
             clock=self._clock,
             name=f"{self.name}.get_many",
         )
+        self._batchers.add(batcher)
         # All begin before any is waited for: their loads then meet in one batch.
         begun: dict[_K, Lookup[_T] | tuple[Flight[_T], Source]] = {}
         for key in wanted:
@@ -237,7 +241,9 @@ class Cache:
 
         Whoever waits for one gets LoadCancelled. Entries stay, and later calls work.
         """
-        await self._flights.close(timeout)
+        await asyncio.gather(
+            self._flights.close(timeout), *(batcher.close(timeout) for batcher in self._batchers)
+        )
 
     def cached(
         self, *, key: Callable[_P, Hashable], freshness: Freshness

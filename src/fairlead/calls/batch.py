@@ -114,6 +114,21 @@ class Batcher(Generic[_K, _V]):
             for wait in waits:
                 wait.cancel()
 
+    async def close(self, timeout: float = 5.0) -> None:
+        """Cancels this loop's batches and waits for them, at most `timeout` seconds.
+
+        Whoever waits for one gets LoadCancelled. Later calls begin new batches.
+        """
+        loop = asyncio.get_running_loop()
+        me = asyncio.current_task()
+        if self._open is not None and self._open.loop is loop:
+            self._start(self._open)
+        mine = [task for task in self._tasks if task.get_loop() is loop and task is not me]
+        for task in mine:
+            task.cancel()
+        if mine:
+            await asyncio.wait(mine, timeout=timeout)
+
     def _too_late(self, waits: list[asyncio.Future[_Outcome[_V]]]) -> None:
         passed = DeadlineExceeded(
             f"{self.name}: this caller's deadline passed; the load goes on for those who have longer"
@@ -153,7 +168,13 @@ class Batcher(Generic[_K, _V]):
             self._keys += len(waits)
             task = batch.loop.create_task(self._run(waits, batch.end), context=Context())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, waits))
+
+    def _ended(self, waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # perhaps before its first step, so that nothing in it could tell its callers
+            error = LoadCancelled(f"{self.name}: the load of {len(waits)} keys was cancelled")
+            _hand_out(waits, dict.fromkeys(waits, error), self.name)
 
     async def _run(self, waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]], end: float) -> None:
         keys = list(waits)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from fairlead.calls import MissingKey
 from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, request_context
 from fairlead.deadline import Deadline
-from fairlead.errors import DeadlineExceeded, InvalidInput
+from fairlead.errors import DeadlineExceeded, InvalidInput, LoadCancelled
 
 PLAIN = Freshness(ttl=10.0, jitter=0.0)
 STALE = Freshness(ttl=10.0, jitter=0.0, stale_while_revalidate=5.0)
@@ -187,3 +188,29 @@ async def test_a_key_that_cannot_be_one_is_refused_before_anything_is_loaded(cac
     await settle()
     assert origin.batches == []
     assert cache.stats.misses == 0
+
+
+async def test_closing_the_cache_ends_the_batch_loader_and_tells_its_callers(cache: Cache):
+    ended: list[str] = []
+
+    async def load_many(keys: list[int]) -> list[int]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("loader")
+        return keys
+
+    caller = asyncio.create_task(cache.get_many([1, 2], load_many, PLAIN))
+    await settle()
+    await cache.close()
+    assert ended == ["loader"]
+    with pytest.raises(LoadCancelled):
+        await caller
+
+
+async def test_a_batcher_is_not_kept_after_its_loads(cache: Cache, origin: Origin):
+    for key in range(5):
+        await cache.get_many([key], origin, PLAIN)
+    await settle()
+    gc.collect()
+    assert len(cache._batchers) == 0

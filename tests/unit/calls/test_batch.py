@@ -331,3 +331,21 @@ def test_a_batch_left_behind_in_a_closed_loop_does_not_hold_up_the_next_one(load
 def test_a_setting_outside_its_bounds_is_refused_by_name(loader: Loader, field: str, value: Any) -> None:
     with pytest.raises(InvalidInput, match=rf"^Batcher\.{field}: "):
         Batcher(loader, **{field: value})
+
+
+async def test_close_ends_batches_that_run_and_that_have_not_begun_and_tells_their_callers(
+    loader: Loader,
+) -> None:
+    loader.proceed = asyncio.Event()
+    batcher = Batcher(loader)
+    running = asyncio.create_task(batcher.load(1))
+    await settle()
+    waiting = asyncio.create_task(batcher.load(2))
+    await asyncio.sleep(0)
+    await batcher.close()
+    for caller in (running, waiting):
+        with pytest.raises(LoadCancelled, match="load of 1 keys was cancelled"):
+            await caller
+    assert loader.batches == [[1]]
+    loader.proceed.set()
+    assert await batcher.load(3) == 6
