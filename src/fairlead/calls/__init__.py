@@ -11,6 +11,7 @@ bound to it.
 from __future__ import annotations
 
 from fairlead.calls.batch import Batcher, BatcherStats, MissingKey
+from fairlead.calls.bulkhead import Bulkhead
 from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
 from fairlead.calls.concurrency_limit import ConcurrencyLimit
 from fairlead.calls.exception_copy import own_instance
@@ -23,6 +24,7 @@ __all__ = [
     "Batcher",
     "BatcherStats",
     "BreakerState",
+    "Bulkhead",
     "CircuitBreaker",
     "ConcurrencyLimit",
     "Gradient",
