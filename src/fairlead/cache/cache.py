@@ -179,7 +179,7 @@ class Cache:
             check_key(key)
             wanted[key] = None
         batcher: Batcher[_K, _T] = Batcher(
-            load_many,
+            self._flights.as_part_of_loads(load_many),
             max_batch=max(1, min(len(wanted), _MOST_AT_ONCE)),
             clock=self._clock,
             name=f"{self.name}.get_many",

@@ -36,6 +36,7 @@ from fairlead.errors import DeadlineExceeded, InvalidInput, LoadCancelled
 __all__ = ["Flight", "SingleFlight"]
 
 _T = TypeVar("_T")
+_K = TypeVar("_K", bound=Hashable)
 
 _LONGEST_LOAD = 86_400.0
 
@@ -231,6 +232,23 @@ class SingleFlight:
         self._tasks.add(flight.task)
         flight.task.add_done_callback(partial(self._ended, flight))
         return flight
+
+    def as_part_of_loads(
+        self, load_many: Callable[[list[_K]], Awaitable[_T]]
+    ) -> Callable[[list[_K]], Awaitable[_T]]:
+        """`load_many`, which answers the flights of its keys from a task of its own, known as a part of them.
+
+        Asking for one of those keys from inside is then refused, as in any load, instead of waiting for
+        itself.
+        """
+        outer = _aboard.get()
+
+        async def load_aboard(keys: list[_K]) -> _T:
+            tickets = [flight.ticket for key in keys if (flight := self._flights.get(key)) is not None]
+            _aboard.set((*outer, *tickets))
+            return await load_many(keys)
+
+        return load_aboard
 
     def is_here(self, flight: Flight[Any]) -> bool:
         """Whether `flight` runs in the loop that was last used: another loop may never run again."""

@@ -214,3 +214,22 @@ async def test_a_batcher_is_not_kept_after_its_loads(cache: Cache, origin: Origi
     await settle()
     gc.collect()
     assert len(cache._batchers) == 0
+
+
+async def test_a_batch_loader_that_asks_for_its_own_key_is_refused_at_once(cache: Cache):
+    async def load_many(keys: list[int]) -> dict[int, int]:
+        return await cache.get_many([keys[-1]], load_many, PLAIN)
+
+    with pytest.raises(InvalidInput, match="wait for itself"):
+        await cache.get_many([1, 2], load_many, PLAIN)
+
+
+async def test_a_batch_loader_inside_a_load_that_asks_for_the_outer_key_is_refused_at_once(cache: Cache):
+    async def outer() -> int:
+        return (await cache.get_many([1], inner, PLAIN))[1]
+
+    async def inner(keys: list[int]) -> list[int]:
+        return [await cache.get_or_load("outer", outer, PLAIN)]
+
+    with pytest.raises(InvalidInput, match="wait for itself"):
+        await cache.get_or_load("outer", outer, PLAIN)
