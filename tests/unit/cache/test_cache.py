@@ -37,16 +37,6 @@ class Origin:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(now=1000.0)
-
-
-@pytest.fixture
-def cache(clock: ManualClock) -> Cache:
-    return Cache(clock=clock, rng=random.Random(1), load_timeout=30.0)
-
-
-@pytest.fixture
 async def origin() -> Origin:
     return Origin()
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import random
 
 import pytest
 
@@ -36,16 +35,6 @@ class Origin:
             for key in keys
             if key not in self.unknown
         }
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(now=1000.0)
-
-
-@pytest.fixture
-def cache(clock: ManualClock) -> Cache:
-    return Cache(clock=clock, rng=random.Random(1), load_timeout=30.0)
 
 
 @pytest.fixture
