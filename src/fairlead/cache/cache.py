@@ -178,26 +178,32 @@ class Cache:
         for key in keys:
             check_key(key)
             wanted[key] = None
-        batcher: Batcher[_K, _T] = Batcher(
-            self._flights.as_part_of_loads(load_many),
-            max_batch=max(1, min(len(wanted), _MOST_AT_ONCE)),
-            clock=self._clock,
-            name=f"{self.name}.get_many",
-        )
-        self._batchers.add(batcher)
-        # All begin before any is waited for: their loads then meet in one batch.
         begun: dict[_K, Lookup[_T] | tuple[Flight[_T], Source]] = {}
+        due: list[_K] = []
+        now = self._now()
         for key in wanted:
-            entry, now = self._entry_of(key), self._now()
-            if entry is not None and now < entry.fresh_until:
-                self._touch(key)
-                self.stats.hits += 1
-                begun[key] = Lookup(entry.value, "hit", now - entry.began_at, 0.0)
-            else:
-                begun[key] = self._begin(key, partial(batcher.load, key), freshness, entry, now)
+            entry = self._entry_of(key)
+            if entry is None or now >= entry.fresh_until:
+                due.append(key)
+                continue
+            self._touch(key)
+            self.stats.hits += 1
+            begun[key] = Lookup(entry.value, "hit", now - entry.began_at, 0.0)
+        if due:
+            batcher: Batcher[_K, _T] = Batcher(
+                self._flights.as_part_of_loads(load_many),
+                max_batch=min(len(due), _MOST_AT_ONCE),
+                clock=self._clock,
+                name=f"{self.name}.get_many",
+            )
+            self._batchers.add(batcher)
+            # All begin before any is waited for: their loads then meet in one batch.
+            for key in due:
+                load = partial(batcher.load, key)
+                begun[key] = self._begin(key, load, freshness, self._entry_of(key), now)
         return {
-            key: (answer if isinstance(answer, Lookup) else await self._landing(*answer)).value
-            for key, answer in begun.items()
+            key: (answer if isinstance(answer := begun[key], Lookup) else await self._landing(*answer)).value
+            for key in wanted
         }
 
     async def get(self, key: Hashable, default: Any = None) -> Any:
