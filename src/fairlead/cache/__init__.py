@@ -7,9 +7,10 @@ is the coalescing alone. `MemoryStore` bounds what is kept; `Store` is the port 
 
 from __future__ import annotations
 
-from fairlead.cache.cache import Cache, Lookup, Source
+from fairlead.cache.cache import Cache
 from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
+from fairlead.cache.loading import Lookup, Source
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.single_flight import SingleFlight
 from fairlead.cache.stats import CacheStats

@@ -18,50 +18,31 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import math
 import random
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, Literal, ParamSpec, TypeVar
-
-import msgspec
+from typing import Any, ParamSpec, TypeVar
 
 from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.keys import check_key, shown, unhashable
+from fairlead.cache.keys import check_key, check_tags, unhashable
+from fairlead.cache.loading import Loads, Lookup, Source
 from fairlead.cache.memory import MemoryStore
-from fairlead.cache.single_flight import Flight, SingleFlight
+from fairlead.cache.single_flight import Flight
 from fairlead.cache.stats import CacheStats
 from fairlead.calls.batch import Batcher
 from fairlead.clock import SYSTEM_CLOCK, Clock
-from fairlead.context import current
 from fairlead.errors import InvalidInput
 
-__all__ = ["Cache", "Lookup", "Source"]
+__all__ = ["Cache"]
 
 _T = TypeVar("_T")
 _K = TypeVar("_K", bound=Hashable)
 _P = ParamSpec("_P")
 
-Source = Literal["hit", "stale", "stale_error", "load", "joined"]
-
 _MOST_REFRESHES = 10_000
 _MOST_AT_ONCE = 1_000_000  # the largest batch that a Batcher takes
-
-
-class Lookup(msgspec.Struct, Generic[_T], frozen=True):
-    """An answer and where it came from."""
-
-    value: _T
-    source: Source
-    """hit: fresh, from memory. stale: past its ttl, a refresh was due. stale_error: past its ttl, the load
-    failed. load:
-    this caller's load. joined: a load that somebody else had started."""
-    age: float
-    """Seconds since the load that made the value began; since `set`, for a value that was set."""
-    staleness: float
-    """Seconds past its fresh life when it was read; 0 when fresh."""
 
 
 class Cache:
@@ -107,42 +88,57 @@ class Cache:
         self._store = MemoryStore() if store is None else store
         self._clock = clock
         self._now = clock.now
-        self._draw = random.random if rng is None else rng.random
-        self._flights = SingleFlight(load_timeout=load_timeout, clock=clock)
-        self._refresh_concurrency = refresh_concurrency
-        self._refreshing: set[Flight[Any]] = set()
+        self._loads = Loads(
+            self._store,
+            self.stats,
+            clock=clock,
+            rng=rng,
+            refresh_concurrency=refresh_concurrency,
+            load_timeout=load_timeout,
+        )
+        self._flights = self._loads.flights
         self._batchers: weakref.WeakSet[Batcher[Any, Any]] = weakref.WeakSet()  # kept alive by their loads
         # Bound once: the hit path is these three calls.
         self._entry_of = self._store.entries.get
-        self._touch = self._store.entries.move_to_end
+        self._touch = self._store.touch
 
     def __repr__(self) -> str:
         return f"Cache({self.name!r}, {len(self._store)} entries)"
 
-    async def get_or_load(self, key: Hashable, load: Callable[[], Awaitable[_T]], freshness: Freshness) -> _T:
+    async def get_or_load(
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        tags: Iterable[str] = (),
+    ) -> _T:
         """The value of `key`: from memory while it is good enough, else what `load()` returns.
 
-        Of callers that miss together, the first one's `load` and `freshness` are used. A hit does not
-        suspend and looks at no deadline; a wait ends with DeadlineExceeded at the caller's ambient
-        deadline. The value is handed out as it is, not copied: load frozen types or bytes. What the load
-        sees and raises: `SingleFlight.do`. Raises InvalidInput for a key that is unhashable or hashes by
-        identity.
+        Of callers that miss together, the first one's `load`, `freshness` and `tags` are used. tags: names by
+        which `remove_tag` forgets the value together with others. A hit does not suspend and looks at no
+        deadline; a wait ends with DeadlineExceeded at the caller's ambient deadline. The value is handed out
+        as it is, not copied: load frozen types or bytes. What the load sees and raises: `SingleFlight.do`.
+        Raises InvalidInput for a key that is unhashable or hashes by identity.
         """
         try:
             entry = self._entry_of(key)
         except TypeError as error:
             raise unhashable(key) from error
         now = self._now()
-        if entry is not None and now < entry.fresh_until:
+        if entry is not None and now < entry.quiet_until:
             self._touch(key)
             self.stats.hits += 1
             value: _T = entry.value
             return value
-        answer = await self._answer(key, load, freshness, entry, now)
+        answer = await self._answer(key, load, freshness, tags, entry, now)
         return answer.value
 
     async def lookup(
-        self, key: Hashable, load: Callable[[], Awaitable[_T]], freshness: Freshness
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        tags: Iterable[str] = (),
     ) -> Lookup[_T]:
         """As `get_or_load`, and says where the value came from and how old it is."""
         try:
@@ -150,19 +146,33 @@ class Cache:
         except TypeError as error:
             raise unhashable(key) from error
         now = self._now()
-        if entry is not None and now < entry.fresh_until:
+        if entry is not None and now < entry.quiet_until:
             self._touch(key)
             self.stats.hits += 1
             return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
-        return await self._answer(key, load, freshness, entry, now)
+        return await self._answer(key, load, freshness, tags, entry, now)
 
     async def get_many(
         self,
         keys: Iterable[_K],
         load_many: Callable[[list[_K]], Awaitable[Mapping[_K, _T | Exception] | Sequence[_T | Exception]]],
         freshness: Freshness,
+        *,
+        tags: Iterable[str] = (),
     ) -> dict[_K, _T]:
-        """The values of `keys`, each by the rules of `get_or_load`; what is missing is loaded in one call.
+        """The values of `keys`, each by the rules of `get_or_load`; what is missing is loaded in one call."""
+        found = await self.lookup_many(keys, load_many, freshness, tags=tags)
+        return {key: answer.value for key, answer in found.items()}
+
+    async def lookup_many(
+        self,
+        keys: Iterable[_K],
+        load_many: Callable[[list[_K]], Awaitable[Mapping[_K, _T | Exception] | Sequence[_T | Exception]]],
+        freshness: Freshness,
+        *,
+        tags: Iterable[str] = (),
+    ) -> dict[_K, Lookup[_T]]:
+        """As `get_many`, and says of each value where it came from and how old it is.
 
         load_many: gets the keys that no entry answers and nobody is loading, stale ones that are due for a
         refresh among them, each once and in the order given. It answers as a `Batcher`'s does: a mapping, or
@@ -183,7 +193,7 @@ class Cache:
         now = self._now()
         for key in wanted:
             entry = self._entry_of(key)
-            if entry is None or now >= entry.fresh_until:
+            if entry is None or now >= entry.quiet_until:
                 due.append(key)
                 continue
             self._touch(key)
@@ -200,9 +210,11 @@ class Cache:
             # All begin before any is waited for: their loads then meet in one batch.
             for key in due:
                 load = partial(batcher.load, key)
-                begun[key] = self._begin(key, load, freshness, self._entry_of(key), now)
+                begun[key] = self._loads.begin(key, load, freshness, tags, self._entry_of(key), now)
         return {
-            key: (answer if isinstance(answer := begun[key], Lookup) else await self._landing(*answer)).value
+            key: answer
+            if isinstance(answer := begun[key], Lookup)
+            else await self._loads.landing(*answer, freshness)
             for key in wanted
         }
 
@@ -215,11 +227,14 @@ class Cache:
         self._touch(key)
         return entry.value
 
-    async def set(self, key: Hashable, value: object, freshness: Freshness) -> None:
+    async def set(
+        self, key: Hashable, value: object, freshness: Freshness, *, tags: Iterable[str] = ()
+    ) -> None:
         """Stores `value`; a load of `key` that is under way will not replace it."""
         check_key(key)
+        labels = check_tags(tags)
         self._flights.forget(key)
-        self._keep(key, value, freshness, self._now())
+        self._loads.keep(key, value, freshness, labels, self._now())
 
     async def expire(self, key: Hashable) -> None:
         """Ends the fresh life of `key` now: the next caller gets it stale, if its `Freshness` allows, or
@@ -229,18 +244,27 @@ class Cache:
         """
         check_key(key)
         self._flights.forget(key)
-        await self._store.expire(key, self._now())
+        self._store.expire(key, self._now())
 
     async def remove(self, key: Hashable) -> None:
         """Forgets `key`, stale windows included. A load under way is treated as by `expire`."""
         check_key(key)
         self._flights.forget(key)
-        await self._store.remove(key)
+        self._store.drop(key)
+
+    async def remove_tag(self, tag: str) -> None:
+        """Forgets every key that was loaded or set with `tag`, as `remove` would; loads under way, too.
+
+        Costs time in proportion to the keys that bear it, none to the others.
+        """
+        (name,) = check_tags((tag,))
+        self._flights.forget_tag(name)
+        self._store.drop_tag(name)
 
     async def clear(self) -> None:
         """Forgets every key, as `remove` would."""
         self._flights.forget_all()
-        await self._store.clear()
+        self._store.clear()
 
     async def close(self, timeout: float = 5.0) -> None:
         """Cancels the loads and refreshes that run and waits for them, at most `timeout` seconds.
@@ -252,14 +276,18 @@ class Cache:
         )
 
     def cached(
-        self, *, key: Callable[_P, Hashable], freshness: Freshness
+        self,
+        *,
+        key: Callable[_P, Hashable],
+        freshness: Freshness,
+        tags: Callable[_P, Iterable[str]] | Iterable[str] = (),
     ) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Coroutine[Any, Any, _T]]]:
         """Decorates a coroutine function so that calls with one key share one value.
 
         key: called with the arguments, defaults filled in, as they were bound to the function's
         parameters; returns the cache key. Begin it with a word of its own, as two functions with equal
         keys share a value:
-        `key=lambda user_id: ("profile", user_id)`.
+        `key=lambda user_id: ("profile", user_id)`. tags: of every value, or called as `key` is.
         """
 
         def decorate(function: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
@@ -272,11 +300,15 @@ class Cache:
             async def answered(*args: _P.args, **kwargs: _P.kwargs) -> _T:
                 if not kwargs and all_positional and len(args) == count:
                     found = key(*args, **kwargs)  # bound already: binding costs ten times the hit
+                    labels = tags(*args, **kwargs) if callable(tags) else tags
                 else:
                     bound = signature.bind(*args, **kwargs)
                     bound.apply_defaults()
                     found = key(*bound.args, **bound.kwargs)
-                return await self.get_or_load(found, partial(function, *args, **kwargs), freshness)
+                    labels = tags(*bound.args, **bound.kwargs) if callable(tags) else tags
+                return await self.get_or_load(
+                    found, partial(function, *args, **kwargs), freshness, tags=labels
+                )
 
             return answered
 
@@ -287,105 +319,9 @@ class Cache:
         key: Hashable,
         load: Callable[[], Awaitable[_T]],
         freshness: Freshness,
+        tags: Iterable[str],
         entry: Entry[Any] | None,
         now: float,
     ) -> Lookup[_T]:
-        begun = self._begin(key, load, freshness, entry, now)
-        return begun if isinstance(begun, Lookup) else await self._landing(*begun)
-
-    def _begin(
-        self,
-        key: Hashable,
-        load: Callable[[], Awaitable[_T]],
-        freshness: Freshness,
-        entry: Entry[Any] | None,
-        now: float,
-    ) -> Lookup[_T] | tuple[Flight[_T], Source]:
-        """The stale answer, or the flight to wait for; suspends nowhere."""
-        stats = self.stats
-        if entry is not None and now < entry.stale_until:
-            self._refresh(key, load, freshness)
-            stats.stale_served += 1
-            return self._stale(key, entry, now, "stale")
-        stats.misses += 1
-        check_key(key)
-        flight: Flight[_T] | None = self._flights.joinable(key)
-        if flight is not None:
-            stats.joined += 1
-            return flight, "joined"
-        deadline = current().deadline
-        if deadline.at != math.inf:
-            deadline.check(f"cache load of {shown(key)}")
-        return self._load(key, load, freshness), "load"
-
-    async def _landing(self, flight: Flight[_T], source: Source) -> Lookup[_T]:
-        """The answer once `flight` has landed, or what stands in for it when it failed."""
-        try:
-            value = await flight.wait(current().deadline)
-        except Exception:
-            if not flight.landed:
-                raise  # this caller's own deadline: nothing is known against the origin
-            key = flight.key
-            now = self._now()
-            entry = self._entry_of(key)
-            if entry is None or now >= entry.error_until:
-                raise
-            if now < entry.fresh_until:  # somebody set it while the load was failing
-                return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
-            self.stats.stale_error_served += 1
-            return self._stale(key, entry, now, "stale_error")
-        return Lookup(value, source, self._now() - flight.began_at, 0.0)
-
-    def _stale(self, key: Hashable, entry: Entry[Any], now: float, source: Source) -> Lookup[Any]:
-        self._touch(key)
-        staleness = max(0.0, now - entry.fresh_until)
-        self.stats.max_staleness_served = max(self.stats.max_staleness_served, staleness)
-        return Lookup(entry.value, source, now - entry.began_at, staleness)
-
-    def _refresh(self, key: Hashable, load: Callable[[], Awaitable[_T]], freshness: Freshness) -> None:
-        if self._flights.joinable(key) is not None:
-            return
-        if len(self._refreshing) >= self._refresh_concurrency and not self._drop_strayed_refreshes():
-            self.stats.refreshes_skipped += 1
-            return
-        self.stats.refreshes += 1
-        flight = self._load(key, load, freshness, refresh=True)
-        if not flight.landed:  # an eager task may have ended already
-            self._refreshing.add(flight)
-
-    def _drop_strayed_refreshes(self) -> bool:
-        """Frees the places of refreshes whose loop is gone (closed, or the parent's of a fork); whether
-        any was."""
-        strayed = {flight for flight in self._refreshing if not self._flights.is_here(flight)}
-        self._refreshing -= strayed
-        return bool(strayed)
-
-    def _load(
-        self,
-        key: Hashable,
-        load: Callable[[], Awaitable[_T]],
-        freshness: Freshness,
-        *,
-        refresh: bool = False,
-    ) -> Flight[_T]:
-        flight = self._flights.start(key, load, on_landing=partial(self._landed, freshness, refresh))
-        self.stats.loads += 1
-        self.stats.max_concurrent_loads = self._flights.peak_per_key
-        return flight
-
-    def _landed(self, freshness: Freshness, refresh: bool, flight: Flight[Any], listed: bool) -> None:
-        self._refreshing.discard(flight)
-        if flight.error is not None:
-            self.stats.load_errors += 1
-            self.stats.refresh_failures += refresh
-            self.stats.last_error = f"{type(flight.error).__name__}: {flight.error}"[:200]
-        elif listed:
-            self._keep(flight.key, flight.value, freshness, flight.began_at)
-
-    def _keep(self, key: Hashable, value: object, freshness: Freshness, began_at: float) -> None:
-        now = self._now()
-        entry = Entry.keep(value, freshness, began_at=began_at, now=now, draw=self._draw())
-        if entry.is_dead(now):
-            self._store.entries.pop(key, None)  # nobody may read it, and what it replaces is older still
-        else:
-            self.stats.evictions += self._store.put(key, entry)
+        begun = self._loads.begin(key, load, freshness, tags, entry, now)
+        return begun if isinstance(begun, Lookup) else await self._loads.landing(*begun, freshness)

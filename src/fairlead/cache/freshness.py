@@ -12,12 +12,14 @@ whatever fails.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import inf
 
 from fairlead.errors import InvalidInput
 
 __all__ = ["Freshness"]
 
 _LONGEST = 10 * 366 * 86_400.0
+_HIGHEST = {"jitter": (1.0, ""), "adaptive": (1.0, ""), "early_refresh": (10.0, "")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,15 +41,42 @@ class Freshness:
     negative_ttl: float | None = None
     """Ttl of a load that returned None, which then has no stale windows: a wrong "not there" is worse than a
     wait. None: a None is a value like any other. 0: a None is not stored."""
+    max_ttl: float = inf
+    """Age, from the start of its load, at which a value is gone whatever the windows and `adaptive` allow: the
+    longest that a missed invalidation can matter. Infinite: the windows alone bound it."""
+    early_refresh: float = 0.0
+    """Beta of XFetch, 0–10: a hot key is refreshed in the background shortly before it expires, by a lot that
+    falls the sooner the longer its loads take (Vattani, Chierichetti and Lowenstein 2015). 1 is their optimum
+    for equal costs of a load too early and one too late. 0: off, since a `stale_while_revalidate` takes the
+    same wait away; use this where nothing stale may be served."""
+    adaptive: float = 0.0
+    """Share, 0–1, of the time a value has not changed for which it is fresh, if that is more than the ttl
+    (Cate 1992): what has not changed for an hour is then not asked for every 10 s. Counts only for keys that
+    are asked for again within a ttl of their end, and needs a `max_ttl`. 0: off."""
+    soft_timeout: float | None = None
+    """Seconds that a caller waits for a load while an old value within `stale_if_error` could answer; then it
+    does, and the load goes on. None: callers wait until the load ends or is given up."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "negative_ttl" and value is None:
+            if field.name in ("negative_ttl", "soft_timeout") and value is None:
                 continue
-            highest, unit = (1.0, "") if field.name == "jitter" else (_LONGEST, " seconds (ten years)")
+            highest, unit = _HIGHEST.get(field.name, (_LONGEST, " seconds (ten years)"))
             number = isinstance(value, int | float) and not isinstance(value, bool)
+            if field.name == "max_ttl" and value == inf:
+                continue
             if not (number and 0 <= value <= highest):
                 raise InvalidInput(
                     f"Freshness.{field.name}: {value!r} is not a number from 0 to {highest:.0f}{unit}"
                 )
+        if self.max_ttl < self.ttl:
+            raise InvalidInput(
+                f"Freshness.max_ttl: {self.max_ttl!r} is less than the ttl of {self.ttl!r}; raise it, or lower the ttl"
+            )
+        if self.adaptive and self.max_ttl == inf:
+            raise InvalidInput("Freshness.adaptive needs a max_ttl: without one, a ttl could grow for ever")
+        if self.soft_timeout is not None and not self.stale_if_error:
+            raise InvalidInput(
+                "Freshness.soft_timeout needs stale_if_error: without it no old value may answer for a slow load"
+            )

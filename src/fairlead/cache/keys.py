@@ -7,12 +7,15 @@ starts or a value is set, never on a hit.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from fairlead.errors import InvalidInput
 
-__all__ = ["check_key", "shown", "unhashable"]
+__all__ = ["check_key", "check_tags", "shown", "unhashable"]
 
+_NO_TAGS: frozenset[str] = frozenset()
+_MOST_TAGS = 100
+_LONGEST_TAG = 200
 _PLAIN = frozenset({str, bytes, int, bool, type(None)})
 
 
@@ -25,6 +28,22 @@ def check_key(key: Hashable) -> None:
     except TypeError as error:
         raise unhashable(key) from error
     _check_part(key, key)
+
+
+def check_tags(tags: Iterable[str]) -> frozenset[str]:
+    """`tags` as a set. Raises InvalidInput for a lone string, more than 100, or one that is empty or longer
+    than 200 characters."""
+    if not tags:
+        return _NO_TAGS
+    if isinstance(tags, str):
+        raise InvalidInput(f"tags: {shown(tags)} is one string; pass a tuple of tags, ({shown(tags)},)")
+    found = frozenset(tags)
+    if len(found) > _MOST_TAGS:
+        raise InvalidInput(f"tags: {len(found)} on one entry; at most {_MOST_TAGS}")
+    for tag in found:
+        if not isinstance(tag, str) or not 0 < len(tag) <= _LONGEST_TAG:
+            raise InvalidInput(f"tags: {shown(tag)} is not a string of 1 to {_LONGEST_TAG} characters")
+    return found
 
 
 def unhashable(key: object) -> InvalidInput:

@@ -11,7 +11,7 @@ pushes them out. Values are handed out as they are, not copied: store frozen typ
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from fairlead.cache.entry import Entry
@@ -25,7 +25,7 @@ _MOST_ENTRIES = 2**31
 class MemoryStore:
     """At most `max_entries` entries in this process; the least recently used leaves first."""
 
-    __slots__ = ("entries", "max_entries")
+    __slots__ = ("_tagged", "entries", "max_entries", "touch")
 
     def __init__(self, max_entries: int = 10_000) -> None:
         if (
@@ -39,6 +39,9 @@ class MemoryStore:
         self.max_entries = max_entries
         self.entries: OrderedDict[Hashable, Entry[Any]] = OrderedDict()
         """Least recently used first. `Cache` reads it directly; it is never rebound."""
+        self.touch: Callable[[Hashable], object] = self.entries.move_to_end
+        """Notes that a key which has an entry was used."""
+        self._tagged: dict[str, set[Hashable]] = {}  # of the keys in `entries`, and no others
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -46,29 +49,49 @@ class MemoryStore:
     def put(self, key: Hashable, entry: Entry[Any]) -> int:
         """Stores `entry` as the most recently used; the number of others evicted for it."""
         entries = self.entries
-        entries[key] = entry
+        self._replace(key, entry)
         entries.move_to_end(key)
         if len(entries) <= self.max_entries:
             return 0
-        entries.popitem(last=False)
+        self.drop(next(iter(entries)))
         return 1
 
-    async def get(self, key: Hashable) -> Entry[Any] | None:
-        entry = self.entries.get(key)
-        if entry is not None:
-            self.entries.move_to_end(key)
-        return entry
-
-    async def set(self, key: Hashable, entry: Entry[Any]) -> None:
-        self.put(key, entry)
-
-    async def expire(self, key: Hashable, now: float) -> None:
+    def expire(self, key: Hashable, now: float) -> None:
+        """Ends the fresh life of `key` at `now`; its stale windows start there."""
         entry = self.entries.get(key)
         if entry is not None:
             self.entries[key] = entry.expired(now)
 
-    async def remove(self, key: Hashable) -> None:
-        self.entries.pop(key, None)
+    def drop(self, key: Hashable) -> None:
+        """Forgets `key`."""
+        entry = self.entries.pop(key, None)
+        if entry is not None and entry.tags:
+            self._untag(key, entry.tags)
 
-    async def clear(self) -> None:
+    def drop_tag(self, tag: str) -> int:
+        """Forgets every key whose entry bears `tag`; how many."""
+        keys = list(self._tagged.get(tag, ()))
+        for key in keys:
+            self.drop(key)
+        return len(keys)
+
+    def clear(self) -> None:
+        """Forgets every key."""
         self.entries.clear()
+        self._tagged.clear()
+
+    def _replace(self, key: Hashable, entry: Entry[Any]) -> None:
+        before = self.entries.get(key)
+        self.entries[key] = entry
+        before_tags = before.tags if before is not None else entry.tags
+        if before_tags is not entry.tags and before_tags:
+            self._untag(key, before_tags)
+        for tag in entry.tags:
+            self._tagged.setdefault(tag, set()).add(key)
+
+    def _untag(self, key: Hashable, tags: frozenset[str]) -> None:
+        for tag in tags:
+            keys = self._tagged[tag]
+            keys.discard(key)
+            if not keys:
+                del self._tagged[tag]

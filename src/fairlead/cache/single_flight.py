@@ -39,6 +39,7 @@ _T = TypeVar("_T")
 _K = TypeVar("_K", bound=Hashable)
 
 _LONGEST_LOAD = 86_400.0
+_NO_TAGS: frozenset[str] = frozenset()
 
 # Tickets, not flights: a connection that a load opens keeps its context, and would keep the value for good.
 _aboard: ContextVar[tuple[object, ...]] = ContextVar("fairlead_flights", default=())
@@ -57,6 +58,7 @@ class Flight(Generic[_T]):
         "landed",
         "loop",
         "running",
+        "tags",
         "task",
         "ticket",
         "value",
@@ -68,8 +70,10 @@ class Flight(Generic[_T]):
         loop: asyncio.AbstractEventLoop,
         began_at: float,
         on_landing: Callable[[Flight[_T], bool], object] | None,
+        tags: frozenset[str],
     ) -> None:
         self.key = key
+        self.tags = tags
         self.loop = loop
         self.began_at = began_at
         self.ticket = object()
@@ -201,17 +205,19 @@ class SingleFlight:
         *,
         on_landing: Callable[[Flight[_T], bool], object] | None = None,
         priority: Priority | None = None,
+        tags: frozenset[str] = _NO_TAGS,
     ) -> Flight[_T]:
         """Starts a load now, in the place of any other under `key`, and returns without waiting.
 
         on_landing: called with the flight, and whether it still held its slot, once the outcome is set and
-        before anybody wakes, in one step of the loop. priority: the load's; None takes the caller's.
+        before anybody wakes, in one step of the loop. priority: the load's; None takes the caller's. tags: by
+        which `forget_tag` finds it.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._move_to(loop)
         began_at = self._clock.now()
-        flight: Flight[_T] = Flight(key, loop, began_at, on_landing)
+        flight: Flight[_T] = Flight(key, loop, began_at, on_landing, tags)
         self._flights[key] = flight
         self.started += 1
         running = self._running[key] = self._running.get(key, 0) + 1
@@ -257,6 +263,11 @@ class SingleFlight:
     def forget(self, key: Hashable) -> None:
         """Unlists the load of `key`: who waits still gets its answer, who comes later starts a new one."""
         self._flights.pop(key, None)
+
+    def forget_tag(self, tag: str) -> None:
+        """Unlists the loads that were started with `tag`."""
+        for key in [key for key, flight in self._flights.items() if tag in flight.tags]:
+            del self._flights[key]
 
     def forget_all(self) -> None:
         """Unlists every load."""

@@ -16,6 +16,7 @@ class CacheStats:
     """
 
     __slots__ = (
+        "early_refreshes",
         "evictions",
         "hits",
         "joined",
@@ -30,6 +31,7 @@ class CacheStats:
         "refreshes_skipped",
         "stale_error_served",
         "stale_served",
+        "stale_slow_served",
     )
 
     def __init__(self) -> None:
@@ -44,7 +46,9 @@ class CacheStats:
         self.load_errors = 0
         """Loads that failed, timed out or were cancelled, refreshes included."""
         self.refreshes = 0
-        """Loads started in the background, behind a stale answer."""
+        """Loads started in the background, behind a stale answer or an early one."""
+        self.early_refreshes = 0
+        """Those of them that a fresh answer set off, by `early_refresh`."""
         self.refresh_failures = 0
         """Load errors of those."""
         self.refreshes_skipped = 0
@@ -53,6 +57,8 @@ class CacheStats:
         """Answers from an entry within `stale_while_revalidate`."""
         self.stale_error_served = 0
         """Misses whose load failed and that were answered within `stale_if_error`."""
+        self.stale_slow_served = 0
+        """Misses whose load outlasted `soft_timeout` and that were answered within `stale_if_error`."""
         self.evictions = 0
         """Entries dropped to keep the store's bound."""
         self.max_concurrent_loads = 0

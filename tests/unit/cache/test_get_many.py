@@ -222,3 +222,18 @@ async def test_a_batch_loader_inside_a_load_that_asks_for_the_outer_key_is_refus
 
     with pytest.raises(InvalidInput, match="wait for itself"):
         await cache.get_or_load("outer", outer, PLAIN)
+
+
+async def test_looking_up_many_says_where_each_value_came_from(
+    cache: Cache, origin: Origin, clock: ManualClock
+):
+    await cache.set(1, 10, STALE)
+    clock.advance(12.0)
+    await cache.set(2, 20, STALE)
+    found = await cache.lookup_many([1, 2, 3], origin, STALE)
+    assert [(key, answer.value, answer.source) for key, answer in found.items()] == [
+        (1, 10, "stale"),
+        (2, 20, "hit"),
+        (3, 30, "load"),
+    ]
+    assert (found[1].staleness, found[2].staleness) == (2.0, 0.0)

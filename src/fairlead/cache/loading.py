@@ -1,0 +1,223 @@
+"""What happens when memory has no fresh answer: wait, stand in, refresh, keep.
+
+    stale, within stale_while_revalidate  -> returned at once, one refresh runs behind it
+    missing                               -> one load, in a task that the cache owns; others join it
+    the load fails                        -> the old value within stale_if_error, else the error
+    the load is slow                      -> after soft_timeout the old value within stale_if_error
+    fresh, but about to expire            -> now and then one caller sets off a refresh early
+
+A load lands once: its value is kept if its flight still held the key's slot, that is, if nobody has written or
+invalidated the key since it began.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from fairlead.cache.entry import Entry
+from fairlead.cache.freshness import Freshness
+from fairlead.cache.keys import check_key, check_tags, shown
+from fairlead.cache.memory import MemoryStore
+from fairlead.cache.single_flight import Flight, SingleFlight
+from fairlead.cache.stats import CacheStats
+from fairlead.clock import Clock
+from fairlead.context import current
+from fairlead.deadline import Deadline
+
+__all__ = ["Loads", "Lookup", "Source"]
+
+_T = TypeVar("_T")
+
+Source = Literal["hit", "stale", "stale_error", "stale_slow", "load", "joined"]
+
+
+class Lookup(msgspec.Struct, Generic[_T], frozen=True):
+    """An answer and where it came from."""
+
+    value: _T
+    source: Source
+    """hit: fresh, from memory. stale: past its ttl, a refresh was due. stale_error: past its ttl, the load
+    failed. stale_slow: past its ttl, the load took longer than `soft_timeout`. load: this caller's load.
+    joined: a load that somebody else had started."""
+    age: float
+    """Seconds since the load that made the value began; since `set`, for a value that was set."""
+    staleness: float
+    """Seconds past its fresh life when it was read; 0 when fresh."""
+
+
+class Loads:
+    """The loads of one cache: starts them, bounds the background ones, keeps what they bring."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        stats: CacheStats,
+        *,
+        clock: Clock,
+        rng: random.Random | None,
+        refresh_concurrency: int,
+        load_timeout: float,
+    ) -> None:
+        self.flights = SingleFlight(load_timeout=load_timeout, clock=clock)
+        self._store = store
+        self._entry_of = store.entries.get
+        self._stats = stats
+        self._clock = clock
+        self._now = clock.now
+        self._draw = random.random if rng is None else rng.random
+        self._refresh_concurrency = refresh_concurrency
+        self._refreshing: set[Flight[Any]] = set()
+
+    def begin(
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        tags: Iterable[str],
+        entry: Entry[Any] | None,
+        now: float,
+    ) -> Lookup[_T] | tuple[Flight[_T], Source]:
+        """The answer that memory has, or the flight to wait for; suspends nowhere."""
+        stats = self._stats
+        if entry is not None:
+            if now < entry.fresh_until:
+                stats.hits += 1
+                self._store.touch(key)
+                if self._is_early(entry, freshness, now):
+                    stats.early_refreshes += self._refresh(key, load, freshness, tags)
+                return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
+            if now < entry.stale_until:
+                self._refresh(key, load, freshness, tags)
+                stats.stale_served += 1
+                return self._stale(key, entry, now, "stale")
+        stats.misses += 1
+        check_key(key)
+        flight: Flight[_T] | None = self.flights.joinable(key)
+        if flight is not None:
+            stats.joined += 1
+            return flight, "joined"
+        deadline = current().deadline
+        if deadline.at != math.inf:
+            deadline.check(f"cache load of {shown(key)}")
+        return self._load(key, load, freshness, tags), "load"
+
+    async def landing(self, flight: Flight[_T], source: Source, freshness: Freshness) -> Lookup[_T]:
+        """The answer once `flight` has landed, or what stands in for it when it failed or is slow."""
+        key = flight.key
+        deadline = current().deadline
+        patience = self._patience(key, freshness, deadline)
+        try:
+            value = await flight.wait(patience or deadline)
+        except Exception:
+            now = self._now()
+            if not flight.landed and (patience is None or deadline.expired()):
+                raise  # this caller's own deadline: nothing is known against the origin
+            entry = self._entry_of(key)
+            if entry is None or now >= entry.error_until:
+                if flight.landed:
+                    raise
+                value = await flight.wait(deadline)  # what could have stood in has gone since
+                return Lookup(value, source, self._now() - flight.began_at, 0.0)
+            if now < entry.fresh_until:  # somebody set it in the meantime
+                return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
+            if flight.landed:
+                self._stats.stale_error_served += 1
+                return self._stale(key, entry, now, "stale_error")
+            self._stats.stale_slow_served += 1
+            return self._stale(key, entry, now, "stale_slow")
+        return Lookup(value, source, self._now() - flight.began_at, 0.0)
+
+    def keep(
+        self, key: Hashable, value: object, freshness: Freshness, tags: frozenset[str], began_at: float
+    ) -> None:
+        """Stores what a load that began at `began_at`, or a `set`, brought."""
+        now = self._now()
+        before = self._entry_of(key) if freshness.adaptive else None
+        entry = Entry.keep(
+            value, freshness, began_at=began_at, now=now, draw=self._draw(), tags=tags, before=before
+        )
+        if entry.is_dead(now):
+            self._store.drop(key)  # nobody may read it, and what it replaces is older still
+        else:
+            self._stats.evictions += self._store.put(key, entry)
+
+    def _patience(self, key: Hashable, freshness: Freshness, deadline: Deadline) -> Deadline | None:
+        """Until when a caller waits for a load that something can stand in for; None: as long as for any."""
+        if freshness.soft_timeout is None:
+            return None
+        entry = self._entry_of(key)
+        now = self._now()
+        end = now + freshness.soft_timeout
+        if entry is None or end >= entry.error_until or end >= now + deadline.remaining():
+            return None
+        return Deadline(end, self._clock)
+
+    def _is_early(self, entry: Entry[Any], freshness: Freshness, now: float) -> bool:
+        """Whether this caller, by lot, finds a fresh value due for a refresh: XFetch.
+
+        The lot falls on a caller with probability exp(-left / (beta * cost)), `left` seconds before the end
+        and for a load that took `cost` seconds (Vattani, Chierichetti and Lowenstein 2015, section 4).
+        """
+        cost = freshness.early_refresh * (entry.stored_at - entry.began_at)
+        if cost <= 0.0:
+            return False
+        return now - cost * math.log(1.0 - self._draw()) >= entry.fresh_until
+
+    def _stale(self, key: Hashable, entry: Entry[Any], now: float, source: Source) -> Lookup[Any]:
+        self._store.touch(key)
+        staleness = max(0.0, now - entry.fresh_until)
+        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        return Lookup(entry.value, source, now - entry.began_at, staleness)
+
+    def _refresh(
+        self, key: Hashable, load: Callable[[], Awaitable[_T]], freshness: Freshness, tags: Iterable[str]
+    ) -> bool:
+        """Starts a load in the background; False when one runs already, or too many do."""
+        if self.flights.joinable(key) is not None:
+            return False
+        if len(self._refreshing) >= self._refresh_concurrency and not self._drop_strayed_refreshes():
+            self._stats.refreshes_skipped += 1
+            return False
+        self._stats.refreshes += 1
+        flight = self._load(key, load, freshness, tags, refresh=True)
+        if not flight.landed:  # an eager task may have ended already
+            self._refreshing.add(flight)
+        return True
+
+    def _drop_strayed_refreshes(self) -> bool:
+        """Frees the places of refreshes whose loop is gone (closed, or the parent's of a fork); whether
+        any was."""
+        strayed = {flight for flight in self._refreshing if not self.flights.is_here(flight)}
+        self._refreshing -= strayed
+        return bool(strayed)
+
+    def _load(
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        tags: Iterable[str],
+        *,
+        refresh: bool = False,
+    ) -> Flight[_T]:
+        flight = self.flights.start(
+            key, load, on_landing=partial(self._landed, freshness, refresh), tags=check_tags(tags)
+        )
+        self._stats.loads += 1
+        self._stats.max_concurrent_loads = self.flights.peak_per_key
+        return flight
+
+    def _landed(self, freshness: Freshness, refresh: bool, flight: Flight[Any], listed: bool) -> None:
+        self._refreshing.discard(flight)
+        if flight.error is not None:
+            self._stats.load_errors += 1
+            self._stats.refresh_failures += refresh
+            self._stats.last_error = f"{type(flight.error).__name__}: {flight.error}"[:200]
+        elif listed:
+            self.keep(flight.key, flight.value, freshness, flight.tags, flight.began_at)
