@@ -8,22 +8,31 @@ is the coalescing alone. `MemoryStore` bounds what is kept; `Store` is the port 
 from __future__ import annotations
 
 from fairlead.cache.cache import Cache
+from fairlead.cache.composite import Composite, CompositeAnswer, Field
 from fairlead.cache.entry import Entry
+from fairlead.cache.events import CacheEvent
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.loading import Lookup, Source
 from fairlead.cache.memory import MemoryStore
+from fairlead.cache.prewarm import Prewarmed, prewarm
 from fairlead.cache.single_flight import SingleFlight
 from fairlead.cache.stats import CacheStats
 from fairlead.cache.store import Store
 
 __all__ = [
     "Cache",
+    "CacheEvent",
     "CacheStats",
+    "Composite",
+    "CompositeAnswer",
     "Entry",
+    "Field",
     "Freshness",
     "Lookup",
     "MemoryStore",
+    "Prewarmed",
     "SingleFlight",
     "Source",
     "Store",
+    "prewarm",
 ]

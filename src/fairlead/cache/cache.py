@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from fairlead.cache.entry import Entry
+from fairlead.cache.events import CacheEvent, Generations
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.keys import check_key, check_tags, unhashable
 from fairlead.cache.loading import Loads, Lookup, Source
@@ -42,6 +43,7 @@ _K = TypeVar("_K", bound=Hashable)
 _P = ParamSpec("_P")
 
 _MOST_REFRESHES = 10_000
+_MOST_GENERATIONS = 100_000
 _MOST_AT_ONCE = 1_000_000  # the largest batch that a Batcher takes
 
 
@@ -97,10 +99,19 @@ class Cache:
             load_timeout=load_timeout,
         )
         self._flights = self._loads.flights
+        self._generations = Generations(_MOST_GENERATIONS)
         self._batchers: weakref.WeakSet[Batcher[Any, Any]] = weakref.WeakSet()  # kept alive by their loads
         # Bound once: the hit path is these three calls.
         self._entry_of = self._store.entries.get
         self._touch = self._store.touch
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    @property
+    def max_entries(self) -> int:
+        """The bound of its memory."""
+        return self._store.max_entries
 
     def __repr__(self) -> str:
         return f"Cache({self.name!r}, {len(self._store)} entries)"
@@ -260,6 +271,25 @@ class Cache:
         (name,) = check_tags((tag,))
         self._flights.forget_tag(name)
         self._store.drop_tag(name)
+
+    async def apply(self, event: CacheEvent) -> bool:
+        """Writes a change through that a stream reports; False for one that is not newer than the last.
+
+        Twice or out of order does no harm: see `CacheEvent.generation`. Generations are remembered in this
+        process for the 100,000 keys that changed last; an older event of any other key is applied. Of a key
+        that is loaded as well, the event counts as what is written now: a load under way does not undo it.
+        """
+        if not self._generations.advance(event.key, event.generation):
+            self.stats.events_ignored += 1
+            return False
+        self.stats.events_applied += 1
+        if event.freshness is not None:
+            await self.set(event.key, event.value, event.freshness, tags=event.tags)
+        elif event.kind == "expire":
+            await self.expire(event.key)
+        else:
+            await self.remove(event.key)
+        return True
 
     async def clear(self) -> None:
         """Forgets every key, as `remove` would."""

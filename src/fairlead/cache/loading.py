@@ -107,6 +107,16 @@ class Loads:
             deadline.check(f"cache load of {shown(key)}")
         return self._load(key, load, freshness, tags), "load"
 
+    def begin_now(
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        tags: Iterable[str] = (),
+    ) -> Lookup[_T] | tuple[Flight[_T], Source]:
+        """As `begin`, of a key that was not looked for yet."""
+        return self.begin(key, load, freshness, tags, self._entry_of(key), self._now())
+
     async def landing(self, flight: Flight[_T], source: Source, freshness: Freshness) -> Lookup[_T]:
         """The answer once `flight` has landed, or what stands in for it when it failed or is slow."""
         key = flight.key

@@ -17,6 +17,8 @@ class CacheStats:
 
     __slots__ = (
         "early_refreshes",
+        "events_applied",
+        "events_ignored",
         "evictions",
         "hits",
         "joined",
@@ -61,6 +63,10 @@ class CacheStats:
         """Misses whose load outlasted `soft_timeout` and that were answered within `stale_if_error`."""
         self.evictions = 0
         """Entries dropped to keep the store's bound."""
+        self.events_applied = 0
+        """Changes written through by `apply`."""
+        self.events_ignored = 0
+        """Changes that `apply` had seen, or a newer one of the same key."""
         self.max_concurrent_loads = 0
         """Most loads of one key at once; above 1 only after an invalidation or a timeout during a load."""
         self.max_staleness_served = 0.0

@@ -1,0 +1,170 @@
+"""One value of several fields, each as fresh as that field must be.
+
+A product page is a price that must be right and a rating that may be an hour old. Cached as one value, it has
+the ttl of its strictest field and fails with its weakest origin. Here each field is a cache entry of its own:
+
+    strict   within its ttl, or the whole value fails: better no answer than a wrong price
+    relaxed  within its stale windows, else its default, and the answer says which field is missing
+
+All fields are asked for at once and loaded side by side. How stale each one is when it is handed out is
+measured, field by field: a mean over fields would hide the one that matters.
+
+Per process: the entries and the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+from fairlead.cache.cache import Cache
+from fairlead.cache.freshness import Freshness
+from fairlead.cache.keys import check_key
+from fairlead.cache.loading import Lookup
+from fairlead.errors import InvalidInput
+from fairlead.telemetry.metrics import MetricRegistry
+
+__all__ = ["Composite", "CompositeAnswer", "Field"]
+
+_K = TypeVar("_K", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field(Generic[_K]):
+    """Where one field comes from and how fresh it must be."""
+
+    load: Callable[[_K], Awaitable[Any]]
+    """Loads the field of a key."""
+    freshness: Freshness
+    """Its bounds. A strict field has no stale windows; a relaxed one may be as stale as they say."""
+    tier: Literal["strict", "relaxed"] = "strict"
+    """strict: without this field there is no answer. relaxed: without it there is `default`."""
+    default: Any = None
+    """What stands for a relaxed field that cannot be had within its bounds. Immutable: all answers share it."""
+
+    def __post_init__(self) -> None:
+        if self.tier not in ("strict", "relaxed"):
+            raise InvalidInput(f"Field.tier: {self.tier!r} is not strict or relaxed")
+        stale = max(self.freshness.stale_while_revalidate, self.freshness.stale_if_error)
+        if self.tier == "strict" and stale:
+            raise InvalidInput(
+                f"Field.freshness: a strict field may not be stale, and this one may for {stale:g} s; "
+                "set both stale windows to 0, or make it relaxed"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompositeAnswer:
+    """The fields of one value, by name."""
+
+    values: dict[str, Any]
+    staleness: dict[str, float]
+    """Seconds past its fresh life, of each field that was found; 0 for a fresh one."""
+    ages: dict[str, float]
+    """Seconds since the load of each field that was found began."""
+    missing: dict[str, str]
+    """The relaxed fields that are their default, each with the error that says why."""
+
+    @property
+    def degraded(self) -> bool:
+        """Whether any field is its default."""
+        return bool(self.missing)
+
+
+class Composite(Generic[_K]):
+    """Values of several fields in one `Cache`, by key.
+
+    name: begins the keys of its entries, (name, field, key), and labels its figures. metrics: where
+    `cache_field_staleness_seconds` and `cache_field_missing_total` are kept; private by default.
+
+    >>> import asyncio
+    >>> async def price(product): return 9.5
+    >>> async def rating(product): raise ConnectionError("ratings are down")
+    >>> async def main():
+    ...     products = Composite(Cache(), "product", {
+    ...         "price": Field(load=price, freshness=Freshness(ttl=1)),
+    ...         "rating": Field(load=rating, freshness=Freshness(ttl=60, stale_if_error=3600), tier="relaxed"),
+    ...     })
+    ...     answer = await products.get(7)
+    ...     return answer.values, answer.missing
+    >>> asyncio.run(main())
+    ({'price': 9.5, 'rating': None}, {'rating': 'ConnectionError: ratings are down'})
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        name: str,
+        fields: Mapping[str, Field[_K]],
+        *,
+        metrics: MetricRegistry | None = None,
+    ) -> None:
+        if not fields:
+            raise InvalidInput(f"Composite {name!r} has no fields")
+        self.name = name
+        self._cache = cache
+        self._fields = dict(fields)
+        # Strict ones are waited for first: when one fails, nothing else is waited for.
+        self._order = sorted(self._fields, key=lambda field: self._fields[field].tier == "relaxed")
+        registry = MetricRegistry() if metrics is None else metrics
+        staleness = registry.histogram(
+            "cache_field_staleness_seconds",
+            "Seconds past its fresh life of a field when it was handed out.",
+            labels=("composite", "field"),
+        )
+        missing = registry.counter(
+            "cache_field_missing_total",
+            "Answers in which a relaxed field was its default.",
+            labels=("composite", "field"),
+        )
+        self.staleness = {field: staleness.labels(composite=name, field=field) for field in self._fields}
+        """A histogram per field, over the answers of this process."""
+        self._missing = {field: missing.labels(composite=name, field=field) for field in self._fields}
+
+    async def get(self, key: _K) -> CompositeAnswer:
+        """The fields of `key`; does not suspend when all are in memory.
+
+        Raises what the load of a strict field raised, with a note that names the field. A caller's own deadline
+        that passes while only relaxed fields are outstanding makes those missing. Loads that nobody waits for
+        any more go on and are kept.
+        """
+        check_key(key)
+        fields = self._fields
+        loads = self._cache._loads
+        begun = {
+            name: loads.begin_now((self.name, name, key), partial(field.load, key), field.freshness)
+            for name, field in fields.items()
+        }
+        found: dict[str, Lookup[Any]] = {}
+        missing: dict[str, str] = {}
+        for name in self._order:
+            field, answer = fields[name], begun[name]
+            try:
+                if not isinstance(answer, Lookup):
+                    answer = await loads.landing(*answer, field.freshness)
+                found[name] = answer
+            except Exception as error:
+                if field.tier == "strict":
+                    error.add_note(
+                        f"{self.name}: the strict field {name!r} could not be had within its bounds"
+                    )
+                    raise
+                missing[name] = f"{type(error).__name__}: {error}"[:200]
+                self._missing[name].add()
+            else:
+                self.staleness[name].observe(found[name].staleness)
+        return CompositeAnswer(
+            values={
+                name: found[name].value if name in found else field.default for name, field in fields.items()
+            },
+            staleness={name: found[name].staleness for name in fields if name in found},
+            ages={name: found[name].age for name in fields if name in found},
+            missing=missing,
+        )
+
+    async def remove(self, key: _K) -> None:
+        """Forgets all fields of `key`."""
+        for name in self._fields:
+            await self._cache.remove((self.name, name, key))
