@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import pytest
@@ -13,25 +14,29 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fairlead.cache import Cache, Freshness, Lookup, MemoryStore
+from fairlead.cache import Cache, CacheEvent, Freshness, Lookup, MemoryStore
 from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import DeadlineExceeded
 
 KEYS = ("a", "b")
+TAGS = ("red", "blue")
 LOAD_TIMEOUT = 20.0
 
 keys = st.sampled_from(KEYS)
 spans = st.sampled_from([0.0, 1.0, 3.0])
+caps = st.sampled_from([1.0, 4.0, inf])  # of the whole age
 freshnesses = st.builds(
-    Freshness,
+    lambda ttl, cap, **rest: Freshness(ttl=ttl, max_ttl=max(ttl, cap), **rest),
     ttl=spans,
+    cap=caps,
     jitter=st.just(0.0),
     stale_while_revalidate=spans,
     stale_if_error=spans,
     negative_ttl=st.sampled_from([None, 0.0, 1.0]),
 )
+tag_sets = st.frozensets(st.sampled_from(TAGS))
 answers = st.one_of(st.none(), st.integers(0, 99))
 
 
@@ -46,6 +51,7 @@ class Stored:
     fresh_until: float
     stale_until: float
     error_until: float
+    tags: frozenset[str]
 
 
 @dataclass(eq=False)
@@ -55,6 +61,7 @@ class Load:
     key: str
     began_at: float
     freshness: Freshness
+    tags: frozenset[str]
     listed: bool = True
     given_up: bool = False
     answer: asyncio.Future[object] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -87,6 +94,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.callers: list[Caller] = []
         self.refreshes: list[Load] = []
         self.started: list[Load] = []
+        self.generations: dict[str, int] = {}
 
     def run(self, what: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(what)
@@ -111,14 +119,17 @@ class CacheMachine(RuleBasedStateMachine):
         if load is not None:
             load.listed = False
 
-    def keep(self, key: str, value: object, freshness: Freshness, began_at: float) -> None:
-        now = self.clock.now()
+    def keep(
+        self, key: str, value: object, freshness: Freshness, began_at: float, tags: frozenset[str]
+    ) -> None:
+        now, last = self.clock.now(), began_at + freshness.max_ttl
         if value is None and freshness.negative_ttl is not None:
             ends = (now + freshness.negative_ttl,) * 3
         else:
-            end = now + freshness.ttl
+            end = min(now + freshness.ttl, last)
             ends = (end, end + freshness.stale_while_revalidate, end + freshness.stale_if_error)
-        self.stored[key] = Stored(value, began_at, *ends)
+        capped = [min(each, last) for each in ends]
+        self.stored[key] = Stored(value, began_at, *capped, tags)
 
     def settle_callers(self, load: Load, error: Exception | None, value: object) -> None:
         """Checks the outcome of everybody who waited for `load`, which has just ended."""
@@ -145,19 +156,19 @@ class CacheMachine(RuleBasedStateMachine):
 
     # What can happen
 
-    @rule(key=keys, freshness=freshnesses, patience=st.sampled_from([0.5, 2.0, 1e6]))
-    def ask(self, key: str, freshness: Freshness, patience: float) -> None:
+    @rule(key=keys, freshness=freshnesses, patience=st.sampled_from([0.5, 2.0, 1e6]), tags=tag_sets)
+    def ask(self, key: str, freshness: Freshness, patience: float, tags: frozenset[str]) -> None:
         now = self.clock.now()
         started: list[Load] = []
 
         async def load() -> object:
-            started.append(Load(key, now, freshness))
+            started.append(Load(key, now, freshness, tags))
             return await started[0].answer
 
         async def begin() -> asyncio.Task[Lookup[object]]:
             deadline = Deadline(now + patience, self.clock)
             with request_context(RequestContext(deadline=deadline)):
-                task = asyncio.create_task(self.cache.lookup(key, load, freshness))
+                task = asyncio.create_task(self.cache.lookup(key, load, freshness, tags))
             await settle()
             return task
 
@@ -191,7 +202,7 @@ class CacheMachine(RuleBasedStateMachine):
         if load in self.refreshes:
             self.refreshes.remove(load)
         if not fails and load.listed:
-            self.keep(load.key, value, load.freshness, load.began_at)
+            self.keep(load.key, value, load.freshness, load.began_at, load.tags)
         self.settle_callers(load, OriginDown() if fails else None, value)
 
     @precondition(lambda self: self.callers)
@@ -228,11 +239,30 @@ class CacheMachine(RuleBasedStateMachine):
                 self.refreshes.remove(load)
             self.settle_callers(load, DeadlineExceeded(), None)
 
-    @rule(key=keys, value=answers, freshness=freshnesses)
-    def write(self, key: str, value: object, freshness: Freshness) -> None:
-        self.run(self.cache.set(key, value, freshness))
+    @rule(key=keys, value=answers, freshness=freshnesses, tags=tag_sets)
+    def write(self, key: str, value: object, freshness: Freshness, tags: frozenset[str]) -> None:
+        self.run(self.cache.set(key, value, freshness, tags=tags))
         self.unlist(key)
-        self.keep(key, value, freshness, self.clock.now())
+        self.keep(key, value, freshness, self.clock.now(), tags)
+
+    @rule(key=keys, value=answers, freshness=freshnesses, generation=st.integers(0, 9))
+    def apply(self, key: str, value: object, freshness: Freshness, generation: int) -> None:
+        event = CacheEvent(key=key, generation=generation, value=value, freshness=freshness)
+        newer = generation > self.generations.get(key, -1)
+        assert self.run(self.cache.apply(event)) == newer
+        if newer:
+            self.generations[key] = generation
+            self.unlist(key)
+            self.keep(key, value, freshness, self.clock.now(), frozenset())
+
+    @rule(tag=st.sampled_from(TAGS))
+    def remove_tag(self, tag: str) -> None:
+        self.run(self.cache.remove_tag(tag))
+        for load in self.loads:
+            if tag in load.tags:
+                load.listed = False
+        for key in [key for key, stored in self.stored.items() if tag in stored.tags]:
+            del self.stored[key]
 
     @rule(key=keys)
     def expire(self, key: str) -> None:
