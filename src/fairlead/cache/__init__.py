@@ -8,6 +8,7 @@ is the coalescing alone. `MemoryStore` bounds what is kept; `Store` is the port 
 from __future__ import annotations
 
 from fairlead.cache.cache import Cache
+from fairlead.cache.codec import Codec
 from fairlead.cache.composite import Composite, CompositeAnswer, Field
 from fairlead.cache.entry import Entry
 from fairlead.cache.events import CacheEvent
@@ -23,6 +24,7 @@ __all__ = [
     "Cache",
     "CacheEvent",
     "CacheStats",
+    "Codec",
     "Composite",
     "CompositeAnswer",
     "Entry",
