@@ -13,9 +13,11 @@ def entry(value: object, now: float = 100.0, tags: tuple[str, ...] = ()) -> Entr
     return Entry.keep(value, FRESHNESS, began_at=now, now=now, draw=0.0, tags=frozenset(tags))
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+@pytest.fixture(
+    params=[{}, {"admission": "tiny_lfu"}, {"max_bytes": 10_000}], ids=["lru", "tiny_lfu", "bytes"]
+)
+def store(request: pytest.FixtureRequest) -> MemoryStore:
+    return MemoryStore(**request.param)
 
 
 def test_an_entry_is_read_back_with_its_moments(store: MemoryStore) -> None:
