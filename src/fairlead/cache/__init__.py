@@ -13,9 +13,11 @@ from fairlead.cache.composite import Composite, CompositeAnswer, Field
 from fairlead.cache.entry import Entry
 from fairlead.cache.events import CacheEvent
 from fairlead.cache.freshness import Freshness
+from fairlead.cache.hot_keys import HotKey, HotKeys
 from fairlead.cache.loading import Lookup, Source
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.prewarm import Prewarmed, prewarm
+from fairlead.cache.routing import Rendezvous
 from fairlead.cache.single_flight import SingleFlight
 from fairlead.cache.stats import CacheStats
 from fairlead.cache.store import Store
@@ -30,9 +32,12 @@ __all__ = [
     "Entry",
     "Field",
     "Freshness",
+    "HotKey",
+    "HotKeys",
     "Lookup",
     "MemoryStore",
     "Prewarmed",
+    "Rendezvous",
     "SingleFlight",
     "Source",
     "Store",
