@@ -14,6 +14,7 @@ from fairlead.cache.entry import Entry
 from fairlead.cache.events import CacheEvent
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.hot_keys import HotKey, HotKeys
+from fairlead.cache.key_builder import KeyBuilder
 from fairlead.cache.loading import Lookup, Source
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.prewarm import Prewarmed, prewarm
@@ -34,6 +35,7 @@ __all__ = [
     "Freshness",
     "HotKey",
     "HotKeys",
+    "KeyBuilder",
     "Lookup",
     "MemoryStore",
     "Prewarmed",

@@ -27,6 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 from fairlead.cache.entry import Entry
 from fairlead.cache.events import CacheEvent, Generations
 from fairlead.cache.freshness import Freshness
+from fairlead.cache.key_builder import KeyBuilder
 from fairlead.cache.keys import check_key, check_tags, unhashable
 from fairlead.cache.loading import Loads, Lookup, Source
 from fairlead.cache.memory import MemoryStore
@@ -317,8 +318,10 @@ class Cache:
         key: called with the arguments, defaults filled in, as they were bound to the function's
         parameters; returns the cache key. Begin it with a word of its own, as two functions with equal
         keys share a value:
-        `key=lambda user_id: ("profile", user_id)`. tags: of every value, or called as `key` is.
+        `key=lambda user_id: ("profile", user_id)`. A `KeyBuilder` makes one from the arguments, and caps the
+        freshness. tags: of every value, or called as `key` is.
         """
+        capped = key.cap(freshness) if isinstance(key, KeyBuilder) else freshness
 
         def decorate(function: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
             signature = inspect.signature(function)
@@ -336,9 +339,7 @@ class Cache:
                     bound.apply_defaults()
                     found = key(*bound.args, **bound.kwargs)
                     labels = tags(*bound.args, **bound.kwargs) if callable(tags) else tags
-                return await self.get_or_load(
-                    found, partial(function, *args, **kwargs), freshness, tags=labels
-                )
+                return await self.get_or_load(found, partial(function, *args, **kwargs), capped, tags=labels)
 
             return answered
 
