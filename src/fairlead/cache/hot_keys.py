@@ -93,20 +93,19 @@ class HotKeys:
         self.total += 1
         counts, buckets = self._counts, self._buckets
         count = counts.get(key, 0)
-        error = 0
         if count:
             bucket = buckets[count]
             del bucket[key]
         elif len(counts) < self._capacity:
             bucket = None
+            self._errors[key] = 0
             self._least = 1
         else:
-            count = error = self._least
+            count = self._least
             bucket = buckets[count]
-            gone = next(iter(bucket))
-            del bucket[gone], counts[gone], self._errors[gone]
-        if error or not count:
-            self._errors[key] = error
+            gone, _ = bucket.popitem()  # the last: finding the first walks over all that left before it
+            del counts[gone], self._errors[gone]
+            self._errors[key] = count
         if bucket is not None and not bucket:
             del buckets[count]
             if count == self._least:  # the next bucket is the one that the key moves to
