@@ -1,6 +1,7 @@
 """Hot keys: what memory keeps under scans, what finding and spreading them costs, and how evenly requests are routed.
 
-Everything but the times is a count over seeded streams and comes out the same on every machine.
+Everything but the times is a count over seeded streams and comes out the same on every machine; only theine draws
+by chance, and moves by some tenths of a percent.
 """
 
 from __future__ import annotations

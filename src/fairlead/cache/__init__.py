@@ -3,6 +3,9 @@
 `Cache.get_or_load(key, load, freshness)` returns what it has while `Freshness` allows, and otherwise loads
 it once for all who ask. `lookup` also says where the answer came from and how stale it is. `SingleFlight`
 is the coalescing alone. `MemoryStore` bounds what is kept; `Store` is the port of the tiers behind it.
+
+`KeyBuilder` makes keys from arguments, `Codec` bytes from values. `HotKeys` finds the keys that take the traffic, and
+`Rendezvous` says where a key belongs.
 """
 
 from __future__ import annotations
