@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import itertools
+import json
 import random
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import aiocache
 import async_lru
+import cachebox
+import cachetools
 import cashews
+import theine
 
 from bench.harness import Bar, Timing, interleave_async, ratio
+from bench.trace import Replayed, drawn, read, replay
 from fairlead.cache import Cache, Freshness, MemoryStore
 from fairlead.clock import ManualClock, settle
+from fairlead.errors import InvalidInput
 
 __all__ = ["bars"]
 
@@ -81,6 +94,33 @@ def _hit_arms(keys: list[str]) -> dict[str, Callable[[int], Awaitable[object]]]:
             for key in keys:
                 await aiocache_cache.get(key)
 
+    timed: cachetools.TTLCache[str, int] = cachetools.TTLCache(10 * _KEYS, 86_400.0)
+
+    async def cachetools_get(key: str) -> object:
+        found = timed.get(key)
+        if found is None:
+            timed[key] = found = 1
+        return found
+
+    @cachebox.cached(cachebox.TTLCache(10 * _KEYS, global_ttl=86_400.0))
+    async def cachebox_function(key: str) -> int:
+        return 1
+
+    fast: cachebox.TTLCache[str, int] = cachebox.TTLCache(10 * _KEYS, global_ttl=86_400.0)
+
+    async def cachebox_get(key: str) -> object:
+        if (found := fast.get(key, 0)) == 0:
+            fast[key] = found = 1
+        return found
+
+    tiny: theine.Cache[str, int] = theine.Cache(10 * _KEYS, nolock=True)
+
+    async def theine_get(key: str) -> object:
+        found, is_there = tiny.get(key)
+        if not is_there:
+            tiny.set(key, 1, timedelta(days=1))
+        return found
+
     def each(function: Callable[[str], Awaitable[object]]) -> Callable[[int], Awaitable[object]]:
         async def run(n: int) -> None:
             for _ in range(n // len(keys)):
@@ -108,6 +148,10 @@ def _hit_arms(keys: list[str]) -> dict[str, Callable[[int], Awaitable[object]]]:
         "cashews decorator": each(cashews_function),
         "cashews": cashews_read,
         "aiocache": aiocache_read,
+        "cachetools": each(cachetools_get),
+        "cachebox": each(cachebox_get),
+        "cachebox decorator": each(cachebox_function),
+        "theine": each(theine_get),
     }
 
 
@@ -159,6 +203,37 @@ def _hit(*, rounds: int, quick: bool) -> list[Bar]:
             at_most=False,
         ),
         beside(
+            "cachetools' hit (TTLCache.get behind a coroutine) against ours",
+            timings["cachetools"],
+            ours,
+            1.0,
+            at_most=False,
+            note="synchronous: no one load for many callers, no stale answer, no deadline",
+        ),
+        beside(
+            "theine's hit (Cache.get behind a coroutine) against ours",
+            timings["theine"],
+            ours,
+            1.0,
+            at_most=False,
+            note="synchronous, W-TinyLFU",
+        ),
+        beside(
+            "cachebox' hit (its decorator of a coroutine function) against ours",
+            timings["cachebox decorator"],
+            ours,
+            1.0,
+            at_most=False,
+        ),
+        beside(
+            "cachebox' hit (TTLCache.get behind a coroutine) against ours",
+            timings["cachebox"],
+            ours,
+            1.0,
+            at_most=False,
+            note="synchronous, in Rust: a store and no loads; ours is the whole get_or_load",
+        ),
+        beside(
             "async-lru's hit against our decorator's",
             timings["async-lru"],
             timings["fairlead decorator"],
@@ -173,22 +248,44 @@ def _hit(*, rounds: int, quick: bool) -> list[Bar]:
 
 
 def _thousand_misses() -> Bar:
-    async def loads() -> int:
-        cache = Cache()
+    """Loads that 1,000 callers of one missing key cause, here and in those peers that load for their callers."""
 
-        async def slow() -> int:
+    async def loads(
+        decorate: Callable[..., Any],
+    ) -> int:
+        started = 0
+
+        async def slow(key: str) -> int:
+            nonlocal started
+            started += 1
             await asyncio.sleep(0.02)
             return 1
 
-        await asyncio.gather(*(cache.get_or_load("video:1", slow, _FOR_LONG) for _ in range(1_000)))
-        return cache.stats.loads
+        ask = decorate(slow)
+        await asyncio.gather(*(ask("video:1") for _ in range(1_000)))
+        return started
 
+    async def each() -> dict[str, int]:
+        cashews_cache = cashews.Cache()
+        cashews_cache.setup("mem://", size=10)
+        return {
+            "fairlead": await loads(Cache().cached(key=lambda key: key, freshness=_FOR_LONG)),
+            "async-lru": await loads(async_lru.alru_cache(maxsize=10, ttl=86_400.0)),
+            "cashews": await loads(cashews_cache(ttl="24h", key="{key}")),
+            "cashews with lock=True": await loads(cashews_cache(ttl="24h", key="locked:{key}", lock=True)),
+            "aiocache": await loads(aiocache.cached(ttl=86_400)),
+            "cachebox": await loads(cachebox.cached(cachebox.TTLCache(10, global_ttl=86_400.0))),
+        }
+
+    counted = asyncio.run(each())
     return Bar(
         what="loads for 1,000 concurrent misses of one key",
-        value=asyncio.run(loads()),
+        value=counted["fairlead"],
         limit=1,
         n=1_000,
         unit="loads",
+        note=", ".join(f"{name}: {count:,}" for name, count in counted.items() if name != "fairlead"),
+        figures={f"{name}_loads": float(count) for name, count in counted.items()},
     )
 
 
@@ -306,3 +403,81 @@ async def _fetches_per_expiry(offered: float, expiries: int, *, coalesced: bool)
         await asyncio.gather(*asking)
         clock.advance(2 * ttl)
     return fetches / expiries
+
+
+# Traces
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.cache", description="Replays a trace through caches of equal size."
+    )
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="ARC .lis or CSV time,key,size, also .gz")
+    parser.add_argument(
+        "--entries", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="sizes to try"
+    )
+    parser.add_argument(
+        "--ttl", type=float, help="seconds on the trace's clock after which an answer is too old"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=1_000_000, help="of a drawn trace, or the first of a file"
+    )
+    parser.add_argument("--keys", type=int, default=1_000_000, help="of a drawn trace")
+    parser.add_argument("--alpha", type=float, default=0.9, help="Zipf exponent of a drawn trace")
+    parser.add_argument("--rate", type=float, default=1_000.0, help="requests a second of a drawn trace")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures; - for stdout")
+    chosen = parser.parse_args(arguments)
+    if chosen.ttl is not None and chosen.trace is not None and ".lis" in chosen.trace.name:
+        parser.error("--ttl needs times, and an ARC trace has none")
+    try:
+        if chosen.trace is None:
+            requests = drawn(
+                chosen.requests or 1_000_000,
+                keys=chosen.keys,
+                alpha=chosen.alpha,
+                rate=chosen.rate,
+                seed=chosen.seed,
+            )
+            what = f"Zipf {chosen.alpha:g} over {chosen.keys:,} keys, seed {chosen.seed}"
+        else:
+            requests = itertools.islice(
+                read(chosen.trace), chosen.requests if "--requests" in sys.argv else None
+            )
+            what = str(chosen.trace)
+        replayed = replay(requests, chosen.entries, ttl=chosen.ttl, seed=chosen.seed)
+    except InvalidInput as error:
+        print(error, file=sys.stderr)
+        return 2
+    return _report(replayed, what, chosen.ttl, chosen.json)
+
+
+def _report(replayed: list[Replayed], what: str, ttl: float | None, into: Path | None) -> int:
+    if not replayed or not replayed[0].requests:
+        print(f"{what}: no requests", file=sys.stderr)
+        return 2
+    if into is not None:
+        document = {
+            "schema": "fairlead.trace/1",
+            "trace": what,
+            "ttl_seconds": ttl,
+            "arms": [{**asdict(each), "hit_ratio": each.hit_ratio} for each in replayed],
+        }
+        text = json.dumps(document, indent=2)
+        if str(into) == "-":
+            print(text)
+            return 0
+        into.write_text(text + "\n", encoding="utf-8")
+    print(f"{what}: {replayed[0].requests:,} requests" + (f", ttl {ttl:g} s" if ttl is not None else ""))
+    ours = {each.entries: each.seconds for each in replayed if each.name == "fairlead LRU"}
+    print(f"{'entries':>9}  {'cache':<20} {'hit ratio':>9} {'µs/request':>11} {'× fairlead LRU':>15}")
+    for each in replayed:
+        print(
+            f"{each.entries:>9,}  {each.name:<20} {each.hit_ratio:>9.2%} "
+            f"{each.seconds / each.requests * 1e6:>11.2f} {each.seconds / ours[each.entries]:>15.2f}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
