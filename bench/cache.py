@@ -269,7 +269,7 @@ def _thousand_misses() -> Bar:
         cashews_cache = cashews.Cache()
         cashews_cache.setup("mem://", size=10)
         return {
-            "fairlead": await loads(Cache().cached(key=lambda key: key, freshness=_FOR_LONG)),
+            "fairlead": await loads(Cache().cached(key=str, freshness=_FOR_LONG)),
             "async-lru": await loads(async_lru.alru_cache(maxsize=10, ttl=86_400.0)),
             "cashews": await loads(cashews_cache(ttl="24h", key="{key}")),
             "cashews with lock=True": await loads(cashews_cache(ttl="24h", key="locked:{key}", lock=True)),

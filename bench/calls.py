@@ -1,8 +1,12 @@
 """What a protected call costs over a bare await, beside asyncio.timeout and a stack of decorators.
 
-Every arm protects the same coroutine function. The policy has all parts: deadline, attempt timeout, retry with a
-budget, breaker and adaptive limit. The stack is tenacity over asyncio.timeout over hyx (breaker and bulkhead), which
-is less: no shared deadline, no budget, a fixed limit.
+Every arm protects the same coroutine function. What each stack of peers has:
+
+    arm                                   deadline      retry            breaker             bound
+    policy                                of the call   on a budget      failure rate        adaptive, in flight
+    tenacity + asyncio.timeout + hyx      per attempt   yes              failures in a row   fixed, in flight
+    stamina + purgatory                   of retrying   yes              failures in a row   none
+    tenacity + pybreaker + aiolimiter     none          yes              failures in a row   fixed, calls a second
 """
 
 from __future__ import annotations
@@ -11,9 +15,13 @@ import asyncio
 import statistics
 from collections.abc import Awaitable, Callable
 
+import pybreaker
+import stamina
 import tenacity
+from aiolimiter import AsyncLimiter
 from hyx.bulkhead import bulkhead
 from hyx.circuitbreaker import consecutive_breaker
+from purgatory import AsyncCircuitBreakerFactory
 
 from bench.harness import Bar, Timing, interleave_async
 from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Policy, Retry, RetryBudget
@@ -72,6 +80,47 @@ def _stack(work: _Work) -> _Work:
     return call
 
 
+def _stamina(work: _Work) -> _Work:
+    breakers = AsyncCircuitBreakerFactory(default_threshold=20)
+
+    @stamina.retry(on=(ConnectionError, TimeoutError), attempts=3, timeout=1.0)
+    async def call() -> int:
+        async with await breakers.get_breaker("bench"):
+            return await work()
+
+    return call
+
+
+def _pybreaker(work: _Work) -> _Work:
+    breaker = pybreaker.CircuitBreaker(fail_max=20)
+    limiter = AsyncLimiter(1_000_000, 1.0)
+
+    @tenacity.retry(
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_random_exponential(0.05, 2.0),
+        retry=tenacity.retry_if_exception_type((ConnectionError, TimeoutError)),
+        reraise=True,
+    )
+    async def call() -> int:
+        async with limiter:
+            with breaker.calling():
+                return await work()
+
+    return call
+
+
+_STACKS = {
+    "tenacity + asyncio.timeout + hyx": (
+        _stack,
+        5.0,
+        "the stack has no shared deadline, no retry budget and a fixed limit",
+    ),
+    "stamina + purgatory": (_stamina, 1.0, "no limit, and no timeout of an attempt"),
+    "tenacity + pybreaker + aiolimiter": (_pybreaker, 1.0, "no timeout at all"),
+}
+"""By name: how it is made, how many policies it costs at least, and what it has less."""
+
+
 def _measure(work: _Work, *, n: int, rounds: int) -> dict[str, Timing]:
     def arm(call: _Work) -> Callable[[int], Awaitable[None]]:
         async def run(times: int) -> None:
@@ -84,8 +133,8 @@ def _measure(work: _Work, *, n: int, rounds: int) -> dict[str, Timing]:
         "bare": arm(work),
         "policy": arm(_policy(work)),
         "asyncio.timeout": arm(_timeout(work)),
-        "tenacity+timeout+hyx": arm(_stack(work)),
     }
+    arms |= {name: arm(make(work)) for name, (make, _, _) in _STACKS.items()}
     return interleave_async(arms, n=n, rounds=rounds)
 
 
@@ -138,26 +187,27 @@ def bars(quick: bool) -> list[Bar]:
             figures=_figures(suspends),
         ),
     ]
-    for state, timings in (("does not suspend", at_once), ("suspends", suspends)):
-        ratio, spread = _quartiles(
-            [
-                stack / policy
-                for stack, policy in zip(
-                    _over_bare(timings, "tenacity+timeout+hyx"), _over_bare(timings, "policy"), strict=True
-                )
-            ]
-        )
-        found.append(
-            Bar(
-                what=f"tenacity + asyncio.timeout + hyx costs so many policies, call {state}",
-                value=ratio,
-                limit=5.0,
-                at_most=False,
-                unit="×",
-                n=rounds,
-                spread=spread,
-                note="the stack has no shared deadline, no retry budget and a fixed limit",
-                figures=_figures(timings),
+    for name, (_, limit, note) in _STACKS.items():
+        for state, timings in (("does not suspend", at_once), ("suspends", suspends)):
+            ratio, spread = _quartiles(
+                [
+                    stack / policy
+                    for stack, policy in zip(
+                        _over_bare(timings, name), _over_bare(timings, "policy"), strict=True
+                    )
+                ]
             )
-        )
+            found.append(
+                Bar(
+                    what=f"{name} costs so many policies, call {state}",
+                    value=ratio,
+                    limit=limit,
+                    at_most=False,
+                    unit="×",
+                    n=rounds,
+                    spread=spread,
+                    note=note,
+                    figures=_figures(timings),
+                )
+            )
     return found
