@@ -7,7 +7,7 @@ BIN := .venv/bin
 PATHS := src tests bench soak scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help try test setup packages static check bench soak clean
+.PHONY: help try test setup packages static check bench guard soak clean
 
 help:
 	@echo "make try     play the home feed: control against treatment, under load and faults (TRY='--quick --seed 2')"
@@ -15,6 +15,7 @@ help:
 	@echo "make setup   only install into .venv what tests and tools need"
 	@echo "make check   the quick subset: linters, types, unit tests"
 	@echo "make bench   measure the bars beside their peers (BENCH='cache --quick' narrows it; all takes about 40 min)"
+	@echo "make guard   compare what we cost beside our peers with what we cost when last kept (about a minute)"
 	@echo "make soak    the long ones: hundreds of SIGKILLs"
 	@echo "make clean   remove .venv, caches and build results; runs/ stays"
 	@echo
@@ -44,6 +45,9 @@ test: packages static
 
 bench: setup
 	$(BIN)/python -m bench $(BENCH)
+
+guard: setup
+	$(BIN)/python -m bench.guard
 
 soak: setup
 	$(BIN)/pytest --timeout 0 soak
