@@ -15,7 +15,8 @@
     ├── NoSpace                    the disk, or the file-size limit, stopped a write; also an OSError
     ├── PortInUse                  another process listens there; also an OSError
     ├── ProcessDied                a process that Fairlead started ended, or never became healthy
-    └── RunInvalid                 a measurement broke its own rules (late sends, no samples)
+    ├── RunInvalid                 a measurement broke its own rules (late sends, no samples)
+    └── StoreUnavailable           a shared tier of the cache did not answer, or refused
 
 A message names the thing, the value and the limit, and the next step, in one line. The driver's own error stays in
 `__cause__`. `INCONCLUSIVE` is a verdict, not an error.
@@ -38,6 +39,7 @@ __all__ = [
     "ProcessDied",
     "Refused",
     "RunInvalid",
+    "StoreUnavailable",
     "UnknownFlag",
     "UnknownSystem",
 ]
@@ -128,3 +130,7 @@ class ProcessDied(FairleadError):
 
 class RunInvalid(FairleadError):
     """The measurement broke its own rules, so its figures would mislead."""
+
+
+class StoreUnavailable(FairleadError):
+    """A tier that processes share could not be asked, or told. A cache treats it as a miss."""
