@@ -24,7 +24,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from fairlead.cache.entry import Entry
 
-__all__ = ["Invalidation", "Put", "Store"]
+__all__ = ["Invalidation", "InvalidationKind", "Put", "Store"]
+
+InvalidationKind = Literal["expire", "remove", "remove_tag", "clear"]
 
 
 class Put(NamedTuple):
@@ -39,7 +41,7 @@ class Put(NamedTuple):
 class Invalidation(NamedTuple):
     """The end of what was loaded before a moment."""
 
-    kind: Literal["expire", "remove", "remove_tag", "clear"]
+    kind: InvalidationKind
     subject: Hashable
     """The key; the tag; None for clear."""
     at: float

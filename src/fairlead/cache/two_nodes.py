@@ -1,0 +1,98 @@
+"""Two second tiers, both active: each knows all that was written, either can answer alone.
+
+A cache that loses its only shared tier sends every process to the origin at once. Here writes and
+invalidations go to both nodes. Reads go to one, and move to the other when it stops being trusted:
+
+    reading a --a fails--> reading b --b fails--> reading a, and of it only what was loaded after it came back
+
+They do not move back by themselves: the node that answers is the one that missed nothing. While a node is away
+its invalidations are owed (`SecondTier`), yet those of another process may be lost with that process. So of a
+node that was away nothing is believed that was loaded before it returned.
+
+Invariant: a value that this process, or one that still runs, invalidated during a node's absence is never
+served after the failover. What else could be stale is bounded by its own `Freshness`.
+
+Per process: which node is read, and what is believed of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from functools import partial
+from math import inf
+from typing import Any
+
+from fairlead.cache.entry import Entry
+from fairlead.cache.second_tier import SecondTier
+from fairlead.cache.store import InvalidationKind
+from fairlead.calls.circuit_breaker import BreakerState
+from fairlead.errors import InvalidInput
+from fairlead.telemetry.event import StateChanged
+
+__all__ = ["TwoNodes"]
+
+
+class TwoNodes:
+    """Stands where a `SecondTier` stands, for two of them on different servers."""
+
+    def __init__(self, first: SecondTier, second: SecondTier) -> None:
+        """first: the one that is read first. Each keeps its own budget, breaker, debts and `stats`."""
+        if first is second or first.store is second.store:
+            raise InvalidInput("TwoNodes: both nodes are one; give it two tiers on two servers")
+        self.nodes = (first, second)
+        self.distrusted = 0
+        """Entries not believed because their node had been away since they were loaded; of this process."""
+        self.moves = 0
+        """Times that reads moved to the other node; of this process."""
+        self._reading = 0
+        self._believed_from = [-inf, -inf]
+        for index, node in enumerate(self.nodes):
+            node.breaker.subscribe(partial(self._changed, index))
+
+    def __repr__(self) -> str:
+        return f"TwoNodes({self.nodes[0]!r}, {self.nodes[1]!r}, reads {self.reading.name!r})"
+
+    @property
+    def reading(self) -> SecondTier:
+        """The node that reads go to now."""
+        return self.nodes[self._reading]
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether either is asked now."""
+        return self.nodes[0].is_trusted or self.nodes[1].is_trusted
+
+    async def get(self, key: Hashable) -> Entry[Any] | None:
+        """As `SecondTier.get`, of the node that reads go to."""
+        self._choose()
+        index = self._reading
+        entry = await self.nodes[index].get(key)
+        if entry is not None and entry.began_at < self._believed_from[index]:
+            self.distrusted += 1
+            return None
+        return entry
+
+    def put(self, key: Hashable, entry: Entry[Any], *, replaces: bool = False) -> None:
+        """As `SecondTier.put`, to both."""
+        for node in self.nodes:
+            node.put(key, entry, replaces=replaces)
+
+    async def invalidate(self, kind: InvalidationKind, subject: Hashable = None) -> None:
+        """As `SecondTier.invalidate`, on both at once."""
+        await asyncio.gather(*(node.invalidate(kind, subject) for node in self.nodes))
+
+    async def close(self, timeout: float = 1.0) -> None:
+        """Closes both."""
+        await asyncio.gather(*(node.close(timeout) for node in self.nodes))
+
+    def _choose(self) -> None:
+        if not self.reading.is_trusted and self.nodes[1 - self._reading].is_trusted:
+            self._reading = 1 - self._reading
+            self.moves += 1
+
+    def _changed(self, index: int, event: StateChanged) -> None:
+        if event.current == BreakerState.CLOSED:
+            self._believed_from[index] = self.nodes[index].clock.now()
+        else:
+            self._choose()  # at once: a node that is back before the next read would be read again

@@ -1,0 +1,196 @@
+"""The second tier on a Redis that is hung, killed and restarted, on the real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import msgspec
+import pytest
+
+from fairlead.cache.entry import Entry
+from fairlead.cache.freshness import Freshness
+from fairlead.cache.redis import RedisStore
+from fairlead.cache.second_tier import SecondTier
+from fairlead.cache.two_nodes import TwoNodes
+from fairlead.testing import RedisServer
+
+FRESHNESS = Freshness(ttl=60.0, jitter=0.0, stale_if_error=600.0)
+BUDGET = 0.03
+
+
+class Pack:
+    encode = staticmethod(msgspec.msgpack.encode)
+    decode = staticmethod(msgspec.msgpack.decode)
+
+
+def entry(value: object) -> Entry[object]:
+    now = time.monotonic()
+    return Entry.keep(value, FRESHNESS, began_at=now, now=now, draw=0.0)
+
+
+async def read(tier: SecondTier | TwoNodes, key: object) -> object:
+    found = await tier.get(key)
+    return "absent" if found is None else found.value
+
+
+async def eventually(what: Callable[[], Awaitable[bool]], within: float = 10.0) -> None:
+    end = time.monotonic() + within
+    while not await what():
+        assert time.monotonic() < end, "it did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+async def until_trusted(tier: SecondTier) -> None:
+    async def is_trusted() -> bool:
+        return tier.is_trusted and not tier.stats.owed
+
+    await eventually(is_trusted)
+
+
+def new_tier(server: RedisServer, name: str = "second tier") -> SecondTier:
+    return SecondTier(RedisStore(server.url, codec=Pack()), budget=BUDGET, probe_cap=0.5, name=name)
+
+
+@pytest.fixture
+async def tier(redis_server: RedisServer) -> AsyncIterator[SecondTier]:
+    made = new_tier(redis_server)
+    await made.get("warm")  # the first read also connects
+    yield made
+    redis_server.resume()
+    await made.close()
+
+
+@pytest.fixture
+async def elsewhere(redis_server: RedisServer) -> AsyncIterator[SecondTier]:
+    """Another process's."""
+    made = new_tier(redis_server)
+    await made.get("warm")
+    yield made
+    redis_server.resume()
+    await made.close()
+
+
+async def stored(tier: SecondTier, key: object, value: object) -> None:
+    tier.put(key, entry(value))
+
+    async def is_there() -> bool:
+        return await read(tier, key) == value
+
+    await eventually(is_there)
+
+
+async def test_a_hung_redis_costs_its_budget_once_and_later_reads_nothing(
+    tier: SecondTier, redis_server: RedisServer
+) -> None:
+    await stored(tier, "k", "v")
+    redis_server.pause()
+    began = time.monotonic()
+    assert await read(tier, "k") == "absent"
+    first = time.monotonic() - began
+    later = []
+    for _ in range(200):
+        began = time.monotonic()
+        assert await read(tier, "k") == "absent"
+        later.append(time.monotonic() - began)
+        await asyncio.sleep(0.002)
+    redis_server.resume()
+    assert BUDGET * 0.9 <= first < BUDGET + 0.05  # 5 ms on a quiet machine: `python -m bench redis`
+    assert sorted(later)[len(later) // 2] < 0.0005
+    await until_trusted(tier)
+    assert await read(tier, "k") == "v"
+
+
+async def test_what_was_invalidated_while_redis_hung_is_gone_when_it_answers(
+    tier: SecondTier, elsewhere: SecondTier, redis_server: RedisServer
+) -> None:
+    await stored(tier, "k", "old")
+    redis_server.pause()
+    await tier.invalidate("remove", "k")
+    await tier.invalidate("remove", "k2")
+    assert tier.stats.owed == 2
+    redis_server.resume()
+    await until_trusted(tier)
+    assert [await read(each, "k") for each in (tier, elsewhere)] == ["absent", "absent"]
+
+
+async def test_a_killed_redis_is_a_miss_and_is_used_again_when_it_is_back(
+    tier: SecondTier, redis_server: RedisServer
+) -> None:
+    await stored(tier, "k", "v")
+    redis_server.kill()
+    assert await read(tier, "k") == "absent"
+    tier.put("k", entry("lost"))
+    await tier.invalidate("remove_tag", "t")
+    redis_server.restart()
+    await until_trusted(tier)
+    assert await read(tier, "k") == "absent"
+    assert tier.stats.dropped_writes == 1
+    assert tier.stats.replayed >= 1
+    await stored(tier, "k", "again")
+
+
+async def test_a_load_that_began_before_a_removal_by_another_process_stays_out(
+    tier: SecondTier, elsewhere: SecondTier
+) -> None:
+    old = entry("old")
+    await elsewhere.invalidate("remove", "k")
+    tier.put("k", old)
+    await asyncio.sleep(0.05)
+    assert await read(elsewhere, "k") == "absent"
+    assert tier.stats.refused_writes == 1
+
+
+async def test_cancelled_readers_leave_the_connection_and_the_replies_of_others_alone(
+    tier: SecondTier,
+) -> None:
+    for n in range(50):
+        tier.put(n, entry(n))
+    await asyncio.sleep(0.1)
+    connection = tier.store._nodes.seed._connection
+    for _ in range(40):
+        readers = [asyncio.create_task(read(tier, n)) for n in range(50)]
+        await asyncio.sleep(0)
+        for reader in readers[::2]:
+            reader.cancel()
+        answers = await asyncio.gather(*readers, return_exceptions=True)
+        assert answers[1::2] == list(range(1, 50, 2))
+    assert tier.store._nodes.seed._connection is connection
+
+
+@pytest.fixture
+def two_servers() -> Iterator[tuple[RedisServer, RedisServer]]:
+    with RedisServer() as a, RedisServer() as b:
+        yield a, b
+
+
+async def test_reads_move_to_the_other_node_and_a_node_that_returns_serves_nothing_old(
+    two_servers: tuple[RedisServer, RedisServer],
+) -> None:
+    a, b = two_servers
+    nodes = TwoNodes(new_tier(a, "a"), new_tier(b, "b"))
+    for node in nodes.nodes:
+        await node.get("warm")
+    nodes.put("k", entry("v"))
+    await asyncio.sleep(0.1)
+    a.pause()
+    await read(nodes, "k")
+    assert await read(nodes, "k") == "v"  # from b
+    assert nodes.reading.name == "b"
+    await nodes.invalidate("remove", "k")
+    a.resume()  # with the old value in it
+    await until_trusted(nodes.nodes[0])
+    b.kill()
+    await read(nodes, "k")
+    assert await read(nodes, "k") == "absent"
+    assert nodes.reading.name == "a"
+    nodes.put("k", entry("new"))
+    await asyncio.sleep(0.1)
+    assert await read(nodes, "k") == "new"
+    b.restart()
+    await until_trusted(nodes.nodes[1])
+    a.kill()
+    await read(nodes, "k")
+    assert await read(nodes, "k") == "absent"  # b came back empty
+    await nodes.close()
