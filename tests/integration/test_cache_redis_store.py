@@ -13,7 +13,7 @@ import pytest
 
 from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.redis import RedisStore, _text
+from fairlead.cache.redis import RedisBackplane, RedisStore, _text
 from fairlead.cache.store import Invalidation, Put
 from fairlead.errors import BrokenDocument, InvalidInput, StoreUnavailable
 from fairlead.testing import RedisCluster, RedisServer
@@ -279,3 +279,68 @@ async def test_one_hung_node_of_a_cluster_does_not_hang_the_keys_of_the_others(
     finally:
         hung.resume()
         await store.close()
+
+
+async def test_a_lease_has_one_holder_until_it_is_released_or_over(store: RedisStore) -> None:
+    assert await store.acquire("k", "a", 0.2)
+    assert not await store.acquire("k", "b", 0.2)
+    await store.release([("k", "b")])
+    assert not await store.acquire("k", "b", 0.2)
+    await store.release([("k", "a")])
+    assert await store.acquire("k", "b", 0.2)
+    await asyncio.sleep(0.25)
+    assert await store.acquire("k", "c", 60.0)
+    await store.release([("k", "b")])  # b came late: the lease is another's
+    assert not await store.acquire("k", "d", 60.0)
+
+
+@pytest.mark.parametrize("kind", ["one", "cluster"])
+async def test_messages_reach_every_listener(kind: str, request: pytest.FixtureRequest) -> None:
+    if kind == "one":
+        urls = [request.getfixturevalue("redis_server").url] * 2
+    else:
+        urls = [node.url for node in request.getfixturevalue("redis_cluster").nodes[:2]]
+    stores = [RedisStore(url, codec=Json(), cluster=kind == "cluster") for url in urls]
+    planes = [RedisBackplane(each) for each in stores]
+    inbox: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+    connected = asyncio.Semaphore(0)
+    listeners = [
+        asyncio.create_task(
+            plane.listen(lambda data, n=n: inbox.put_nowait((n, data)), connected.release)  # type: ignore[misc]
+        )
+        for n, plane in enumerate(planes)
+    ]
+    await connected.acquire()
+    await connected.acquire()
+    await planes[0].publish([b"one", b"two"])
+    await planes[1].publish([b"\xff\x00"])
+    async with asyncio.timeout(5.0):
+        heard = [await inbox.get() for _ in range(6)]
+    assert sorted(heard) == sorted((n, data) for n in (0, 1) for data in (b"one", b"two", b"\xff\x00"))
+    for listener in listeners:
+        listener.cancel()
+    await asyncio.gather(*listeners, return_exceptions=True)
+    for each in stores:
+        await each.close()
+
+
+async def test_a_listener_notices_a_server_that_is_killed_and_one_that_hangs(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    plane = RedisBackplane(store, ping_after=0.1)
+    connected = asyncio.Event()
+    listening = asyncio.create_task(plane.listen(print, connected.set))
+    await connected.wait()
+    await asyncio.sleep(0.5)
+    assert not listening.done()  # silence alone is no loss
+    redis_server.pause()
+    with pytest.raises(StoreUnavailable, match="messages is lost"):
+        await listening
+    redis_server.resume()
+    connected.clear()
+    listening = asyncio.create_task(plane.listen(print, connected.set))
+    await connected.wait()
+    redis_server.kill()
+    with pytest.raises(StoreUnavailable):
+        await listening
+    redis_server.restart()

@@ -4,6 +4,7 @@ Per key k, of which the cluster hashes the part in braces, so that its two names
 
     NAMESPACE:v:{:k}   the entry, an `envelope`; gone at the end of its last bound (PXAT)
     NAMESPACE:f:{:k}   the fence: the moment of the latest expire, remove or set; kept as long as a load may fly
+    NAMESPACE:l:{:k}   the lease: the token of whoever loads k
     NAMESPACE:t:{:tag} the moment of the latest remove_tag; the empty tag, borne by every entry, is `clear`
 
 A write is a script that looks at fence and entry and refuses to go back in time. An invalidation moves the
@@ -16,18 +17,20 @@ command that a hung server executes an hour late does what it would have done in
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import os
 import secrets
 import ssl
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from hashlib import sha1
 from math import inf
 from typing import Any, Protocol, cast
 
+from fairlead.cache.connection import Connection
 from fairlead.cache.entry import Entry
 from fairlead.cache.envelope import pack, unpack
-from fairlead.cache.nodes import Address, Command, Node, Nodes, Wire
+from fairlead.cache.nodes import Address, Command, Node, Nodes, Wire, enter, open_transport
 from fairlead.cache.server_time import ServerTime
 from fairlead.cache.store import Invalidation, Put
 from fairlead.calls.bounds import check_number, check_whole
@@ -39,7 +42,7 @@ try:
 except ImportError as missing:
     raise MissingExtra("hiredis", "redis") from missing
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisBackplane", "RedisStore"]
 
 _FENCE_FOR = 300.0  # seconds; a load that took longer is not shared
 _FENCE_MILLISECONDS = str(int(_FENCE_FOR * 1000))
@@ -88,12 +91,19 @@ return 1
 """
 
 
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
 def _sha(script: str) -> str:
     return sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-_PUT_SHA, _REMOVE_SHA, _EXPIRE_SHA, _TAG_SHA = (_sha(script) for script in (_PUT, _REMOVE, _EXPIRE, _TAG))
-_PRELUDE = tuple(("SCRIPT", "LOAD", script) for script in (_PUT, _REMOVE, _EXPIRE, _TAG))
+_SCRIPTS = (_PUT, _REMOVE, _EXPIRE, _TAG, _RELEASE)
+_PUT_SHA, _REMOVE_SHA, _EXPIRE_SHA, _TAG_SHA, _RELEASE_SHA = (_sha(script) for script in _SCRIPTS)
+_PRELUDE = tuple(("SCRIPT", "LOAD", script) for script in _SCRIPTS)
 
 
 _Reply = tuple[Any, Node, float]
@@ -148,9 +158,11 @@ class RedisStore:
         self._max_life = max_life
         self._value_name = f"{namespace}:v:{{:"
         self._fence_name = f"{namespace}:f:{{:"
+        self._lease_name = f"{namespace}:l:{{:"
+        self.namespace = namespace
         self._tag_name = f"{namespace}:t:{{:"
         self._clear = f"{self._tag_name}}}"
-        wire = Wire(
+        self._wire = Wire(
             pack=hiredis.pack_command,
             new_reader=lambda nothing: hiredis.Reader(notEnoughData=nothing),
             clock=clock,
@@ -160,7 +172,7 @@ class RedisStore:
             prelude=_PRELUDE,
         )
         self._token = secrets.token_hex(8)
-        self._nodes = Nodes(Address.parse(url, tls), wire, cluster=cluster)
+        self._nodes = Nodes(Address.parse(url, tls), self._wire, cluster=cluster)
 
     def __repr__(self) -> str:
         return f"RedisStore({self._nodes.seed.address}{', cluster' if self._nodes.cluster else ''})"
@@ -197,6 +209,23 @@ class RedisStore:
 
     async def invalidate(self, invalidations: Sequence[Invalidation]) -> None:
         await self._ask([await self._invalidation(each) for each in invalidations])
+
+    async def acquire(self, key: Hashable, token: str, seconds: float) -> bool:
+        """Whether the lease of `key` is now held under `token`, for `seconds` of the server's clock."""
+        name = f"{self._lease_name}{_text(key)}}}"
+        words = ("SET", name, token, "NX", "PX", str(max(1, int(seconds * 1000))))
+        (reply,) = await self._ask([(self._slot_named(name), words)])
+        return reply is not None
+
+    async def release(self, held: Sequence[tuple[Hashable, str]]) -> None:
+        """Gives back leases; those held under another token by now stay."""
+        names = [f"{self._lease_name}{_text(key)}}}" for key, _ in held]
+        await self._ask(
+            [
+                (self._slot_named(name), ("EVALSHA", _RELEASE_SHA, "1", name, token))
+                for name, (_, token) in zip(names, held, strict=True)
+            ]
+        )
 
     async def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
@@ -306,6 +335,67 @@ class RedisStore:
 
     def _slot_named(self, name: str) -> int:
         return _slot_of(name) if self._nodes.cluster else 0
+
+
+class RedisBackplane:
+    """Messages between the processes of one namespace, by publish and subscribe.
+
+    They are sent over the store's connection, behind the invalidation that they tell of, and received over one
+    of their own. In a cluster the nodes pass them on to each other.
+    """
+
+    def __init__(self, store: RedisStore, *, ping_after: float = 5.0) -> None:
+        """ping_after: seconds without a message after which the connection is asked whether it lives: a cut
+        that nobody announces is noticed within twice that."""
+        check_number("RedisBackplane.ping_after", ping_after, above=0.0, high=3600.0)
+        self._store = store
+        self._channel = f"{store.namespace}:invalidations"
+        self._ping_after = ping_after
+
+    async def publish(self, messages: Sequence[bytes]) -> None:
+        """Sends them to every process that listens."""
+        await self._store._ask([(0, ("PUBLISH", self._channel, message)) for message in messages])
+
+    async def listen(self, on_message: Callable[[bytes], object], on_connected: Callable[[], object]) -> None:
+        """Receives until cancelled or until the connection is lost; then raises StoreUnavailable."""
+        wire, address, clock = self._store._wire, self._store._nodes.seed.address, self._store._clock
+        heard_at = clock.now()
+
+        def take(reply: Any) -> None:
+            nonlocal heard_at
+            heard_at = clock.now()
+            if isinstance(reply, Exception):
+                raise reply
+            if reply[0] == b"message":
+                on_message(reply[2])
+            elif reply[0] == b"subscribe":
+                on_connected()
+
+        connection = Connection(
+            f"redis at {address}",
+            wire.new_reader,
+            patience=wire.reply_timeout,
+            most_bytes=wire.most_bytes,
+            on_message=take,
+        )
+        try:
+            async with asyncio.timeout(wire.connect_timeout):
+                await open_transport(connection, address)
+                await enter(connection, address, wire)
+            connection.send_unanswered(wire.pack(("SUBSCRIBE", self._channel)))
+            while connection.is_open:
+                await asyncio.wait([connection.closed], timeout=self._ping_after)
+                silence = clock.now() - heard_at
+                if silence > 2 * self._ping_after:
+                    break
+                if silence > self._ping_after:
+                    connection.send_unanswered(wire.pack(("PING",)))
+            raise StoreUnavailable(f"redis at {address}: the connection that brings messages is lost")
+        except (OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"redis at {address}: cannot listen: {error or 'timeout'}") from error
+        finally:
+            connection.abort(ConnectionAbortedError("closed"))
+            await asyncio.shield(connection.closed)
 
 
 def _slot_of(name: str) -> int:

@@ -6,8 +6,8 @@ budget spent opens the breaker, and then reads cost nothing until a probe, which
     closed --a read fails or is late--> open --a probe: replay what is owed, then an answer in time--> closed
 
 Reads of one turn of the event loop go out together, as do writes. Writes wait for nobody and nobody waits for
-them; an invalidation is waited for, as long as a read. Those that could not be delivered are owed: kept, newest
-per key, and replayed before the tier's answers are used again. Too many of them become one `clear`.
+them; an invalidation is waited for, as long as a read. Those that could not be delivered are owed (`debts`) and
+replayed before the tier's answers are used again.
 
 Invariant: no entry that this process has invalidated comes back out of the tier, delivered or owed.
 
@@ -19,25 +19,32 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import random
+import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+from fairlead.cache.debts import Debts, Slot
 from fairlead.cache.entry import Entry
+from fairlead.cache.invalidation import Backplane, Message, pack_message, unpack_message
+from fairlead.cache.lease import Leases
 from fairlead.cache.store import Invalidation, InvalidationKind, Put, Store
 from fairlead.cache.tier_stats import TierStats
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
 from fairlead.clock import SYSTEM_CLOCK, Clock
-from fairlead.errors import CircuitOpen, DeadlineExceeded
+from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput
 from fairlead.telemetry.event import StateChanged
 
 __all__ = ["SecondTier"]
 
+_T = TypeVar("_T")
+
 _AT_ONCE = 500  # writes or invalidations in one call of the store
-_REPLAY_WITHIN = 2.0  # seconds for one attempt to replay, and for one write: nobody waits for either
+_PATIENCE = 2.0  # seconds for a write, or an attempt to replay: nobody waits for either
 _ONE_FAILURE = 1e-6  # of the calls in the breaker's window
 
 
@@ -48,7 +55,10 @@ class SecondTier:
         self,
         store: Store,
         *,
+        backplane: Backplane | None = None,
         budget: float = 0.03,
+        lease_for: float = 0.0,
+        memory_ttl: float = 60.0,
         probe_after: float = 0.1,
         probe_cap: float = 5.0,
         most_writes: int = 10_000,
@@ -59,22 +69,34 @@ class SecondTier:
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
     ) -> None:
-        """budget: seconds that a read, or an invalidation, waits at most. 0.03: far above a healthy round
-        trip in one zone, and less than most loads.
+        """backplane: tells other processes what this one invalidates, and listens to them; None: their
+        memory keeps a value for as long as its own bounds, or `memory_ttl`, allow.
 
-        probe_after, probe_cap: seconds until the first probe of a tier that failed, and the most between two
-        as they double. most_writes: values waiting to be written; above it new ones are dropped. most_owed:
-        invalidations kept while the tier is away; above it they become one `clear`. owed_for: seconds after
-        which a debt is forgotten; not less than the store's longest life of an entry. on_event: receives the
-        breaker's state changes.
+        budget: seconds that a read, or an invalidation, waits at most. 0.03: far above a healthy round trip in
+        one zone, and less than most loads. lease_for: seconds for which one process may load a key while the
+        others wait for its value; above the p99 of the loads. 0: each process loads for itself. memory_ttl:
+        seconds after which a process asks this tier again for what it has in memory: the bound of a missed
+        invalidation. probe_after, probe_cap: seconds until the first probe of a tier that failed, and the most
+        between two as they double. most_writes: values waiting to be written; above it new ones are dropped.
+        most_owed: invalidations kept while the tier is away; above it they become one `clear`. owed_for:
+        seconds after which a debt is forgotten; not less than the store's longest life of an entry. on_event:
+        receives the breaker's state changes.
         """
         check_number("SecondTier.budget", budget, above=0.0, high=60.0)
+        check_number("SecondTier.lease_for", lease_for, low=0.0, high=3600.0)
+        check_number("SecondTier.memory_ttl", memory_ttl, above=0.0, high=10 * 366 * 86_400.0)
         check_number("SecondTier.owed_for", owed_for, above=0.0, high=10 * 366 * 86_400.0)
         check_whole("SecondTier.most_writes", most_writes, low=1, high=10_000_000)
         check_whole("SecondTier.most_owed", most_owed, low=1, high=10_000_000)
+        if lease_for and not isinstance(store, Leases):
+            raise InvalidInput(f"SecondTier.lease_for: {store!r} holds no leases; leave it 0")
         self.name = name
         self.store = store
-        self.stats = TierStats(lambda: store.mismatches, lambda: len(self._told))
+        self.lease_for = lease_for
+        self.memory_ttl = memory_ttl
+        self.clock = clock
+        self._debts = Debts(most=most_owed, kept_for=owed_for)
+        self.stats = TierStats(lambda: store.mismatches, self._debts)
         self.breaker = CircuitBreaker(
             name,
             # Replies come in order: behind a late one every later one is later still.
@@ -88,31 +110,39 @@ class SecondTier:
             clock=clock,
             rng=rng,
         )
-        self.clock = clock
+        self._leases = store if isinstance(store, Leases) else None
+        self._backplane = backplane
         self._budget = budget
         self._probe_after = probe_after
         self._probe_cap = probe_cap
         self._most_writes = most_writes
-        self._most_owed = most_owed
-        self._owed_for = owed_for
-        # Invalidations on their way or owed, newest per subject; "" stands for clear.
-        self._told: dict[tuple[str, Hashable], Invalidation] = {}
+        self._token = secrets.token_hex(8)
         self._asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]] = []
-        self._telling: list[tuple[tuple[str, Hashable], asyncio.Future[None]]] = []
+        self._telling: list[tuple[Slot, asyncio.Future[None]]] = []
         self._writes: deque[Put] = deque()
+        self._releases: list[tuple[Hashable, str]] = []
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writer: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._on_message: Callable[[Message], object] | None = None
+        self._on_gap: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
-        return f"SecondTier({self.store!r}, {self.breaker.state.value}, owes {len(self._told)})"
+        return f"SecondTier({self.store!r}, {self.breaker.state.value}, owes {len(self._debts)})"
 
     @property
     def is_trusted(self) -> bool:
         """Whether reads are sent to it now."""
         return self.breaker.state is BreakerState.CLOSED
+
+    def subscribe(self, on_message: Callable[[Message], object], on_gap: Callable[[], object]) -> None:
+        """Has `on_message` called for what other processes invalidate, and `on_gap` whenever some of it may
+        have been missed; both in the event loop, from the first use of the tier on. One subscriber: the cache
+        in front."""
+        self._on_message, self._on_gap = on_message, on_gap
 
     async def get(self, key: Hashable) -> Entry[Any] | None:
         """The entry of `key`, stale or not; None when there is none, or when the tier cannot say in time.
@@ -142,13 +172,12 @@ class SecondTier:
             self._drop((put,))
             return
         self._writes.append(put)
-        if self._writer is None:
-            self._writer = self._start(self._write())
+        self._wake_writer()
 
     async def invalidate(self, kind: InvalidationKind, subject: Hashable = None) -> None:
         """Tells the tier, and waits for its answer at most the budget; afterwards it is owed."""
         loop = self._here()
-        slot = self._owe(Invalidation(kind, subject, self.clock.now()))
+        slot = self._debts.add(Invalidation(kind, subject, self.clock.now()))
         if not self.is_trusted:
             self._recover()
             return
@@ -158,16 +187,34 @@ class SecondTier:
         self._telling.append((slot, future))
         await future
 
+    async def acquire(self, key: Hashable) -> str | None:
+        """A token of the lease of `key`; "" when there is no lease to be had, so go ahead without; None when
+        another process holds it."""
+        loop = self._here()
+        if not self.lease_for or self._leases is None or not self.is_trusted:
+            return ""
+        token = secrets.token_hex(8)
+        future: asyncio.Future[bool | None] = loop.create_future()
+        generation = self.breaker.generation
+        self._bounded(self._acquire(self._leases, key, token, future), [future], generation)
+        return {True: token, False: None, None: ""}[await future]
+
+    def release(self, key: Hashable, token: str) -> None:
+        """Gives the lease back, in the background and behind the values written before."""
+        if token and self._leases is not None and self.is_trusted:
+            self._here()
+            self._releases.append((key, token))
+            self._wake_writer()
+
     async def close(self, timeout: float = 1.0) -> None:
         """Writes what waits and replays what is owed, at most `timeout` seconds, then ends the tasks and
         closes the store. Later calls work."""
         self._here()
         self._closing = True
         try:
-            left = [task for task in (self._writer,) if task is not None]
-            if self._told:
+            left = [self._writer] if self._writer is not None else []
+            if self._debts:
                 left.append(self._start(self._replay()))
-                left[-1].add_done_callback(_look_at)
             if left:
                 await asyncio.wait(left, timeout=timeout)
             tasks = list(self._tasks)
@@ -186,10 +233,16 @@ class SecondTier:
         asked = [each for each in asked if not each[1].done()]
         if asked:
             generation = self.breaker.generation
-            task = self._start(self._read(asked, generation))
-            late = partial(self._late, [future for _, future in asked], generation, task)
-            timer = self.clock.call_at(self.clock.now() + self._budget, late)
-            task.add_done_callback(lambda _: timer.cancel())
+            self._bounded(self._read(asked, generation), [future for _, future in asked], generation)
+
+    def _bounded(
+        self, work: Coroutine[Any, Any, None], futures: list[asyncio.Future[Any]], generation: int
+    ) -> None:
+        """Starts `work`; when the budget is spent, whoever waits is let go and `work` is cancelled."""
+        task = self._start(work)
+        at = self.clock.now() + self._budget
+        timer = self.clock.call_at(at, partial(self._late, futures, generation, task))
+        task.add_done_callback(lambda _: timer.cancel())
 
     async def _read(
         self, asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]], generation: int
@@ -205,10 +258,10 @@ class SecondTier:
             self._failed(error, generation)
             return
         self.breaker.record(generation, True, self.clock.now())
-        told = self._told
+        debts = self._debts
         for (key, future), entry in zip(asked, found, strict=True):
-            if entry is not None and told:
-                entry = self._as_told(key, entry)
+            if entry is not None and debts:
+                entry = debts.seen_through(key, entry)
             if future.done():
                 continue
             if entry is None:
@@ -217,19 +270,17 @@ class SecondTier:
                 stats.hits += 1
             future.set_result(entry)
 
-    def _as_told(self, key: Hashable, entry: Entry[Any]) -> Entry[Any] | None:
-        """What this process may see of `entry`, given what it has invalidated and the tier may not know."""
-        told, began = self._told, entry.began_at
-        by_key = told.get(("key", key))
-        if by_key is not None and began <= by_key.at:
-            if by_key.kind == "remove":
-                return None
-            entry = entry.expired(by_key.at)
-        for slot in (("", None), *(("tag", tag) for tag in entry.tags)):
-            invalidation = told.get(slot)
-            if invalidation is not None and began <= invalidation.at:
-                return None
-        return entry
+    async def _acquire(
+        self, leases: Leases, key: Hashable, token: str, future: asyncio.Future[bool | None]
+    ) -> None:
+        try:
+            held = await leases.acquire(key, token, self.lease_for)
+            if not future.done():
+                future.set_result(held)
+        except Exception as error:
+            self.stats.last_error = _words(error)
+        finally:
+            _release([future])
 
     def _late(
         self, futures: list[asyncio.Future[Any]], generation: int, task: asyncio.Task[Any] | None
@@ -244,75 +295,114 @@ class SecondTier:
 
     # Writes
 
+    def _wake_writer(self) -> None:
+        if self._writer is None:
+            self._writer = self._start(self._write())
+
     async def _write(self) -> None:
         try:
-            while self._writes:
+            while self._writes or self._releases:
                 chunk = [self._writes.popleft() for _ in range(min(_AT_ONCE, len(self._writes)))]
-                try:
-                    self.stats.refused_writes += await self._within(
-                        _REPLAY_WITHIN, self.store.put_many(chunk), "a write"
-                    )
-                    self.stats.writes += len(chunk)
-                except asyncio.CancelledError:
-                    self._drop(chunk)
-                    raise
-                except Exception as error:
-                    self.stats.last_error = _words(error)
-                    self._drop(chunk)
+                releases, self._releases = self._releases, []
+                if chunk:
+                    await self._write_some(chunk)
+                if releases and self._leases is not None:
+                    try:
+                        await self._within(_PATIENCE, self._leases.release(releases), "a release")
+                    except Exception as error:  # the lease ends by itself
+                        self.stats.last_error = _words(error)
         finally:
             self._writer = None
+
+    async def _write_some(self, chunk: list[Put]) -> None:
+        try:
+            refused = await self._within(_PATIENCE, self.store.put_many(chunk), "a write")
+        except asyncio.CancelledError:
+            self._drop(chunk)
+            raise
+        except Exception as error:
+            self.stats.last_error = _words(error)
+            self._drop(chunk)
+            return
+        self.stats.refused_writes += refused
+        self.stats.writes += len(chunk)
+        await self._publish([Message("remove", put.key) for put in chunk if put.replaces])
 
     def _drop(self, puts: Iterable[Put]) -> None:
         for put in puts:
             self.stats.dropped_writes += 1
             if put.replaces:
-                self._owe(Invalidation("remove", put.key, put.entry.began_at))
-        if self._told:
+                self._debts.add(Invalidation("remove", put.key, put.entry.began_at))
+        if self._debts:
             self._recover()
 
     # Invalidations
 
-    def _owe(self, new: Invalidation) -> tuple[str, Hashable]:
-        slot: tuple[str, Hashable] = (_SLOTS[new.kind], new.subject)
-        old = self._told.pop(slot, None)
-        if old is not None:
-            kind = "remove" if "remove" in (old.kind, new.kind) else new.kind
-            new = Invalidation(kind, new.subject, max(old.at, new.at))
-        self._told[slot] = new
-        if len(self._told) > self._most_owed:
-            self._told = {_CLEAR: Invalidation("clear", None, max(each.at for each in self._told.values()))}
-            self.stats.collapsed += 1
-            return _CLEAR
-        return slot
-
-    def _settled(self, slot: tuple[str, Hashable], delivered: Invalidation) -> None:
-        if self._told.get(slot) is delivered:
-            del self._told[slot]
-
     def _tell(self) -> None:
         telling, self._telling = self._telling, []
-        told = {slot: self._told[slot] for slot, _ in telling if slot in self._told}
-        futures = [future for _, future in telling]
-        generation = self.breaker.generation
-        task = self._start(self._deliver(told, futures))
-        timer = self.clock.call_at(
-            self.clock.now() + self._budget, partial(self._late, futures, generation, None)
-        )
+        owed = self._debts.of([slot for slot, _ in telling])
+        futures: list[asyncio.Future[Any]] = [future for _, future in telling]
+        task = self._start(self._deliver(owed, futures))
+        # The delivery goes on when the budget is spent: it is owed anyhow.
+        late = partial(self._late, futures, self.breaker.generation, None)
+        timer = self.clock.call_at(self.clock.now() + self._budget, late)
         task.add_done_callback(lambda _: timer.cancel())
 
-    async def _deliver(
-        self, told: dict[tuple[str, Hashable], Invalidation], futures: list[asyncio.Future[None]]
-    ) -> None:
+    async def _deliver(self, owed: dict[Slot, Invalidation], futures: list[asyncio.Future[Any]]) -> None:
         try:
-            await self._within(_REPLAY_WITHIN, self.store.invalidate(list(told.values())), "an invalidation")
+            await self._within(_PATIENCE, self.store.invalidate(list(owed.values())), "an invalidation")
         except Exception as error:
             self.stats.last_error = _words(error)
             self._recover()
         else:
-            for slot, delivered in told.items():
-                self._settled(slot, delivered)
+            self._debts.settle(owed)
+            await self._publish([Message(each.kind, each.subject) for each in owed.values()])
         finally:
             _release(futures)
+
+    async def _publish(self, messages: Sequence[Message]) -> None:
+        """Tells the other processes, after the tier was told: what they ask it then is answered anew."""
+        if self._backplane is None or not messages:
+            return
+        packed = [pack_message(self._sender(), message) for message in messages]
+        try:
+            await self._within(_PATIENCE, self._backplane.publish(packed), "a message")
+        except Exception as error:  # what they miss is bounded by `memory_ttl`
+            self.stats.last_error = _words(error)
+            self.stats.lost_messages += len(packed)
+
+    # The backplane
+
+    async def _listen(self, backplane: Backplane) -> None:
+        wait = self._probe_after
+        heard_before = False
+
+        def connected() -> None:
+            nonlocal wait, heard_before
+            wait = self._probe_after
+            if heard_before:
+                self.stats.gaps += 1
+                if self._on_gap is not None:
+                    self._on_gap()
+            heard_before = True
+
+        while True:
+            try:
+                await backplane.listen(self._heard, connected)
+            except Exception as error:
+                self.stats.last_error = _words(error)
+                heard_before = True  # what was in memory before the first connection may be stale too
+            await self.clock.sleep(wait)
+            wait = min(2 * wait, self._probe_cap)
+
+    def _heard(self, data: bytes) -> None:
+        message = unpack_message(data, self._sender())
+        if message is not None and self._on_message is not None:
+            self.stats.heard += 1
+            self._on_message(message)
+
+    def _sender(self) -> str:
+        return f"{self._token}.{os.getpid()}"  # a fork inherits the token
 
     # Recovery
 
@@ -329,7 +419,7 @@ class SecondTier:
         """Probes, and replays what is owed, until the tier answers and nothing is owed."""
         wait = self._probe_after
         try:
-            while self._told or not self.is_trusted:
+            while self._debts or not self.is_trusted:
                 try:
                     if self.is_trusted:  # it answers reads but did not take an invalidation
                         await self._replay()
@@ -348,18 +438,11 @@ class SecondTier:
             self._recovery = None
 
     async def _replay(self) -> None:
-        while self._told:
-            now = self.clock.now()
-            for slot, each in list(self._told.items()):
-                if now - each.at > self._owed_for:
-                    del self._told[slot]
-            chunk = dict(list(self._told.items())[:_AT_ONCE])
-            if not chunk:
-                return
-            await self._within(_REPLAY_WITHIN, self.store.invalidate(list(chunk.values())), "a replay")
+        while chunk := self._debts.chunk(_AT_ONCE, self.clock.now()):
+            await self._within(_PATIENCE, self.store.invalidate(list(chunk.values())), "a replay")
             self.stats.replayed += len(chunk)
-            for slot, delivered in chunk.items():
-                self._settled(slot, delivered)
+            self._debts.settle(chunk)
+            await self._publish([Message(each.kind, each.subject) for each in chunk.values()])
 
     # Tasks
 
@@ -368,20 +451,32 @@ class SecondTier:
         if loop is not self._loop:
             self._loop = loop
             self._tasks = {task for task in self._tasks if not task.get_loop().is_closed()}
-            self._asked, self._telling = [], []
-            self._writer = self._recovery = None
+            self._asked, self._telling, self._releases = [], [], []
+            self._writer = self._recovery = self._listener = None
             left, self._writes = self._writes, deque()
             self._drop(left)
+        if self._listener is None and self._backplane is not None and not self._closing:
+            self._listener = self._start(self._listen(self._backplane))
+            self._listener.add_done_callback(self._deaf)
         return loop
+
+    def _deaf(self, task: asyncio.Task[None]) -> None:
+        if self._listener is task:
+            self._listener = None
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Outside every request: its deadline, and whatever else its context holds, end before the work does.
-        task = self._here().create_task(work, context=contextvars.Context())
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
 
-    async def _within(self, seconds: float, work: Coroutine[Any, Any, Any], what: str) -> Any:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.stats.last_error = _words(error)
+
+    async def _within(self, seconds: float, work: Awaitable[_T], what: str) -> _T:
         """What `work` returns; cancels it and raises DeadlineExceeded after `seconds`."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (awaited from the tasks above only)
@@ -403,10 +498,6 @@ class SecondTier:
             timer.cancel()
 
 
-_CLEAR: tuple[str, Hashable] = ("", None)
-_SLOTS: dict[InvalidationKind, str] = {"expire": "key", "remove": "key", "remove_tag": "tag", "clear": ""}
-
-
 def _release(futures: Iterable[asyncio.Future[Any]]) -> int:
     """Lets those go who still wait, with None; how many."""
     released = 0
@@ -415,11 +506,6 @@ def _release(futures: Iterable[asyncio.Future[Any]]) -> int:
             future.set_result(None)
             released += 1
     return released
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def _words(error: BaseException) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fairlead.cache.debts import Debts
+
 __all__ = ["TierStats"]
 
 
@@ -14,13 +16,15 @@ class TierStats:
     """
 
     __slots__ = (
+        "_debts",
         "_mismatches",
-        "_owed",
-        "collapsed",
         "dropped_writes",
         "errors",
+        "gaps",
+        "heard",
         "hits",
         "last_error",
+        "lost_messages",
         "misses",
         "refused_writes",
         "replayed",
@@ -28,9 +32,9 @@ class TierStats:
         "writes",
     )
 
-    def __init__(self, mismatches: Callable[[], int], owed: Callable[[], int]) -> None:
+    def __init__(self, mismatches: Callable[[], int], debts: Debts) -> None:
         self._mismatches = mismatches
-        self._owed = owed
+        self._debts = debts
         self.hits = 0
         """Reads that found an entry, stale or not."""
         self.misses = 0
@@ -47,8 +51,12 @@ class TierStats:
         """Entries not sent, or lost on the way, because the tier was away or the queue full."""
         self.replayed = 0
         """Owed invalidations that were delivered."""
-        self.collapsed = 0
-        """Times that more was owed than is kept, so that it became one `clear`."""
+        self.heard = 0
+        """Invalidations by other processes that the backplane brought."""
+        self.lost_messages = 0
+        """Messages that could not be sent to other processes."""
+        self.gaps = 0
+        """Times that the backplane connected again, so that messages may have been missed."""
         self.last_error = ""
         """The latest failure, type and message, cut to 200 characters."""
 
@@ -60,12 +68,17 @@ class TierStats:
     @property
     def owed(self) -> int:
         """Invalidations that the tier has not acknowledged, now."""
-        return self._owed()
+        return len(self._debts)
+
+    @property
+    def collapsed(self) -> int:
+        """Times that more was owed than is kept, so that it became one `clear`."""
+        return self._debts.collapsed
 
     def as_dict(self) -> dict[str, int | str]:
         """The counters by name, in alphabetical order."""
         names = [name for name in self.__slots__ if not name.startswith("_")]
-        return {name: getattr(self, name) for name in sorted([*names, "mismatches", "owed"])}
+        return {name: getattr(self, name) for name in sorted([*names, "collapsed", "mismatches", "owed"])}
 
     def __repr__(self) -> str:
         return (
