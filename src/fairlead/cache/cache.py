@@ -3,7 +3,7 @@
     fresh   -> returned at once; the call does not suspend
     stale   -> within stale_while_revalidate: returned at once, one refresh runs in the background
     missing -> one load per key, however many callers wait; should it fail, the old value
-               within stale_if_error, else the error
+               within stale_if_error, else the error. With a second tier, the load looks there first
 
 Invariants: no value is served at or past its bound, also when refreshes fail or find no place to run. A
 write or an invalidation is never undone by a load that began before it. No caller's cancellation or
@@ -31,8 +31,10 @@ from fairlead.cache.key_builder import KeyBuilder
 from fairlead.cache.keys import check_key, check_tags, unhashable
 from fairlead.cache.loading import Loads, Lookup, Source
 from fairlead.cache.memory import MemoryStore
+from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.single_flight import Flight
 from fairlead.cache.stats import CacheStats
+from fairlead.cache.two_nodes import TwoNodes
 from fairlead.calls.batch import Batcher
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput
@@ -66,6 +68,7 @@ class Cache:
         self,
         store: MemoryStore | None = None,
         *,
+        second: SecondTier | TwoNodes | None = None,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
         refresh_concurrency: int = 16,
@@ -74,6 +77,8 @@ class Cache:
     ) -> None:
         """store: where entries lie; a `MemoryStore()` of its own by default. Two caches must not share one.
 
+        second: the tier that processes share, asked before a load; it gets what is loaded and set, and hears of
+        every invalidation. `close` closes it.
         rng: draws the jitter. By default Python's global generator, because a fork reseeds that one:
         workers that inherit the state of another would all expire at the same moments.
         refresh_concurrency: background refreshes at once, over all keys. 16: a mass invalidation refreshes
@@ -89,6 +94,7 @@ class Cache:
         self.name = name
         self.stats = CacheStats()
         self._store = MemoryStore() if store is None else store
+        self._second = second
         self._clock = clock
         self._now = clock.now
         self._loads = Loads(
@@ -98,6 +104,7 @@ class Cache:
             rng=rng,
             refresh_concurrency=refresh_concurrency,
             load_timeout=load_timeout,
+            second=second,
         )
         self._flights = self._loads.flights
         self._generations = Generations(_MOST_GENERATIONS)
@@ -198,7 +205,7 @@ class Cache:
         """
         wanted: dict[_K, None] = {}
         for key in keys:
-            check_key(key)
+            self._loads.check(key)
             wanted[key] = None
         begun: dict[_K, Lookup[_T] | tuple[Flight[_T], Source]] = {}
         due: list[_K] = []
@@ -243,10 +250,10 @@ class Cache:
         self, key: Hashable, value: object, freshness: Freshness, *, tags: Iterable[str] = ()
     ) -> None:
         """Stores `value`; a load of `key` that is under way will not replace it."""
-        check_key(key)
+        self._loads.check(key)
         labels = check_tags(tags)
         self._flights.forget(key)
-        self._loads.keep(key, value, freshness, labels, self._now())
+        self._loads.keep(key, value, freshness, labels, self._now(), replaces=True)
 
     async def expire(self, key: Hashable) -> None:
         """Ends the fresh life of `key` now: the next caller gets it stale, if its `Freshness` allows, or
@@ -254,24 +261,30 @@ class Cache:
 
         A load under way does not land in the cache; callers that already wait for it get its answer.
         """
-        check_key(key)
+        self._loads.check(key)
         self._flights.forget(key)
         self._store.expire(key, self._now())
+        if self._second is not None:
+            await self._second.invalidate("expire", key)
 
     async def remove(self, key: Hashable) -> None:
         """Forgets `key`, stale windows included. A load under way is treated as by `expire`."""
-        check_key(key)
+        self._loads.check(key)
         self._flights.forget(key)
         self._store.drop(key)
+        if self._second is not None:
+            await self._second.invalidate("remove", key)
 
     async def remove_tag(self, tag: str) -> None:
         """Forgets every key that was loaded or set with `tag`, as `remove` would; loads under way, too.
 
-        Costs time in proportion to the keys that bear it, none to the others.
+        Costs time in proportion to the keys in memory that bear it, none to the others.
         """
         (name,) = check_tags((tag,))
         self._flights.forget_tag(name)
         self._store.drop_tag(name)
+        if self._second is not None:
+            await self._second.invalidate("remove_tag", name)
 
     async def apply(self, event: CacheEvent) -> bool:
         """Writes a change through that a stream reports; False for one that is not newer than the last.
@@ -296,6 +309,8 @@ class Cache:
         """Forgets every key, as `remove` would."""
         self._flights.forget_all()
         self._store.clear()
+        if self._second is not None:
+            await self._second.invalidate("clear")
 
     async def close(self, timeout: float = 5.0) -> None:
         """Cancels the loads and refreshes that run and waits for them, at most `timeout` seconds.
@@ -305,6 +320,8 @@ class Cache:
         await asyncio.gather(
             self._flights.close(timeout), *(batcher.close(timeout) for batcher in self._batchers)
         )
+        if self._second is not None:
+            await self._second.close(timeout)
 
     def cached(
         self,

@@ -137,6 +137,23 @@ class Entry(Generic[_T]):
             tags=self.tags,
         )
 
+    def kept_until(self, moment: float) -> Entry[_T]:
+        """This entry fresh, or stale behind a refresh, until `moment` at the latest; in the place of an error
+        as long as before."""
+        if self.fresh_until <= moment and self.stale_until <= moment:
+            return self
+        return Entry(
+            self.value,
+            began_at=self.began_at,
+            stored_at=self.stored_at,
+            fresh_until=min(self.fresh_until, moment),
+            stale_until=min(self.stale_until, moment),
+            error_until=self.error_until,
+            quiet_until=min(self.quiet_until, moment),
+            unchanged_since=self.unchanged_since,
+            tags=self.tags,
+        )
+
     def is_dead(self, now: float) -> bool:
         """No reader may see this value any more, whatever fails."""
         return now >= self.fresh_until and now >= self.stale_until and now >= self.error_until

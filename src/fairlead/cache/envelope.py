@@ -2,7 +2,8 @@
 
 The moments stand first and at fixed places, big-endian doubles of the server's UTC, because scripts on the
 server read and rewrite them: byte 0 the version, 1–8 the start of the load, 9–16 when it was stored, 17–24,
-25–32 and 33–40 the ends of its fresh, stale and error life. Then the number of tags in two bytes, each tag as
+25–32 and 33–40 the ends of its fresh, stale and error life, 41–48 the end of its quiet life and 49–56 the start
+of the first load that brought the same value. Then the number of tags in two bytes, each tag as
 a two-byte length and UTF-8.
 
 Anything that does not read as this is a miss. A value whose load began later than the server's own time was
@@ -20,7 +21,7 @@ from fairlead.errors import BrokenDocument
 
 __all__ = ["BEGAN_AT", "HEADER", "pack", "unpack"]
 
-HEADER = struct.Struct(">B5dH")
+HEADER = struct.Struct(">B7dH")
 BEGAN_AT = 1  # offset of the first moment
 _LENGTH = struct.Struct(">H")
 _VERSION = 1
@@ -34,7 +35,9 @@ def pack(entry: Entry[Any], value: bytes, time: ServerTime) -> tuple[bytes, floa
     earliest = time.earliest
     began, fresh = earliest(entry.began_at), earliest(entry.fresh_until)
     stale, error = earliest(entry.stale_until), earliest(entry.error_until)
-    head = HEADER.pack(_VERSION, began, earliest(entry.stored_at), fresh, stale, error, len(entry.tags))
+    quiet, unchanged = earliest(entry.quiet_until), earliest(entry.unchanged_since)
+    moments = (began, earliest(entry.stored_at), fresh, stale, error, quiet, unchanged)
+    head = HEADER.pack(_VERSION, *moments, len(entry.tags))
     parts = [head]
     for tag in entry.tags:
         text = tag.encode()
@@ -50,7 +53,7 @@ def unpack(blob: bytes, shift: float, server_now: float) -> tuple[Entry[Any], in
     """
     if len(blob) < HEADER.size or blob[0] != _VERSION:
         raise BrokenDocument("the entry was written by another version, or is no entry")
-    _, began, stored, fresh, stale, error, count = HEADER.unpack_from(blob)
+    _, began, stored, fresh, stale, error, quiet, unchanged, count = HEADER.unpack_from(blob)
     if not began <= server_now + _AHEAD:  # NaN fails here
         raise BrokenDocument("the entry is from the future: the server's clock was set back")
     at = HEADER.size
@@ -73,6 +76,8 @@ def unpack(blob: bytes, shift: float, server_now: float) -> tuple[Entry[Any], in
         fresh_until=fresh + shift,
         stale_until=stale + shift,
         error_until=error + shift,
+        quiet_until=quiet + shift,
+        unchanged_since=unchanged + shift,
         tags=tags,
     )
     return entry, at

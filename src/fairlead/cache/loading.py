@@ -6,6 +6,9 @@
     the load is slow                      -> after soft_timeout the old value within stale_if_error
     fresh, but about to expire            -> now and then one caller sets off a refresh early
 
+With a second tier, a load looks there first (`shared_load`), and what it brings, from there or from the origin,
+lies in memory for `memory_ttl` at most.
+
 A load lands once: its value is kept if its flight still held the key's slot, that is, if nobody has written or
 invalidated the key since it began.
 """
@@ -22,10 +25,14 @@ import msgspec
 
 from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.keys import check_key, check_tags, shown
+from fairlead.cache.invalidation import Message, is_plain
+from fairlead.cache.keys import check_key, check_tags, key_text, shown
 from fairlead.cache.memory import MemoryStore
+from fairlead.cache.second_tier import SecondTier
+from fairlead.cache.shared_load import SharedLoad
 from fairlead.cache.single_flight import Flight, SingleFlight
 from fairlead.cache.stats import CacheStats
+from fairlead.cache.two_nodes import TwoNodes
 from fairlead.clock import Clock
 from fairlead.context import current
 from fairlead.deadline import Deadline
@@ -34,7 +41,7 @@ __all__ = ["Loads", "Lookup", "Source"]
 
 _T = TypeVar("_T")
 
-Source = Literal["hit", "stale", "stale_error", "stale_slow", "load", "joined"]
+Source = Literal["hit", "stale", "stale_error", "stale_slow", "second", "load", "joined"]
 
 
 class Lookup(msgspec.Struct, Generic[_T], frozen=True):
@@ -43,8 +50,9 @@ class Lookup(msgspec.Struct, Generic[_T], frozen=True):
     value: _T
     source: Source
     """hit: fresh, from memory. stale: past its ttl, a refresh was due. stale_error: past its ttl, the load
-    failed. stale_slow: past its ttl, the load took longer than `soft_timeout`. load: this caller's load.
-    joined: a load that somebody else had started."""
+    failed. stale_slow: past its ttl, the load took longer than `soft_timeout`. second: the second tier had it.
+    load: this caller's load. joined: a load, or a question to the second tier, that somebody else had
+    started."""
     age: float
     """Seconds since the load that made the value began; since `set`, for a value that was set."""
     staleness: float
@@ -63,6 +71,7 @@ class Loads:
         rng: random.Random | None,
         refresh_concurrency: int,
         load_timeout: float,
+        second: SecondTier | TwoNodes | None = None,
     ) -> None:
         self.flights = SingleFlight(load_timeout=load_timeout, clock=clock)
         self._store = store
@@ -73,6 +82,16 @@ class Loads:
         self._draw = random.random if rng is None else rng.random
         self._refresh_concurrency = refresh_concurrency
         self._refreshing: set[Flight[Any]] = set()
+        self._second = second
+        if second is not None:
+            second.subscribe(self._heard, self._missed_messages)
+
+    def check(self, key: Hashable) -> None:
+        """Raises InvalidInput for a key that a later request, or another process that shares the second tier,
+        could not find again."""
+        check_key(key)
+        if self._second is not None and not is_plain(key):
+            key_text(key)
 
     def begin(
         self,
@@ -97,7 +116,7 @@ class Loads:
                 stats.stale_served += 1
                 return self._stale(key, entry, now, "stale")
         stats.misses += 1
-        check_key(key)
+        self.check(key)
         flight: Flight[_T] | None = self.flights.joinable(key)
         if flight is not None:
             stats.joined += 1
@@ -133,7 +152,7 @@ class Loads:
                 if flight.landed:
                     raise
                 value = await flight.wait(deadline)  # what could have stood in has gone since
-                return Lookup(value, source, self._now() - flight.began_at, 0.0)
+                return self._landed_as(flight, value, source)
             if now < entry.fresh_until:  # somebody set it in the meantime
                 return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
             if flight.landed:
@@ -141,10 +160,26 @@ class Loads:
                 return self._stale(key, entry, now, "stale_error")
             self._stats.stale_slow_served += 1
             return self._stale(key, entry, now, "stale_slow")
-        return Lookup(value, source, self._now() - flight.began_at, 0.0)
+        return self._landed_as(flight, value, source)
+
+    def _landed_as(self, flight: Flight[_T], value: _T, source: Source) -> Lookup[_T]:
+        now = self._now()
+        found = flight.entry
+        if found is None:
+            return Lookup(value, source, now - flight.began_at, 0.0)
+        staleness = max(0.0, now - found.fresh_until)
+        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        return Lookup(value, "second" if source == "load" else source, now - found.began_at, staleness)
 
     def keep(
-        self, key: Hashable, value: object, freshness: Freshness, tags: frozenset[str], began_at: float
+        self,
+        key: Hashable,
+        value: object,
+        freshness: Freshness,
+        tags: frozenset[str],
+        began_at: float,
+        *,
+        replaces: bool = False,
     ) -> None:
         """Stores what a load that began at `began_at`, or a `set`, brought."""
         now = self._now()
@@ -152,6 +187,14 @@ class Loads:
         entry = Entry.keep(
             value, freshness, began_at=began_at, now=now, draw=self._draw(), tags=tags, before=before
         )
+        self._remember(key, entry)
+        if self._second is not None and (replaces or not entry.is_dead(now)):
+            self._second.put(key, entry, replaces=replaces)
+
+    def _remember(self, key: Hashable, entry: Entry[Any]) -> None:
+        now = self._now()
+        if self._second is not None:
+            entry = entry.kept_until(now + self._second.memory_ttl)
         if entry.is_dead(now):
             self._store.drop(key)  # nobody may read it, and what it replaces is older still
         else:
@@ -216,12 +259,28 @@ class Loads:
         *,
         refresh: bool = False,
     ) -> Flight[_T]:
-        flight = self.flights.start(
-            key, load, on_landing=partial(self._landed, freshness, refresh), tags=check_tags(tags)
+        labels = check_tags(tags)
+        if self._second is None:
+            landed = partial(self._landed, freshness, refresh)
+            flight = self.flights.start(key, load, on_landing=landed, tags=labels)
+            self._count_load()
+            return flight
+        mine = self._entry_of(key) if refresh else None
+        shared = SharedLoad(
+            key,
+            load,
+            self._second,
+            refresh=refresh,
+            in_memory=mine if mine is not None and self._now() < mine.fresh_until else None,
+            on_load=self._count_load,
+            clock=self._clock,
         )
+        landed = partial(self._landed_shared, load, freshness, refresh, shared, self._second)
+        return self.flights.start(key, shared, on_landing=landed, tags=labels)
+
+    def _count_load(self) -> None:
         self._stats.loads += 1
         self._stats.max_concurrent_loads = self.flights.peak_per_key
-        return flight
 
     def _landed(self, freshness: Freshness, refresh: bool, flight: Flight[Any], listed: bool) -> None:
         self._refreshing.discard(flight)
@@ -231,3 +290,54 @@ class Loads:
             self._stats.last_error = f"{type(flight.error).__name__}: {flight.error}"[:200]
         elif listed:
             self.keep(flight.key, flight.value, freshness, flight.tags, flight.began_at)
+
+    def _landed_shared(
+        self,
+        load: Callable[[], Awaitable[Any]],
+        freshness: Freshness,
+        refresh: bool,
+        shared: SharedLoad[Any],
+        second: SecondTier | TwoNodes,
+        flight: Flight[Any],
+        listed: bool,
+    ) -> None:
+        """As `_landed`, when the second tier was asked first."""
+        found = flight.entry = None if flight.error is not None else shared.entry
+        if found is None:
+            if flight.error is None:
+                flight.began_at = shared.began_at
+            elif listed and shared.older is not None:
+                mine = self._entry_of(flight.key)
+                if mine is None or mine.error_until < shared.older.error_until:
+                    self._remember(flight.key, shared.older)  # it stands in for the error
+            self._landed(freshness, refresh, flight, listed)
+            second.release(flight.key, shared.token)  # behind the value, which those who wait will look for
+            return
+        self._refreshing.discard(flight)
+        if listed:
+            self._remember(flight.key, found)
+            if self._now() >= found.fresh_until:
+                self._refresh(flight.key, load, freshness, flight.tags)
+
+    def _heard(self, message: Message) -> None:
+        """Does here what another process has done."""
+        kind, subject = message
+        if kind == "clear":
+            self.flights.forget_all()
+            self._store.clear()
+        elif kind == "remove_tag":
+            self.flights.forget_tag(str(subject))
+            self._store.drop_tag(str(subject))
+        else:
+            self.flights.forget(subject)
+            if kind == "expire":
+                self._store.expire(subject, self._now())
+            else:
+                self._store.drop(subject)
+
+    def _missed_messages(self) -> None:
+        """Has everything in memory asked for anew: what other processes did meanwhile is not known."""
+        self.flights.forget_all()
+        now = self._now()
+        for key in list(self._store.entries):
+            self._store.expire(key, now)

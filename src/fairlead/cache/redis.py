@@ -80,7 +80,7 @@ if #head < 41 then return redis.call('DEL', KEYS[1]) end
 local fresh, stale, failing = struct.unpack('>ddd', head, 18)
 if fresh <= at then return 0 end
 local early = fresh - at
-redis.call('SETRANGE', KEYS[1], 17, struct.pack('>ddd', at, stale - early, failing - early))
+redis.call('SETRANGE', KEYS[1], 17, struct.pack('>dddd', at, stale - early, failing - early, at))
 return redis.call('PEXPIREAT', KEYS[1], math.floor(math.max(at, stale - early, failing - early) * 1000))
 """
 _TAG = """

@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from fairlead.cache.entry import Entry
 from fairlead.cache.keys import shown
 from fairlead.calls.exception_copy import own_instance
 from fairlead.clock import SYSTEM_CLOCK, Clock, Timer
@@ -53,6 +54,7 @@ class Flight(Generic[_T]):
         "_timer",
         "_waiters",
         "began_at",
+        "entry",
         "error",
         "key",
         "landed",
@@ -83,6 +85,8 @@ class Flight(Generic[_T]):
         self.running = True
         """Its task may still work, even for nobody: a load that was given up can take its time to end."""
         self.value: _T
+        self.entry: Entry[Any] | None = None
+        """Where the value was found, when it was not loaded."""
         self.error: BaseException | None = None
         """Why the load failed. Not to be raised: `wait` hands out an instance for each caller."""
         self.task: asyncio.Task[None] | None = None

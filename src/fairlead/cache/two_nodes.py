@@ -18,12 +18,13 @@ Per process: which node is read, and what is believed of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from math import inf
 from typing import Any
 
 from fairlead.cache.entry import Entry
+from fairlead.cache.invalidation import Message
 from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.store import InvalidationKind
 from fairlead.calls.circuit_breaker import BreakerState
@@ -81,6 +82,31 @@ class TwoNodes:
     async def invalidate(self, kind: InvalidationKind, subject: Hashable = None) -> None:
         """As `SecondTier.invalidate`, on both at once."""
         await asyncio.gather(*(node.invalidate(kind, subject) for node in self.nodes))
+
+    @property
+    def lease_for(self) -> float:
+        """As `SecondTier.lease_for`, of the node that reads go to."""
+        return self.reading.lease_for
+
+    @property
+    def memory_ttl(self) -> float:
+        """As `SecondTier.memory_ttl`, the shorter of the two."""
+        return min(node.memory_ttl for node in self.nodes)
+
+    def subscribe(self, on_message: Callable[[Message], object], on_gap: Callable[[], object]) -> None:
+        """As `SecondTier.subscribe`, of both: what one does not bring the other may."""
+        for node in self.nodes:
+            node.subscribe(on_message, on_gap)
+
+    async def acquire(self, key: Hashable) -> str | None:
+        """As `SecondTier.acquire`, of the node that reads go to."""
+        self._choose()
+        return await self.reading.acquire(key)
+
+    def release(self, key: Hashable, token: str) -> None:
+        """As `SecondTier.release`; on both, as reads may have moved since."""
+        for node in self.nodes:
+            node.release(key, token)
 
     async def close(self, timeout: float = 1.0) -> None:
         """Closes both."""

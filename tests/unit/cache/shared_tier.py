@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fairlead.cache.entry import Entry
@@ -25,6 +25,7 @@ class Shared:
         self.entries: dict[Any, Entry[Any]] = {}
         self.fences: dict[Any, float] = {}
         self.tags: dict[Any, float] = {}
+        self.leases: dict[Any, tuple[str, float]] = {}
 
 
 class SharedStore:
@@ -93,8 +94,53 @@ class SharedStore:
                 else:
                     self.shared.entries[key] = entry.expired(at)
 
+    async def acquire(self, key: Any, token: str, seconds: float) -> bool:
+        await self._pass("acquire", 1)
+        if self.shared.leases.get(key, ("", -1.0))[1] > self.now():
+            return False
+        self.shared.leases[key] = (token, self.now() + seconds)
+        return True
+
+    async def release(self, held: Sequence[tuple[Any, str]]) -> None:
+        await self._pass("release", len(held))
+        for key, token in held:
+            if self.shared.leases.get(key, ("", 0.0))[0] == token:
+                del self.shared.leases[key]
+
     async def close(self) -> None:
         self.closed += 1
+
+
+class SharedPlane:
+    """A backplane in memory whose messages can be lost, and its connections."""
+
+    def __init__(self) -> None:
+        self.cut = False
+        self.listeners: dict[asyncio.Future[None], Callable[[bytes], object]] = {}
+
+    async def publish(self, messages: Sequence[bytes]) -> None:
+        await asyncio.sleep(0)
+        if self.cut:
+            return
+        for message in messages:
+            for listener in list(self.listeners.values()):
+                listener(message)
+
+    async def listen(self, on_message: Callable[[bytes], object], on_connected: Callable[[], object]) -> None:
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.listeners[lost] = on_message
+        on_connected()
+        try:
+            await lost
+        finally:
+            del self.listeners[lost]
+
+    def lose_connections(self) -> None:
+        for lost in self.listeners:
+            lost.set_exception(StoreUnavailable("plane: lost"))
+        self.listeners = dict(self.listeners)
+        for lost in list(self.listeners):
+            self.listeners[lost] = lambda data: None
 
 
 def entry(value: object, clock: ManualClock, *tags: str) -> Entry[object]:

@@ -1,0 +1,335 @@
+"""Two processes with a cache each and one tier between them, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Hashable
+from typing import Any
+
+import pytest
+
+from fairlead.cache import Cache, Freshness
+from fairlead.cache.second_tier import SecondTier
+from fairlead.clock import ManualClock, settle
+from tests.unit.cache.shared_tier import Shared, SharedPlane, SharedStore
+
+PLAIN = Freshness(ttl=60.0, jitter=0.0)
+STALE = Freshness(ttl=60.0, jitter=0.0, stale_while_revalidate=60.0, stale_if_error=600.0)
+
+
+class Process:
+    """A cache, its tier, and an origin that counts."""
+
+    def __init__(self, shared: Shared, plane: SharedPlane, clock: ManualClock, **settings: Any) -> None:
+        self.store = SharedStore(shared, clock.now)
+        self.tier = SecondTier(self.store, backplane=plane, clock=clock, rng=random.Random(1), **settings)
+        self.cache = Cache(second=self.tier, clock=clock, rng=random.Random(1))
+        self.clock = clock
+        self.loads = 0
+        self.value: Any = "value"
+        self.takes = 0.0
+        self.fails = False
+
+    async def load(self) -> Any:
+        self.loads += 1
+        if self.takes:
+            await self.clock.sleep(self.takes)
+        if self.fails:
+            raise ConnectionError("origin")
+        return self.value
+
+    async def ask(self, key: Hashable = "k", freshness: Freshness = PLAIN) -> Any:
+        return await self.cache.get_or_load(key, self.load, freshness)
+
+
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+@pytest.fixture
+def plane() -> SharedPlane:
+    return SharedPlane()
+
+
+@pytest.fixture
+def here(shared: Shared, plane: SharedPlane, clock: ManualClock) -> Process:
+    return Process(shared, plane, clock, memory_ttl=600.0)
+
+
+@pytest.fixture
+def there(shared: Shared, plane: SharedPlane, clock: ManualClock) -> Process:
+    return Process(shared, plane, clock, memory_ttl=600.0)
+
+
+async def loaded(process: Process, key: Hashable = "k", freshness: Freshness = PLAIN) -> None:
+    await process.ask(key, freshness)
+    await settle()
+    process.clock.advance(0.001)
+
+
+async def test_what_one_process_loaded_another_need_not(here: Process, there: Process) -> None:
+    await loaded(here)
+    found = await there.cache.lookup("k", there.load, PLAIN)
+    assert (found.value, found.source, there.loads) == ("value", "second", 0)
+    assert found.age == pytest.approx(0.001)
+    again = await there.cache.lookup("k", there.load, PLAIN)
+    assert again.source == "hit"
+    assert there.cache.stats.loads == 0
+
+
+async def test_callers_share_the_question_to_the_second_tier(here: Process, there: Process) -> None:
+    await loaded(here)
+    await asyncio.gather(*(there.ask() for _ in range(100)))
+    assert there.store.calls == [("get_many", 1)]
+
+
+async def test_a_multi_get_asks_the_second_tier_once_and_loads_what_it_lacks_in_one_call(
+    here: Process, there: Process
+) -> None:
+    for n in range(10):
+        await loaded(here, n)
+    batches: list[list[int]] = []
+
+    async def load_many(keys: list[int]) -> dict[int, str]:
+        batches.append(keys)
+        return dict.fromkeys(keys, "loaded")
+
+    answers = await there.cache.get_many(range(15), load_many, PLAIN)
+    assert answers == {n: "value" if n < 10 else "loaded" for n in range(15)}
+    assert there.store.calls[0] == ("get_many", 15)
+    assert there.store.count("get_many") == 1
+    assert batches == [list(range(10, 15))]
+
+
+async def test_the_age_of_a_value_counts_from_its_load_wherever_that_was(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    await loaded(here)
+    await clock.run_for(50.0)
+    await there.ask()
+    await clock.run_for(9.9)
+    there.value = "new"
+    assert await there.ask() == "value"
+    await clock.run_for(0.2)
+    assert await there.ask() == "new"
+
+
+async def test_memory_asks_the_second_tier_again_after_its_own_ttl(
+    shared: Shared, plane: SharedPlane, clock: ManualClock
+) -> None:
+    here, there = (Process(shared, plane, clock, memory_ttl=5.0) for _ in range(2))
+    plane.cut = True
+    await loaded(here)
+    await there.ask()
+    await here.cache.set("k", "set", PLAIN)
+    await settle()
+    assert await there.ask() == "value"  # the message was lost
+    await clock.run_for(5.0)
+    assert await there.ask() == "set"
+    assert there.loads == 0
+    await here.cache.close()
+    await there.cache.close()
+
+
+async def test_a_stale_value_of_the_second_tier_is_served_while_one_refresh_runs(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    await loaded(here, freshness=STALE)
+    await clock.run_for(70.0)
+    there.value = "new"
+    found = await there.cache.lookup("k", there.load, STALE)
+    assert (found.value, found.source) == ("value", "second")
+    assert found.staleness == pytest.approx(10.001)
+    await settle()
+    assert await there.ask(freshness=STALE) == "new"
+    assert there.loads == 1
+
+
+async def test_a_refresh_takes_what_another_process_has_refreshed(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    await loaded(here, freshness=STALE)
+    await there.ask(freshness=STALE)
+    await clock.run_for(70.0)
+    here.value = "new"
+    await here.ask(freshness=STALE)
+    await settle()
+    assert await there.ask(freshness=STALE) == "value"
+    await settle()
+    assert await there.ask(freshness=STALE) == "new"
+    assert there.loads == 0
+
+
+async def test_an_old_value_of_the_second_tier_stands_in_for_a_load_that_fails(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    await loaded(here, freshness=STALE)
+    await clock.run_for(300.0)
+    there.fails = True
+    found = await there.cache.lookup("k", there.load, STALE)
+    assert (found.value, found.source) == ("value", "stale_error")
+    await clock.run_for(400.0)
+    with pytest.raises(ConnectionError):
+        await there.ask(freshness=STALE)
+
+
+@pytest.mark.parametrize("verb", ["remove", "clear"])
+async def test_what_one_process_removes_is_gone_in_the_other(
+    here: Process, there: Process, verb: str
+) -> None:
+    await loaded(here)
+    await there.ask()
+    there.value = "new"
+    await (here.cache.remove("k") if verb == "remove" else here.cache.clear())
+    await settle()
+    here.clock.advance(0.001)
+    assert await there.ask() == "new"
+    assert here.tier.stats.heard == 0  # one's own message is not for oneself
+
+
+async def test_what_one_process_expires_is_stale_in_the_other(here: Process, there: Process) -> None:
+    await loaded(here, freshness=STALE)
+    await there.ask(freshness=STALE)
+    await here.cache.expire("k")
+    await settle()
+    there.clock.advance(0.001)
+    there.value = "new"
+    found = await there.cache.lookup("k", there.load, STALE)
+    assert (found.value, found.source) == ("value", "stale")
+
+
+async def test_what_one_process_sets_the_other_reads(here: Process, there: Process) -> None:
+    await loaded(here)
+    await there.ask()
+    await here.cache.set("k", "set", PLAIN)
+    await settle()
+    assert await there.ask() == "set"
+    assert there.loads == 0
+
+
+async def test_a_load_in_flight_is_not_kept_when_another_process_removes_its_key(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    there.takes = 1.0
+    there.value = "old"
+    asking = asyncio.create_task(there.ask())
+    await clock.run_for(0.5)
+    await here.cache.remove("k")
+    await clock.run_for(0.5)
+    assert await asking == "old"
+    there.value, there.takes = "new", 0.0
+    assert await there.ask() == "new"
+    assert await here.ask() == "new"
+
+
+async def test_a_removal_during_the_question_to_the_second_tier_is_not_undone_by_its_answer(
+    here: Process, clock: ManualClock
+) -> None:
+    await loaded(here)
+    await here.cache._store.remove("k")
+    asking = asyncio.create_task(here.ask())
+    await asyncio.sleep(0)
+    await here.cache.remove("k")
+    await asking
+    here.value = "new"
+    clock.advance(0.001)
+    assert await here.ask() == "new"
+
+
+async def test_after_a_gap_in_the_messages_everything_in_memory_is_asked_anew(
+    here: Process, there: Process, plane: SharedPlane, clock: ManualClock
+) -> None:
+    await loaded(here)
+    await there.ask()
+    plane.lose_connections()
+    await here.cache.remove("k")
+    there.value = "new"
+    assert await there.ask() == "value"  # nobody told it
+    await clock.run_for(1.0)
+    assert await there.ask() == "new"
+    assert there.tier.stats.gaps == 1
+    await here.cache.close()
+    await there.cache.close()
+
+
+async def test_a_message_that_cannot_be_read_means_that_everything_may_have_changed(
+    here: Process, there: Process, plane: SharedPlane
+) -> None:
+    await loaded(here)
+    await there.ask()
+    for junk in (b"", b"\xc1", b"\x94\x01\xa1x\xa3odd\xc0", b"\x01"):
+        await plane.publish([junk])
+    assert len(there.cache._store) == 0
+
+
+async def test_a_key_that_no_message_can_carry_clears_the_memory_of_the_others(
+    here: Process, there: Process
+) -> None:
+    key = ("k", frozenset({1}))
+    await loaded(here, key)
+    await there.ask(key)
+    await here.cache.remove(key)
+    await settle()
+    assert len(there.cache._store) == 0
+
+
+async def test_without_the_second_tier_loads_go_on(here: Process, clock: ManualClock) -> None:
+    here.store.down = True
+    assert [await here.ask(n) for n in range(5)] == ["value"] * 5
+    assert here.tier.stats.skipped == 4
+    assert await here.ask(0) == "value"
+    assert here.loads == 5
+
+
+async def test_close_ends_every_task(here: Process) -> None:
+    await loaded(here)
+    await here.cache.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.fixture
+def fleet(shared: Shared, plane: SharedPlane, clock: ManualClock) -> list[Process]:
+    return [Process(shared, plane, clock, lease_for=5.0) for _ in range(4)]
+
+
+async def test_with_a_lease_one_process_loads_for_all(fleet: list[Process], clock: ManualClock) -> None:
+    for process in fleet:
+        process.takes = 1.0
+    asking = [asyncio.create_task(process.ask()) for process in fleet for _ in range(50)]
+    await clock.run_for(1.1)
+    assert await asyncio.gather(*asking) == ["value"] * 200
+    assert sum(process.loads for process in fleet) == 1
+
+
+async def test_a_holder_that_never_comes_back_holds_the_others_up_for_the_lease(
+    fleet: list[Process], clock: ManualClock
+) -> None:
+    gone, left = fleet[0], fleet[1]
+    assert await gone.tier.acquire("k")
+    asking = asyncio.create_task(left.ask())
+    await clock.run_for(4.9)
+    assert not asking.done()
+    await clock.run_for(0.2)
+    assert await asking == "value"
+    assert left.loads == 1
+
+
+async def test_a_load_that_fails_gives_its_lease_back(fleet: list[Process], clock: ManualClock) -> None:
+    fleet[0].fails = True
+    with pytest.raises(ConnectionError):
+        await fleet[0].ask()
+    await settle()
+    asking = asyncio.create_task(fleet[1].ask())
+    await settle()
+    assert asking.done()
+
+
+async def test_loads_go_ahead_without_a_lease_when_the_tier_is_away(
+    fleet: list[Process], clock: ManualClock
+) -> None:
+    for process in fleet:
+        process.store.down = True
+        assert await process.ask() == "value"
+    assert [process.loads for process in fleet] == [1, 1, 1, 1]
