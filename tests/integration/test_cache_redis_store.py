@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,26 +10,20 @@ from typing import Any
 
 import pytest
 
+from fairlead.cache.codec import Codec
 from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.redis import RedisBackplane, RedisStore, _text
+from fairlead.cache.keys import key_text
+from fairlead.cache.redis import RedisBackplane, RedisStore
 from fairlead.cache.store import Invalidation, Put
-from fairlead.errors import BrokenDocument, InvalidInput, StoreUnavailable
+from fairlead.errors import InvalidInput, StoreUnavailable
 from fairlead.testing import RedisCluster, RedisServer
 from fairlead.testing.store_contract import StoreContract, Stores
 
 FRESHNESS = Freshness(ttl=10.0, jitter=0.0)
 
 
-class Json:
-    def encode(self, value: Any) -> bytes:
-        return json.dumps(value).encode()
-
-    def decode(self, data: bytes) -> Any:
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise BrokenDocument("not JSON") from error
+ANYTHING: Codec[Any] = Codec(Any, mutable_ok=True)
 
 
 def entry(value: object) -> Entry[object]:
@@ -41,7 +34,7 @@ def entry(value: object) -> Entry[object]:
 class TestOneServer(StoreContract):
     @pytest.fixture
     async def stores(self, redis_server: RedisServer) -> AsyncIterator[Stores]:
-        both = RedisStore(redis_server.url, codec=Json()), RedisStore(redis_server.url, codec=Json())
+        both = RedisStore(redis_server.url, codec=ANYTHING), RedisStore(redis_server.url, codec=ANYTHING)
         yield both
         for store in both:
             await store.close()
@@ -50,7 +43,7 @@ class TestOneServer(StoreContract):
 class TestThreeNodeCluster(StoreContract):
     @pytest.fixture
     async def stores(self, redis_cluster: RedisCluster) -> AsyncIterator[Stores]:
-        both = tuple(RedisStore(node.url, codec=Json(), cluster=True) for node in redis_cluster.nodes[:2])
+        both = tuple(RedisStore(node.url, codec=ANYTHING, cluster=True) for node in redis_cluster.nodes[:2])
         yield both[0], both[1]
         for store in both:
             await store.close()
@@ -58,7 +51,7 @@ class TestThreeNodeCluster(StoreContract):
 
 @pytest.fixture
 async def store(redis_server: RedisServer) -> AsyncIterator[RedisStore]:
-    made = RedisStore(redis_server.url, codec=Json(), connect_timeout=0.3, reply_timeout=0.3)
+    made = RedisStore(redis_server.url, codec=ANYTHING, connect_timeout=0.3, reply_timeout=0.3)
     yield made
     await made.close()
 
@@ -129,38 +122,48 @@ async def test_scripts_that_the_server_lost_are_loaded_again(
 
 async def test_what_cannot_be_read_is_a_counted_miss(store: RedisStore, redis_server: RedisServer) -> None:
     await store.put_many([Put(key, entry("v")) for key in ("cut", "junk", "future", "value", "good")])
-    name = {key: f"fairlead:v:{{:{_text(key)}}}" for key in ("cut", "junk", "future", "value")}
+    name = {key: f"fairlead:v:{{:{key_text(key)}}}" for key in ("cut", "junk", "future", "value")}
     whole = redis_server.command("GET", name["cut"])
     redis_server.command("SET", name["cut"], whole[:30])
     redis_server.command("SET", name["junk"], b"\xff" * 100)
     redis_server.command("SET", name["future"], whole[:1] + b"\x7f" + whole[2:])
-    redis_server.command("SET", name["value"], whole[:-3] + b"\x00\x01")
+    redis_server.command("SET", name["value"], whole[:-3] + b"\xc1\x01")
     found = await store.get_many(["cut", "junk", "future", "value", "good"])
     assert [each and each.value for each in found] == [None, None, None, None, "v"]
     assert store.mismatches == 4
 
 
-async def test_a_value_longer_than_its_bound_is_not_stored(redis_server: RedisServer) -> None:
-    store = RedisStore(redis_server.url, codec=Json(), max_value_bytes=100)
-    await store.put_many([Put("k", entry("x" * 98))])
-    assert await value(store, "k") == "x" * 98
-    await store.put_many([Put("k", entry("x" * 99), replaces=True)])
-    assert await value(store, "k") == "absent"  # what it replaces is older than what is known
-    assert store.too_large == 1
+async def test_a_value_that_cannot_be_written_is_counted_and_what_it_replaces_is_gone(
+    redis_server: RedisServer,
+) -> None:
+    store = RedisStore(redis_server.url, codec=Codec(bytes, max_bytes=100))
+    await store.put_many([Put("k", entry(b"x" * 80)), Put("long", entry(b"x" * 100))])
+    assert [await value(store, "k"), await value(store, "long")] == [b"x" * 80, "absent"]
+    await store.put_many([Put("k", entry("of another type"), replaces=True), Put("ok", entry(b"v"))])
+    assert [await value(store, "k"), await value(store, "ok")] == ["absent", b"v"]
+    assert store.unwritable == 2
     await store.close()
 
 
-async def test_a_reply_longer_than_any_value_may_be_ends_the_connection(redis_server: RedisServer) -> None:
-    store = RedisStore(redis_server.url, codec=Json(), max_value_bytes=1)
-    await store.put_many([Put("k", entry(1))])
-    redis_server.command("SET", f"fairlead:v:{{:{_text('k')}}}", b"x" * (2**24 + 2**20))
-    with pytest.raises(StoreUnavailable, match="longer than"):
+async def test_a_key_without_text_fails_nobody_beside_it(store: RedisStore) -> None:
+    odd = object()
+    await store.put_many([Put(odd, entry("v")), Put("k", entry("v"))])
+    await store.invalidate([Invalidation("remove", odd, time.monotonic())])
+    found = await store.get_many([odd, "k"])
+    assert [each and each.value for each in found] == [None, "v"]
+
+
+async def test_a_reply_longer_than_its_bound_ends_the_connection(redis_server: RedisServer) -> None:
+    store = RedisStore(redis_server.url, codec=ANYTHING, max_reply_bytes=1024)
+    await store.put_many([Put("k", entry("x" * 2_000_000))])
+    redis_server.command("SET", f"fairlead:v:{{:{key_text('k')}}}", b"x" * 1_000_000)
+    with pytest.raises(StoreUnavailable, match="longer than 1024 bytes"):
         await store.get_many(["k"])
     await store.close()
 
 
 async def test_nothing_outlives_max_life(redis_server: RedisServer) -> None:
-    store = RedisStore(redis_server.url, codec=Json(), max_life=5.0)
+    store = RedisStore(redis_server.url, codec=ANYTHING, max_life=5.0)
     await store.put_many([Put("k", entry("v"))])
     await store.invalidate([Invalidation("remove_tag", "t", time.monotonic())])
     for name in redis_server.command("KEYS", "*"):
@@ -182,12 +185,12 @@ async def test_every_name_in_redis_expires_by_itself(store: RedisStore, redis_se
 async def test_credentials_open_the_door_and_appear_nowhere() -> None:
     with RedisServer("--requirepass", "s3cret") as server:
         url = server.url.replace("redis://", "redis://:s3cret@")
-        store = RedisStore(url, codec=Json())
+        store = RedisStore(url, codec=ANYTHING)
         await store.put_many([Put("k", entry("v"))])
         assert await value(store, "k") == "v"
         assert "s3cret" not in repr(store) + repr(vars(store)) + repr(store._nodes.seed.address)
         await store.close()
-        wrong = RedisStore(server.url.replace("redis://", "redis://ada:wr0ng@"), codec=Json())
+        wrong = RedisStore(server.url.replace("redis://", "redis://ada:wr0ng@"), codec=ANYTHING)
         with pytest.raises(StoreUnavailable, match="refuses the credentials") as refused:
             await wrong.get_many(["k"])
         assert "wr0ng" not in repr(refused.value) + repr(refused.value.__cause__)
@@ -199,14 +202,14 @@ async def test_credentials_open_the_door_and_appear_nowhere() -> None:
 )
 def test_a_url_that_is_none_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(InvalidInput, match="Redis URL") as refused:
-        RedisStore(url, codec=Json())
+        RedisStore(url, codec=ANYTHING)
     assert not url or url not in str(refused.value)
 
 
 async def test_a_unix_socket_and_a_database_are_chosen_by_the_url(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     with RedisServer("--unixsocket", str(path)) as server:
-        store = RedisStore(f"unix://{path}?db=3", codec=Json())
+        store = RedisStore(f"unix://{path}?db=3", codec=ANYTHING)
         await store.put_many([Put("k", entry("v"))])
         assert await value(store, "k") == "v"
         assert b"db3:keys=1" in server.command("INFO", "keyspace")
@@ -214,7 +217,7 @@ async def test_a_unix_socket_and_a_database_are_chosen_by_the_url(tmp_path: Path
 
 
 def test_a_store_works_in_one_event_loop_after_another(redis_server: RedisServer) -> None:
-    store = RedisStore(redis_server.url, codec=Json())
+    store = RedisStore(redis_server.url, codec=ANYTHING)
 
     async def use() -> object:
         await store.put_many([Put("k", entry("v"))])
@@ -226,7 +229,7 @@ def test_a_store_works_in_one_event_loop_after_another(redis_server: RedisServer
 
 
 async def test_a_slot_that_moved_is_followed_and_remembered(redis_cluster: RedisCluster) -> None:
-    store = RedisStore(redis_cluster.url, codec=Json(), cluster=True)
+    store = RedisStore(redis_cluster.url, codec=ANYTHING, cluster=True)
     keys = [("k", n) for n in range(50)]
     await store.put_many([Put(key, entry(n)) for n, key in enumerate(keys)])
     owners = store._nodes._owners
@@ -239,8 +242,8 @@ async def test_a_slot_that_moved_is_followed_and_remembered(redis_cluster: Redis
 
 
 async def test_a_slot_on_its_way_is_asked_for_where_it_goes(redis_cluster: RedisCluster) -> None:
-    store = RedisStore(redis_cluster.url, codec=Json(), cluster=True)
-    slot = store._slot(_text("k"))
+    store = RedisStore(redis_cluster.url, codec=ANYTHING, cluster=True)
+    slot = store._slot(key_text("k"))
     source = redis_cluster.node_of(slot)
     target = next(node for node in redis_cluster.nodes if node is not source)
     ids = {node: node.command("CLUSTER", "MYID").decode() for node in (source, target)}
@@ -248,7 +251,7 @@ async def test_a_slot_on_its_way_is_asked_for_where_it_goes(redis_cluster: Redis
     target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
     source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
     try:
-        name = f"fairlead:v:{{:{_text('k')}}}"
+        name = f"fairlead:v:{{:{key_text('k')}}}"
         source.command("MIGRATE", "127.0.0.1", target.port, name, 0, 1000)
         assert await value(store, "k") == "v"
         assert await store.put_many([Put("k", entry("v2"))]) == 1  # refused, as its two names may lie apart
@@ -263,10 +266,10 @@ async def test_a_slot_on_its_way_is_asked_for_where_it_goes(redis_cluster: Redis
 async def test_one_hung_node_of_a_cluster_does_not_hang_the_keys_of_the_others(
     redis_cluster: RedisCluster,
 ) -> None:
-    store = RedisStore(redis_cluster.url, codec=Json(), cluster=True, reply_timeout=0.3)
+    store = RedisStore(redis_cluster.url, codec=ANYTHING, cluster=True, reply_timeout=0.3)
     by_node: dict[RedisServer, str] = {}
     for n in range(200):
-        by_node.setdefault(redis_cluster.node_of(store._slot(_text(f"k{n}"))), f"k{n}")
+        by_node.setdefault(redis_cluster.node_of(store._slot(key_text(f"k{n}"))), f"k{n}")
     await store.put_many([Put(key, entry(key)) for key in by_node.values()])
     hung = next(node for node in redis_cluster.nodes if node is not redis_cluster.node_of(store._slot("")))
     hung.pause()
@@ -300,7 +303,7 @@ async def test_messages_reach_every_listener(kind: str, request: pytest.FixtureR
         urls = [request.getfixturevalue("redis_server").url] * 2
     else:
         urls = [node.url for node in request.getfixturevalue("redis_cluster").nodes[:2]]
-    stores = [RedisStore(url, codec=Json(), cluster=kind == "cluster") for url in urls]
+    stores = [RedisStore(url, codec=ANYTHING, cluster=kind == "cluster") for url in urls]
     planes = [RedisBackplane(each) for each in stores]
     inbox: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
     connected = asyncio.Semaphore(0)

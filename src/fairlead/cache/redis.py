@@ -25,11 +25,13 @@ import ssl
 from collections.abc import Callable, Hashable, Sequence
 from hashlib import sha1
 from math import inf
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
+from fairlead.cache.codec import Codec
 from fairlead.cache.connection import Connection
 from fairlead.cache.entry import Entry
 from fairlead.cache.envelope import pack, unpack
+from fairlead.cache.keys import key_text
 from fairlead.cache.nodes import Address, Command, Node, Nodes, Wire, enter, open_transport
 from fairlead.cache.server_time import ServerTime
 from fairlead.cache.store import Invalidation, Put
@@ -109,14 +111,6 @@ _PRELUDE = tuple(("SCRIPT", "LOAD", script) for script in _SCRIPTS)
 _Reply = tuple[Any, Node, float]
 
 
-class Codec(Protocol):
-    """Values to bytes and back."""
-
-    def encode(self, value: Any) -> bytes: ...
-
-    def decode(self, data: bytes) -> Any: ...
-
-
 class RedisStore:
     """A `Store` in one Redis server or cluster. Per process: one connection per server, counters."""
 
@@ -124,37 +118,37 @@ class RedisStore:
         self,
         url: str,
         *,
-        codec: Codec,
+        codec: Codec[Any],
         namespace: str = "fairlead",
         cluster: bool = False,
         tls: ssl.SSLContext | None = None,
         connect_timeout: float = 1.0,
         reply_timeout: float = 1.0,
-        max_value_bytes: int = 2**20,
         max_life: float = 86_400.0,
+        max_reply_bytes: int = 2**26,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """url: redis://, rediss:// or unix://, with credentials; they appear in no message.
 
         codec: how values are written; what it cannot read is a counted miss. namespace: begins every name in
-        Redis; caches of different kinds must differ in it. cluster: `url` names one node of a Redis Cluster.
-        tls: for rediss://; by default the system's authorities are trusted and the host name is checked.
-        connect_timeout, reply_timeout: seconds after which the connection is given up; what a caller waits is
-        the budget of its `SecondTier`. max_value_bytes: a longer value is not stored here. max_life: seconds
-        after which the tier forgets an entry whatever its bounds, and for which it remembers tags.
+        Redis; caches that share one must agree in what their keys mean. cluster: `url` names one node of a
+        Redis Cluster. tls: for rediss://; by default the system's authorities are trusted and the host name is
+        checked. connect_timeout, reply_timeout: seconds after which the connection is given up; what a caller
+        waits is the budget of its `SecondTier`. max_life: seconds after which the tier forgets an entry
+        whatever its bounds, and for which it remembers removed tags. max_reply_bytes: a longer reply ends the
+        connection. 2**26: 64 values of the codec's usual bound.
         """
         check_number("RedisStore.connect_timeout", connect_timeout, above=0.0, high=3600.0)
         check_number("RedisStore.reply_timeout", reply_timeout, above=0.0, high=3600.0)
         check_number("RedisStore.max_life", max_life, above=0.0, high=10 * 366 * 86_400.0)
-        check_whole("RedisStore.max_value_bytes", max_value_bytes, low=1, high=2**29)
+        check_whole("RedisStore.max_reply_bytes", max_reply_bytes, low=1024, high=2**31)
         if not namespace or not namespace.isprintable() or set("{} ") & set(namespace):
             raise InvalidInput(f"RedisStore.namespace: {namespace!r} is empty or holds a space or a brace")
         self.mismatches = 0
-        self.too_large = 0
-        """Values not stored because they were longer than `max_value_bytes`; of this process."""
+        self.unwritable = 0
+        """Values not stored because the codec refused them, or their key; of this process."""
         self._codec = codec
         self._clock = clock
-        self._max_value_bytes = max_value_bytes
         self._max_life = max_life
         self._value_name = f"{namespace}:v:{{:"
         self._fence_name = f"{namespace}:f:{{:"
@@ -168,7 +162,7 @@ class RedisStore:
             clock=clock,
             connect_timeout=connect_timeout,
             reply_timeout=reply_timeout,
-            most_bytes=max_value_bytes * 64 + 2**24,
+            most_bytes=max_reply_bytes,
             prelude=_PRELUDE,
         )
         self._token = secrets.token_hex(8)
@@ -178,7 +172,7 @@ class RedisStore:
         return f"RedisStore({self._nodes.seed.address}{', cluster' if self._nodes.cluster else ''})"
 
     async def get_many(self, keys: Sequence[Hashable]) -> list[Entry[Any] | None]:
-        names = [f"{self._value_name}{_text(key)}}}" for key in keys]
+        names = [f"{self._value_name}{text}}}" for text in map(_text, keys)]
         found: list[Entry[Any] | None] = []
         for start in range(0, max(1, len(names)), _MOST_AT_ONCE):
             found += await self._read(names[start : start + _MOST_AT_ONCE])
@@ -187,16 +181,17 @@ class RedisStore:
     async def put_many(self, puts: Sequence[Put]) -> int:
         commands: list[Command] = []
         for key, entry, replaces in puts:
-            value = self._codec.encode(entry.value)
             now = self._clock.now()
-            if len(value) > self._max_value_bytes:
-                self.too_large += 1
-                if replaces:
-                    commands.append(await self._invalidation(Invalidation("remove", key, entry.began_at)))
-                continue
             if now - entry.began_at > _FENCE_FOR:
                 continue
-            text = _text(key)
+            try:
+                text = key_text(key)
+                value = self._codec.encode(entry.value)
+            except InvalidInput:
+                self.unwritable += 1
+                if replaces:  # what lies there is older than what is known
+                    commands += await self._invalidation(Invalidation("remove", key, entry.began_at))
+                continue
             slot = self._slot(text)
             time = await (await self._nodes.owner(slot)).timed()
             blob, began, ends = pack(entry, value, time)
@@ -208,7 +203,10 @@ class RedisStore:
         return sum(reply == 0 for reply in await self._ask(commands, while_moving=0))
 
     async def invalidate(self, invalidations: Sequence[Invalidation]) -> None:
-        await self._ask([await self._invalidation(each) for each in invalidations])
+        commands: list[Command] = []
+        for each in invalidations:
+            commands += await self._invalidation(each)
+        await self._ask(commands)
 
     async def acquire(self, key: Hashable, token: str, seconds: float) -> bool:
         """Whether the lease of `key` is now held under `token`, for `seconds` of the server's clock."""
@@ -287,21 +285,24 @@ class RedisStore:
                 if any(entry.began_at <= removed_at.get(tag, -inf) for tag in entry.tags):
                     found[index] = None
 
-    async def _invalidation(self, invalidation: Invalidation) -> Command:
+    async def _invalidation(self, invalidation: Invalidation) -> list[Command]:
+        """The command, or none for a key that cannot be here."""
         kind, subject, at = invalidation
         if kind in ("remove_tag", "clear"):
             name = f"{self._tag_name}{subject}}}" if kind == "remove_tag" else self._clear
             slot = self._slot_named(name)
             time = await (await self._nodes.owner(slot)).timed()
             kept = str(int(self._max_life * 1000))
-            return slot, ("EVALSHA", _TAG_SHA, "1", name, repr(time.latest(at)), kept)
+            return [(slot, ("EVALSHA", _TAG_SHA, "1", name, repr(time.latest(at)), kept))]
         text = _text(subject)
+        if not text:
+            return []
         slot = self._slot(text)
         time = await (await self._nodes.owner(slot)).timed()
         names = (f"{self._value_name}{text}}}", f"{self._fence_name}{text}}}")
         sha = _REMOVE_SHA if kind == "remove" else _EXPIRE_SHA
         words = (repr(time.latest(at)), self._fence(time, at), _FENCE_MILLISECONDS)
-        return slot, ("EVALSHA", sha, "2", *names, *words)
+        return [(slot, ("EVALSHA", sha, "2", *names, *words))]
 
     async def _ask(self, commands: list[Command], *, while_moving: Any = None) -> list[Any]:
         if not commands:
@@ -405,4 +406,8 @@ def _slot_of(name: str) -> int:
 
 
 def _text(key: Hashable) -> str:
-    return repr(key)
+    """The key's text; empty, which is no key's, for one that has none: it must not fail those beside it."""
+    try:
+        return key_text(key)
+    except InvalidInput:
+        return ""
