@@ -2,7 +2,8 @@
 
 `Cache.get_or_load(key, load, freshness)` returns what it has while `Freshness` allows, and otherwise loads
 it once for all who ask. `lookup` also says where the answer came from and how stale it is. `SingleFlight`
-is the coalescing alone. `MemoryStore` bounds what is kept; `Store` is the port of the tiers behind it.
+is the coalescing alone. `MemoryStore` bounds what is kept. `SecondTier` is the tier that processes share, over a
+`Store` such as `fairlead.cache.redis.RedisStore`; `TwoNodes` is two of them.
 
 `KeyBuilder` makes keys from arguments, `Codec` bytes from values. `HotKeys` finds the keys that take the traffic, and
 `Rendezvous` says where a key belongs.
@@ -22,11 +23,17 @@ from fairlead.cache.loading import Lookup, Source
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.prewarm import Prewarmed, prewarm
 from fairlead.cache.routing import Rendezvous
+from fairlead.cache.invalidation import Backplane, Message
+from fairlead.cache.lease import Leases
+from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.single_flight import SingleFlight
 from fairlead.cache.stats import CacheStats
-from fairlead.cache.store import Store
+from fairlead.cache.store import Invalidation, InvalidationKind, Put, Store
+from fairlead.cache.tier_stats import TierStats
+from fairlead.cache.two_nodes import TwoNodes
 
 __all__ = [
+    "Backplane",
     "Cache",
     "CacheEvent",
     "CacheStats",
@@ -38,13 +45,21 @@ __all__ = [
     "Freshness",
     "HotKey",
     "HotKeys",
+    "Invalidation",
+    "InvalidationKind",
     "KeyBuilder",
+    "Leases",
     "Lookup",
     "MemoryStore",
+    "Message",
     "Prewarmed",
+    "Put",
     "Rendezvous",
+    "SecondTier",
     "SingleFlight",
     "Source",
     "Store",
+    "TierStats",
+    "TwoNodes",
     "prewarm",
 ]
