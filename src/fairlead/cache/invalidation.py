@@ -19,7 +19,7 @@ import msgspec
 
 from fairlead.cache.store import InvalidationKind
 
-__all__ = ["Backplane", "Message", "pack_message", "unpack_message"]
+__all__ = ["Backplane", "Message", "is_plain", "pack_message", "unpack_message"]
 
 _VERSION = 1
 _KINDS = frozenset({"expire", "remove", "remove_tag", "clear"})
@@ -52,7 +52,7 @@ def pack_message(sender: str, message: Message) -> bytes:
     """The bytes that tell it."""
     kind, subject = message
     try:
-        if kind in ("expire", "remove") and not _is_plain(subject):
+        if kind in ("expire", "remove") and not is_plain(subject):
             raise TypeError
         return _encode((_VERSION, sender, kind, subject))
     except (TypeError, OverflowError, UnicodeEncodeError):
@@ -74,9 +74,10 @@ def unpack_message(data: bytes, own: str) -> Message | None:
     return Message(kind, subject)
 
 
-def _is_plain(key: Hashable) -> bool:
+def is_plain(key: Hashable) -> bool:
+    """Whether a message can carry `key`."""
     if type(key) is tuple:
-        return all(_is_plain(part) for part in key)
+        return all(is_plain(part) for part in key)
     return key is None or type(key) in (bool, int, float, str, bytes)
 
 

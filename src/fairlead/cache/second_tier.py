@@ -110,6 +110,9 @@ class SecondTier:
             clock=clock,
             rng=rng,
         )
+        self.is_trusted = True
+        """Whether reads are sent to it now: the breaker is closed."""
+        self.breaker.subscribe(self._changed)
         self._leases = store if isinstance(store, Leases) else None
         self._backplane = backplane
         self._budget = budget
@@ -133,11 +136,6 @@ class SecondTier:
     def __repr__(self) -> str:
         return f"SecondTier({self.store!r}, {self.breaker.state.value}, owes {len(self._debts)})"
 
-    @property
-    def is_trusted(self) -> bool:
-        """Whether reads are sent to it now."""
-        return self.breaker.state is BreakerState.CLOSED
-
     def subscribe(self, on_message: Callable[[Message], object], on_gap: Callable[[], object]) -> None:
         """Has `on_message` called for what other processes invalidate, and `on_gap` whenever some of it may
         have been missed; both in the event loop, from the first use of the tier on. One subscriber: the cache
@@ -149,7 +147,9 @@ class SecondTier:
 
         Does not suspend while the breaker is open. Raises nothing but cancellation.
         """
-        loop = self._here()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._here()
         if not self.is_trusted:
             self.stats.skipped += 1
             self._recover()
@@ -405,6 +405,9 @@ class SecondTier:
         return f"{self._token}.{os.getpid()}"  # a fork inherits the token
 
     # Recovery
+
+    def _changed(self, event: StateChanged) -> None:
+        self.is_trusted = event.current == BreakerState.CLOSED
 
     def _failed(self, error: Exception, generation: int) -> None:
         self.stats.last_error = _words(error)
