@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-__all__ = ["Arm", "Bar", "Timing", "interleave", "interleave_async", "processor_time", "ratio"]
+__all__ = ["Arm", "Bar", "Timing", "interleave", "interleave_async", "interleave_here", "processor_time", "ratio"]
 
 Arm = Callable[[int], object]
 """Runs its operation `n` times; an async arm returns an awaitable."""
@@ -78,15 +78,18 @@ def interleave_async(
     arms: Mapping[str, Callable[[int], Awaitable[object]]], *, n: int, rounds: int = 15, seed: int = 1
 ) -> dict[str, Timing]:
     """As `interleave`, for arms that are coroutine functions, all in one event loop."""
+    return asyncio.run(interleave_here(arms, n=n, rounds=rounds, seed=seed))
 
-    async def run() -> dict[str, Timing]:
-        turns = _Turns(arms, n=n, rounds=rounds, seed=seed)
-        for name in turns:
-            with turns.timed(name):
-                await arms[name](n)
-        return turns.timings()
 
-    return asyncio.run(run())
+async def interleave_here(
+    arms: Mapping[str, Callable[[int], Awaitable[object]]], *, n: int, rounds: int = 15, seed: int = 1
+) -> dict[str, Timing]:
+    """As `interleave_async`, in the running loop, where the arms' connections are."""
+    turns = _Turns(arms, n=n, rounds=rounds, seed=seed)
+    for name in turns:
+        with turns.timed(name):
+            await arms[name](n)
+    return turns.timings()
 
 
 def _wall() -> float:
