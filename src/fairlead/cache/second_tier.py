@@ -19,18 +19,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import random
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fairlead.cache.debts import Debts, Slot
 from fairlead.cache.entry import Entry
-from fairlead.cache.invalidation import Backplane, Message, pack_message, unpack_message
+from fairlead.cache.invalidation import Backplane, Message
 from fairlead.cache.lease import Leases
+from fairlead.cache.messenger import Messenger, within, words_of
 from fairlead.cache.store import Invalidation, InvalidationKind, Put, Store
 from fairlead.cache.tier_stats import TierStats
 from fairlead.calls.bounds import check_number, check_whole
@@ -40,8 +40,6 @@ from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput
 from fairlead.telemetry.event import StateChanged
 
 __all__ = ["SecondTier"]
-
-_T = TypeVar("_T")
 
 _AT_ONCE = 500  # writes or invalidations in one call of the store
 _PATIENCE = 2.0  # seconds for a write, or an attempt to replay: nobody waits for either
@@ -114,12 +112,14 @@ class SecondTier:
         """Whether reads are sent to it now: the breaker is closed."""
         self.breaker.subscribe(self._changed)
         self._leases = store if isinstance(store, Leases) else None
-        self._backplane = backplane
+        self._messenger = None
+        if backplane is not None:
+            waits = (probe_after, probe_cap)
+            self._messenger = Messenger(backplane, self.stats, clock=clock, waits=waits)
         self._budget = budget
         self._probe_after = probe_after
         self._probe_cap = probe_cap
         self._most_writes = most_writes
-        self._token = secrets.token_hex(8)
         self._asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]] = []
         self._telling: list[tuple[Slot, asyncio.Future[None]]] = []
         self._writes: deque[Put] = deque()
@@ -130,8 +130,6 @@ class SecondTier:
         self._writer: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._on_message: Callable[[Message], object] | None = None
-        self._on_gap: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         return f"SecondTier({self.store!r}, {self.breaker.state.value}, owes {len(self._debts)})"
@@ -140,7 +138,8 @@ class SecondTier:
         """Has `on_message` called for what other processes invalidate, and `on_gap` whenever some of it may
         have been missed; both in the event loop, from the first use of the tier on. One subscriber: the cache
         in front."""
-        self._on_message, self._on_gap = on_message, on_gap
+        if self._messenger is not None:
+            self._messenger.subscribe(on_message, on_gap)
 
     async def get(self, key: Hashable) -> Entry[Any] | None:
         """The entry of `key`, stale or not; None when there is none, or when the tier cannot say in time.
@@ -278,7 +277,7 @@ class SecondTier:
             if not future.done():
                 future.set_result(held)
         except Exception as error:
-            self.stats.last_error = _words(error)
+            self.stats.last_error = words_of(error)
         finally:
             _release([future])
 
@@ -308,20 +307,22 @@ class SecondTier:
                     await self._write_some(chunk)
                 if releases and self._leases is not None:
                     try:
-                        await self._within(_PATIENCE, self._leases.release(releases), "a release")
+                        await within(
+                            self.clock, _PATIENCE, self._leases.release(releases), f"{self.name}: a release"
+                        )
                     except Exception as error:  # the lease ends by itself
-                        self.stats.last_error = _words(error)
+                        self.stats.last_error = words_of(error)
         finally:
             self._writer = None
 
     async def _write_some(self, chunk: list[Put]) -> None:
         try:
-            refused = await self._within(_PATIENCE, self.store.put_many(chunk), "a write")
+            refused = await within(self.clock, _PATIENCE, self.store.put_many(chunk), f"{self.name}: a write")
         except asyncio.CancelledError:
             self._drop(chunk)
             raise
         except Exception as error:
-            self.stats.last_error = _words(error)
+            self.stats.last_error = words_of(error)
             self._drop(chunk)
             return
         self.stats.refused_writes += refused
@@ -350,9 +351,14 @@ class SecondTier:
 
     async def _deliver(self, owed: dict[Slot, Invalidation], futures: list[asyncio.Future[Any]]) -> None:
         try:
-            await self._within(_PATIENCE, self.store.invalidate(list(owed.values())), "an invalidation")
+            await within(
+                self.clock,
+                _PATIENCE,
+                self.store.invalidate(list(owed.values())),
+                f"{self.name}: an invalidation",
+            )
         except Exception as error:
-            self.stats.last_error = _words(error)
+            self.stats.last_error = words_of(error)
             self._recover()
         else:
             self._debts.settle(owed)
@@ -361,48 +367,9 @@ class SecondTier:
             _release(futures)
 
     async def _publish(self, messages: Sequence[Message]) -> None:
-        """Tells the other processes, after the tier was told: what they ask it then is answered anew."""
-        if self._backplane is None or not messages:
-            return
-        packed = [pack_message(self._sender(), message) for message in messages]
-        try:
-            await self._within(_PATIENCE, self._backplane.publish(packed), "a message")
-        except Exception as error:  # what they miss is bounded by `memory_ttl`
-            self.stats.last_error = _words(error)
-            self.stats.lost_messages += len(packed)
-
-    # The backplane
-
-    async def _listen(self, backplane: Backplane) -> None:
-        wait = self._probe_after
-        heard_before = False
-
-        def connected() -> None:
-            nonlocal wait, heard_before
-            wait = self._probe_after
-            if heard_before:
-                self.stats.gaps += 1
-                if self._on_gap is not None:
-                    self._on_gap()
-            heard_before = True
-
-        while True:
-            try:
-                await backplane.listen(self._heard, connected)
-            except Exception as error:
-                self.stats.last_error = _words(error)
-                heard_before = True  # what was in memory before the first connection may be stale too
-            await self.clock.sleep(wait)
-            wait = min(2 * wait, self._probe_cap)
-
-    def _heard(self, data: bytes) -> None:
-        message = unpack_message(data, self._sender())
-        if message is not None and self._on_message is not None:
-            self.stats.heard += 1
-            self._on_message(message)
-
-    def _sender(self) -> str:
-        return f"{self._token}.{os.getpid()}"  # a fork inherits the token
+        # After the tier was told: what the others then ask it is answered anew.
+        if self._messenger is not None and messages:
+            await self._messenger.publish(messages)
 
     # Recovery
 
@@ -410,7 +377,7 @@ class SecondTier:
         self.is_trusted = event.current == BreakerState.CLOSED
 
     def _failed(self, error: Exception, generation: int) -> None:
-        self.stats.last_error = _words(error)
+        self.stats.last_error = words_of(error)
         self.breaker.record(generation, False, self.clock.now())
         self._recover()
 
@@ -429,12 +396,14 @@ class SecondTier:
                     else:
                         with self.breaker.permit():
                             await self._replay()
-                            await self._within(self._budget, self.store.get_many(()), "a probe")
+                            await within(
+                                self.clock, self._budget, self.store.get_many(()), f"{self.name}: a probe"
+                            )
                             await self._replay()  # what came in between; then no turn of the loop is left
                 except CircuitOpen as refused:
                     await self.clock.sleep(refused.retry_after or self._probe_after)
                 except Exception as error:
-                    self.stats.last_error = _words(error)
+                    self.stats.last_error = words_of(error)
                     await self.clock.sleep(wait)
                     wait = min(2 * wait, self._probe_cap)
         finally:
@@ -442,7 +411,9 @@ class SecondTier:
 
     async def _replay(self) -> None:
         while chunk := self._debts.chunk(_AT_ONCE, self.clock.now()):
-            await self._within(_PATIENCE, self.store.invalidate(list(chunk.values())), "a replay")
+            await within(
+                self.clock, _PATIENCE, self.store.invalidate(list(chunk.values())), f"{self.name}: a replay"
+            )
             self.stats.replayed += len(chunk)
             self._debts.settle(chunk)
             await self._publish([Message(each.kind, each.subject) for each in chunk.values()])
@@ -458,8 +429,8 @@ class SecondTier:
             self._writer = self._recovery = self._listener = None
             left, self._writes = self._writes, deque()
             self._drop(left)
-        if self._listener is None and self._backplane is not None and not self._closing:
-            self._listener = self._start(self._listen(self._backplane))
+        if self._listener is None and self._messenger is not None and not self._closing:
+            self._listener = self._start(self._messenger.listen())
             self._listener.add_done_callback(self._deaf)
         return loop
 
@@ -477,28 +448,7 @@ class SecondTier:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.stats.last_error = _words(error)
-
-    async def _within(self, seconds: float, work: Awaitable[_T], what: str) -> _T:
-        """What `work` returns; cancels it and raises DeadlineExceeded after `seconds`."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 (awaited from the tasks above only)
-        late = False
-
-        def give_up() -> None:
-            nonlocal late
-            late = True
-            task.cancel()
-
-        timer = self.clock.call_at(self.clock.now() + seconds, give_up)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if late and task.uncancel() == 0:
-                raise DeadlineExceeded(f"{self.name}: {what} took longer than {seconds:g} s") from None
-            raise
-        finally:
-            timer.cancel()
+            self.stats.last_error = words_of(error)
 
 
 def _release(futures: Iterable[asyncio.Future[Any]]) -> int:
@@ -509,7 +459,3 @@ def _release(futures: Iterable[asyncio.Future[Any]]) -> int:
             future.set_result(None)
             released += 1
     return released
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:200]

@@ -1,0 +1,116 @@
+"""Tells the other processes what this one invalidated, and listens to them.
+
+    connecting --listening--> hears --the connection is lost--> a gap: everything may have changed --> connecting
+
+Sending is a courtesy that may fail; hearing is for as long as somebody listens. What neither brings is bounded
+by the age at which memory asks the shared tier again.
+
+Per process. A fork hears, and sends, as a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from fairlead.cache.invalidation import Backplane, Message, pack_message, unpack_message
+from fairlead.cache.tier_stats import TierStats
+from fairlead.clock import Clock
+from fairlead.errors import DeadlineExceeded
+
+__all__ = ["Messenger", "within", "words_of"]
+
+_T = TypeVar("_T")
+
+_PATIENCE = 2.0  # seconds for sending: nobody waits for it
+
+
+class Messenger:
+    """One process's end of a `Backplane`."""
+
+    def __init__(
+        self, backplane: Backplane, stats: TierStats, *, clock: Clock, waits: tuple[float, float]
+    ) -> None:
+        """waits: seconds before it connects again, the first time and, doubling, at most."""
+        self._backplane = backplane
+        self._stats = stats
+        self._clock = clock
+        self._waits = waits
+        self._token = secrets.token_hex(8)
+        self._on_message: Callable[[Message], object] | None = None
+        self._on_gap: Callable[[], object] | None = None
+
+    def subscribe(self, on_message: Callable[[Message], object], on_gap: Callable[[], object]) -> None:
+        """Has `on_message` called for what others invalidated, `on_gap` when some of it may be missed."""
+        self._on_message, self._on_gap = on_message, on_gap
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Sends them, or counts them as lost."""
+        packed = [pack_message(self._sender(), message) for message in messages]
+        try:
+            await within(self._clock, _PATIENCE, self._backplane.publish(packed), "a message")
+        except Exception as error:
+            self._stats.last_error = words_of(error)
+            self._stats.lost_messages += len(packed)
+
+    async def listen(self) -> None:
+        """Listens, and connects again, until cancelled."""
+        wait = self._waits[0]
+        may_have_missed = False
+
+        def connected() -> None:
+            nonlocal wait, may_have_missed
+            wait = self._waits[0]
+            if may_have_missed:
+                self._stats.gaps += 1
+                if self._on_gap is not None:
+                    self._on_gap()
+            may_have_missed = True
+
+        while True:
+            try:
+                await self._backplane.listen(self._heard, connected)
+            except Exception as error:
+                self._stats.last_error = words_of(error)
+                may_have_missed = True  # memory may have been filled before the first connection
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, self._waits[1])
+
+    def _heard(self, data: bytes) -> None:
+        message = unpack_message(data, self._sender())
+        if message is not None and self._on_message is not None:
+            self._stats.heard += 1
+            self._on_message(message)
+
+    def _sender(self) -> str:
+        return f"{self._token}.{os.getpid()}"
+
+
+async def within(clock: Clock, seconds: float, work: Awaitable[_T], what: str) -> _T:
+    """What `work` returns; cancels it and raises DeadlineExceeded after `seconds`."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 (a coroutine runs in a task)
+    late = False
+
+    def give_up() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = clock.call_at(clock.now() + seconds, give_up)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if late and task.uncancel() == 0:
+            raise DeadlineExceeded(f"{what} took longer than {seconds:g} s") from None
+        raise
+    finally:
+        timer.cancel()
+
+
+def words_of(error: BaseException) -> str:
+    """Type and message, cut to 200 characters."""
+    return f"{type(error).__name__}: {error}"[:200]
