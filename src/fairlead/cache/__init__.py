@@ -18,13 +18,13 @@ from fairlead.cache.entry import Entry
 from fairlead.cache.events import CacheEvent
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.hot_keys import HotKey, HotKeys
+from fairlead.cache.invalidation import Backplane, Message
 from fairlead.cache.key_builder import KeyBuilder
+from fairlead.cache.lease import Leases
 from fairlead.cache.loading import Lookup, Source
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.prewarm import Prewarmed, prewarm
 from fairlead.cache.routing import Rendezvous
-from fairlead.cache.invalidation import Backplane, Message
-from fairlead.cache.lease import Leases
 from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.single_flight import SingleFlight
 from fairlead.cache.stats import CacheStats

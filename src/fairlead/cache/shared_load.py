@@ -32,8 +32,9 @@ _LAST_LOOK = 0.05
 class SharedLoad(Generic[_T]):
     """The load of one flight through the second tier; called once."""
 
-    __slots__ = ("_in_memory", 
+    __slots__ = (
         "_clock",
+        "_in_memory",
         "_key",
         "_load",
         "_on_load",

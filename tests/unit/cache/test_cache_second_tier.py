@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.cache import Cache, Freshness
+from fairlead.cache import Cache, CacheEvent, Freshness
 from fairlead.cache.second_tier import SecondTier
 from fairlead.clock import ManualClock, settle
 from tests.unit.cache.shared_tier import Shared, SharedPlane, SharedStore
@@ -39,8 +39,8 @@ class Process:
             raise ConnectionError("origin")
         return self.value
 
-    async def ask(self, key: Hashable = "k", freshness: Freshness = PLAIN) -> Any:
-        return await self.cache.get_or_load(key, self.load, freshness)
+    async def ask(self, key: Hashable = "k", freshness: Freshness = PLAIN, tags: tuple[str, ...] = ()) -> Any:
+        return await self.cache.get_or_load(key, self.load, freshness, tags)
 
 
 @pytest.fixture
@@ -63,8 +63,10 @@ def there(shared: Shared, plane: SharedPlane, clock: ManualClock) -> Process:
     return Process(shared, plane, clock, memory_ttl=600.0)
 
 
-async def loaded(process: Process, key: Hashable = "k", freshness: Freshness = PLAIN) -> None:
-    await process.ask(key, freshness)
+async def loaded(
+    process: Process, key: Hashable = "k", freshness: Freshness = PLAIN, tags: tuple[str, ...] = ()
+) -> None:
+    await process.ask(key, freshness, tags)
     await settle()
     process.clock.advance(0.001)
 
@@ -175,14 +177,46 @@ async def test_an_old_value_of_the_second_tier_stands_in_for_a_load_that_fails(
         await there.ask(freshness=STALE)
 
 
-@pytest.mark.parametrize("verb", ["remove", "clear"])
+async def test_an_early_refresh_takes_no_copy_of_what_it_is_to_replace(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    early = Freshness(ttl=60.0, jitter=0.0, early_refresh=10.0)
+    here.takes = 1.0
+    asking = asyncio.create_task(here.ask(freshness=early))
+    await clock.run_for(1.0)
+    await asking
+    await there.ask(freshness=early)
+    here.value, there.value = "new", "new"
+    await clock.run_for(58.0)
+    for _ in range(50):
+        await there.ask(freshness=early)
+    await settle()
+    assert there.cache.stats.early_refreshes >= 1
+    assert there.loads == 1
+    assert await there.ask(freshness=early) == "new"
+    for _ in range(50):
+        await here.ask(freshness=early)
+    await settle()
+    assert here.cache.stats.early_refreshes >= 1
+    assert here.loads == 1  # its refresh found what the other one had loaded
+    assert await here.ask(freshness=early) == "new"
+
+
+@pytest.mark.parametrize("verb", ["remove", "remove_tag", "clear", "apply"])
 async def test_what_one_process_removes_is_gone_in_the_other(
     here: Process, there: Process, verb: str
 ) -> None:
-    await loaded(here)
+    await loaded(here, tags=("t", "u"))
     await there.ask()
     there.value = "new"
-    await (here.cache.remove("k") if verb == "remove" else here.cache.clear())
+    if verb == "remove":
+        await here.cache.remove("k")
+    elif verb == "remove_tag":
+        await here.cache.remove_tag("t")
+    elif verb == "clear":
+        await here.cache.clear()
+    else:
+        assert await here.cache.apply(CacheEvent(key="k", generation=1, kind="remove"))
     await settle()
     here.clock.advance(0.001)
     assert await there.ask() == "new"
@@ -228,7 +262,7 @@ async def test_a_removal_during_the_question_to_the_second_tier_is_not_undone_by
     here: Process, clock: ManualClock
 ) -> None:
     await loaded(here)
-    await here.cache._store.remove("k")
+    here.cache._store.drop("k")
     asking = asyncio.create_task(here.ask())
     await asyncio.sleep(0)
     await here.cache.remove("k")
