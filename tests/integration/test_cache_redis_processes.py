@@ -29,7 +29,7 @@ from fairlead.cache.redis import RedisStore
 url, lease_for, takes, callers, at = sys.argv[1], *map(float, sys.argv[2:])
 
 async def main():
-    tier = SecondTier(RedisStore(url, codec=Codec(str)), lease_for=lease_for)
+    tier = SecondTier(RedisStore(url, codec=Codec(str)), lease_for=lease_for, budget=1.0)
     cache = Cache(second=tier)
     await tier.get("warm")
     async def load():
@@ -204,3 +204,63 @@ async def test_what_one_cache_sets_the_other_reads(both: tuple[Cache, Cache]) ->
     await here.set("k", "set", PLAIN)
     await has_become(there, "k", None)
     assert (await there.lookup("k", load, PLAIN)).value == "set"
+
+
+FORKED = """
+import asyncio, os, sys
+from fairlead.cache import Cache, Codec, Freshness, SecondTier
+from fairlead.cache.redis import RedisBackplane, RedisStore
+
+store = RedisStore(sys.argv[1], codec=Codec(str))
+tier = SecondTier(store, backplane=RedisBackplane(store), budget=1.0)
+cache = Cache(second=tier)
+F = Freshness(ttl=60.0)
+
+async def load():
+    return "loaded"
+
+async def ask(who, times):
+    for n in range(times):
+        cache._store.clear()
+        for key in range(20):
+            found = await cache.get_or_load(f"k{key}", load, F)
+            assert found in ("loaded", f"v{key}"), (who, key, found)
+    assert tier.stats.hits > 1_000, (who, tier.stats)  # of 4,000: a busy machine may spend a budget
+
+async def parent():
+    for key in range(20):
+        await cache.set(f"k{key}", f"v{key}", F)
+    while tier.stats.writes < 20:
+        await asyncio.sleep(0.01)
+    pid = os.fork()
+    if pid == 0:
+        raise Child
+    await ask("parent", 200)
+    _, status = os.waitpid(pid, 0)
+    await cache.close()
+    print(os.waitstatus_to_exitcode(status))
+
+class Child(BaseException):
+    pass
+
+async def child():
+    await ask("child", 200)
+    await cache.close()
+
+try:
+    asyncio.run(parent())
+except Child:
+    asyncio.run(child())
+    os._exit(0)
+"""
+
+
+def test_a_fork_and_its_parent_do_not_read_each_others_replies(redis_server: RedisServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORKED, redis_server.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -15,6 +15,7 @@ from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.keys import key_text
 from fairlead.cache.redis import RedisBackplane, RedisStore
+from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.store import Invalidation, Put
 from fairlead.errors import InvalidInput, StoreUnavailable
 from fairlead.testing import RedisCluster, RedisServer
@@ -347,3 +348,37 @@ async def test_a_listener_notices_a_server_that_is_killed_and_one_that_hangs(
     with pytest.raises(StoreUnavailable):
         await listening
     redis_server.restart()
+
+
+async def test_tags_of_any_text_find_their_entries_and_too_many_are_refused(store: RedisStore) -> None:
+    odd = ["", "}", "{a}", "é\ud800", "x" * 70_000, "\x00\r\n"]
+    now = time.monotonic()
+
+    def tagged(*tags: str) -> Entry[object]:
+        return Entry.keep("v", FRESHNESS, began_at=now, now=now, draw=0.0, tags=frozenset(tags))
+
+    await store.put_many([Put(n, tagged(tag)) for n, tag in enumerate(odd)])
+    await store.put_many([Put("many", tagged(*map(str, range(70_000))))])
+    found = await store.get_many([*range(len(odd)), "many"])
+    assert [each and each.value for each in found] == ["v", "v", "v", "v", None, "v", None]
+    assert store.unwritable == 2
+    at = time.monotonic()
+    await store.invalidate([Invalidation("remove_tag", tag, at) for tag in odd])
+    assert await store.get_many(list(range(len(odd)))) == [None] * len(odd)
+
+
+async def test_a_server_without_memory_takes_no_value_and_still_answers() -> None:
+    with RedisServer() as server:
+        tier = SecondTier(RedisStore(server.url, codec=ANYTHING), budget=0.5)
+        await tier.get("warm")
+        tier.put("before", entry("v"))
+        await asyncio.sleep(0.05)
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        tier.put("after", entry("v"))
+        await asyncio.sleep(0.05)
+        assert (tier.stats.dropped_writes, tier.is_trusted) == (1, True)
+        assert "OOM" in tier.stats.last_error
+        found = await tier.get("before")
+        assert found is not None
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        await tier.close()

@@ -17,30 +17,35 @@ from typing import Any
 
 from fairlead.cache.entry import Entry
 from fairlead.cache.server_time import ServerTime
-from fairlead.errors import BrokenDocument
+from fairlead.errors import BrokenDocument, InvalidInput
 
 __all__ = ["BEGAN_AT", "HEADER", "pack", "unpack"]
 
 HEADER = struct.Struct(">B7dH")
 BEGAN_AT = 1  # offset of the first moment
 _LENGTH = struct.Struct(">H")
+_MOST = 0xFFFF
 _VERSION = 1
 _NO_TAGS: frozenset[str] = frozenset()
 _AHEAD = 1.0  # seconds; rounding and a slewed clock are less, a clock that was set back is usually more
 
 
 def pack(entry: Entry[Any], value: bytes, time: ServerTime) -> tuple[bytes, float, float]:
-    """The bytes of `entry`, and on the server's clock when its load began and when nobody may read it any
-    more; each early rather than late."""
+    """The bytes of `entry`; on the server's clock, when its load began and when nobody may read it any more, each
+    early rather than late. Raises InvalidInput for more tags, or longer ones, than fit."""
     earliest = time.earliest
     began, fresh = earliest(entry.began_at), earliest(entry.fresh_until)
     stale, error = earliest(entry.stale_until), earliest(entry.error_until)
     quiet, unchanged = earliest(entry.quiet_until), earliest(entry.unchanged_since)
     moments = (began, earliest(entry.stored_at), fresh, stale, error, quiet, unchanged)
+    if len(entry.tags) > _MOST:
+        raise InvalidInput(f"{len(entry.tags)} tags are more than the {_MOST} that an entry can carry")
     head = HEADER.pack(_VERSION, *moments, len(entry.tags))
     parts = [head]
     for tag in entry.tags:
-        text = tag.encode()
+        text = tag.encode("utf-8", "surrogatepass")
+        if len(text) > _MOST:
+            raise InvalidInput(f"a tag of {len(text)} bytes is longer than {_MOST}")
         parts += (_LENGTH.pack(len(text)), text)
     parts.append(value)
     return b"".join(parts), began, max(fresh, stale, error)
@@ -64,7 +69,10 @@ def unpack(blob: bytes, shift: float, server_now: float) -> tuple[Entry[Any], in
             if at + 2 > len(blob):
                 raise BrokenDocument("the entry ends within its tags")
             length = _LENGTH.unpack_from(blob, at)[0]
-            found.append(blob[at + 2 : at + 2 + length].decode("utf-8", "replace"))
+            try:
+                found.append(blob[at + 2 : at + 2 + length].decode("utf-8", "surrogatepass"))
+            except UnicodeDecodeError as broken:
+                raise BrokenDocument("a tag of the entry is no text") from broken
             at += 2 + length
         if at > len(blob):
             raise BrokenDocument("the entry ends within its tags")

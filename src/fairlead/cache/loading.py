@@ -314,6 +314,7 @@ class Loads:
             second.release(flight.key, shared.token)  # behind the value, which those who wait will look for
             return
         self._refreshing.discard(flight)
+        second.release(flight.key, shared.token)
         if listed:
             self._remember(flight.key, found)
             if self._now() >= found.fresh_until:

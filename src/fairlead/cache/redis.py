@@ -186,15 +186,14 @@ class RedisStore:
                 continue
             try:
                 text = key_text(key)
-                value = self._codec.encode(entry.value)
+                slot = self._slot(text)
+                time = await (await self._nodes.owner(slot)).timed()
+                blob, began, ends = pack(entry, self._codec.encode(entry.value), time)
             except InvalidInput:
                 self.unwritable += 1
                 if replaces:  # what lies there is older than what is known
                     commands += await self._invalidation(Invalidation("remove", key, entry.began_at))
                 continue
-            slot = self._slot(text)
-            time = await (await self._nodes.owner(slot)).timed()
-            blob, began, ends = pack(entry, value, time)
             ends = min(ends, time.earliest(now) + self._max_life)
             fence = self._fence(time, entry.began_at) if replaces else ""
             words = (blob, str(int(ends * 1000)), repr(began), self._origin(), fence, _FENCE_MILLISECONDS)
@@ -270,7 +269,7 @@ class RedisStore:
         Asked after the entries were read: a removal that ended before the read began is seen.
         """
         tags = list({tag for index in tagged for tag in cast(Entry[Any], found[index]).tags})
-        names = [f"{self._tag_name}{tag}}}" for tag in tags]
+        names = [self._tagged(tag) for tag in tags]
         commands: list[Command] = [(self._slot_named(name), ("GET", name)) for name in names]
         removed_at = {
             tag: float(reply) + node.time.late_shift
@@ -289,7 +288,7 @@ class RedisStore:
         """The command, or none for a key that cannot be here."""
         kind, subject, at = invalidation
         if kind in ("remove_tag", "clear"):
-            name = f"{self._tag_name}{subject}}}" if kind == "remove_tag" else self._clear
+            name = self._tagged(str(subject)) if kind == "remove_tag" else self._clear
             slot = self._slot_named(name)
             time = await (await self._nodes.owner(slot)).timed()
             kept = str(int(self._max_life * 1000))
@@ -324,6 +323,10 @@ class RedisStore:
                 reply = while_moving
             checked.append((reply, node, server_now))
         return checked
+
+    def _tagged(self, tag: str) -> str:
+        # Names are sent as UTF-8, which a lone surrogate has no place in.
+        return f"{self._tag_name}{tag.encode('utf-8', 'backslashreplace').decode()}}}"
 
     def _fence(self, time: ServerTime, at: float) -> str:
         return f"{time.latest(at)!r} {time.earliest(at)!r} {self._origin()}"

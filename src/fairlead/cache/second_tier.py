@@ -124,6 +124,7 @@ class SecondTier:
         self._telling: list[tuple[Slot, asyncio.Future[None]]] = []
         self._writes: deque[Put] = deque()
         self._releases: list[tuple[Hashable, str]] = []
+        self._subscribed = False
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -138,6 +139,9 @@ class SecondTier:
         """Has `on_message` called for what other processes invalidate, and `on_gap` whenever some of it may
         have been missed; both in the event loop, from the first use of the tier on. One subscriber: the cache
         in front."""
+        if self._subscribed:
+            raise InvalidInput(f"{self.name}: stands behind a cache already; give each cache its own")
+        self._subscribed = True
         if self._messenger is not None:
             self._messenger.subscribe(on_message, on_gap)
 

@@ -107,5 +107,8 @@ class SharedLoad(Generic[_T]):
             if await self._found():
                 return False
             token = await self._tier.acquire(self._key)
-        self.token = token or ""
-        return True
+        if not token:
+            return True
+        self.token = token
+        # The last holder may have left its value between our look and our lease.
+        return not await self._found()

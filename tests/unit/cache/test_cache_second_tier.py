@@ -12,6 +12,7 @@ import pytest
 from fairlead.cache import Cache, CacheEvent, Freshness
 from fairlead.cache.second_tier import SecondTier
 from fairlead.clock import ManualClock, settle
+from fairlead.errors import InvalidInput
 from tests.unit.cache.shared_tier import Shared, SharedPlane, SharedStore
 
 PLAIN = Freshness(ttl=60.0, jitter=0.0)
@@ -367,3 +368,29 @@ async def test_loads_go_ahead_without_a_lease_when_the_tier_is_away(
         process.store.down = True
         assert await process.ask() == "value"
     assert [process.loads for process in fleet] == [1, 1, 1, 1]
+
+
+def test_a_tier_stands_behind_one_cache(here: Process) -> None:
+    with pytest.raises(InvalidInput, match="give each cache its own"):
+        Cache(second=here.tier)
+
+
+async def test_a_value_that_came_between_the_look_and_the_lease_is_not_loaded_again(
+    fleet: list[Process], clock: ManualClock
+) -> None:
+    first, second = fleet[:2]
+    first.takes = 1.0
+    asking = asyncio.create_task(first.ask())
+    await clock.run_for(0.5)
+    acquire = second.tier.acquire
+
+    async def slowly(key: Hashable) -> str | None:
+        await clock.sleep(0.6)  # in which the first one stores its value and gives the lease back
+        return await acquire(key)
+
+    second.tier.acquire = slowly  # type: ignore[method-assign]
+    late = asyncio.create_task(second.ask())
+    await clock.run_for(2.0)
+    assert (await asking, await late) == ("value", "value")
+    assert second.loads == 0
+    assert second.store.shared.leases == {}
