@@ -14,9 +14,8 @@ miss after a deploy, on both sides of it, and not a wrong answer.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 import msgspec
 import xxhash
@@ -107,7 +106,7 @@ class Codec(Generic[_T]):
 
     def encode(self, value: _T) -> bytes:
         """`value` as bytes. Raises InvalidInput if it is of another type, cannot be written, or is too long."""
-        if self._classes is not None and not isinstance(value, self._classes):
+        if self._classes is not None and type(value) not in self._classes:
             raise InvalidInput(f"{self!r}: a {type(value).__qualname__} is not of that type")
         try:
             data = self._head + self._encoder.encode(value)
@@ -146,23 +145,20 @@ def _undescribed(schema: Any) -> Any:
     return [_undescribed(part) for part in schema] if isinstance(schema, list) else schema
 
 
-def _mutable_part(info: inspect.Type, where: str, seen: set[type]) -> str:
+def _mutable_part(info: inspect.Type, where: str, seen: set[Any]) -> str:
     """Which part of a type can be changed in place, in words; empty if none."""
     if (name := _MUTABLE.get(type(info))) is not None:
         return f"{where} is {'of any type' if name == 'Any' else f'a {name}'}"
     if isinstance(info, inspect.CustomType):
         return f"{where} is a {info.cls.__qualname__}, which may be mutable"
     if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.NamedTupleType):
+        cls = _class_of(info)
         if info.cls in seen:
             return ""
         seen.add(info.cls)
-        if isinstance(info, inspect.StructType):
-            frozen = info.cls.__struct_config__.frozen
-        else:
-            frozen = issubclass(info.cls, tuple) or _is_frozen_dataclass(info.cls)
-        if not frozen:
-            return f"{info.cls.__qualname__} is not frozen"
-        parts = [(each.type, f"{info.cls.__qualname__}.{each.name}") for each in info.fields]
+        if not (issubclass(cls, tuple) or _is_frozen(cls)):
+            return f"{cls.__qualname__} is not frozen"
+        parts = [(each.type, f"{cls.__qualname__}.{each.name}") for each in info.fields]
     elif isinstance(info, inspect.UnionType):
         parts = [(each, where) for each in info.types]
     elif isinstance(info, inspect.TupleType):
@@ -174,19 +170,27 @@ def _mutable_part(info: inspect.Type, where: str, seen: set[type]) -> str:
     return next((found for part, place in parts if (found := _mutable_part(part, place, seen))), "")
 
 
-def _is_frozen_dataclass(cls: type) -> bool:
-    return dataclasses.is_dataclass(cls) and bool(getattr(cls, "__dataclass_params__").frozen)  # noqa: B009 - untyped
+def _class_of(info: inspect.StructType | inspect.DataclassType | inspect.NamedTupleType) -> type:
+    """Without the arguments of a generic, which no value bears."""
+    return get_origin(info.cls) or info.cls
+
+
+def _is_frozen(cls: type) -> bool:
+    if issubclass(cls, msgspec.Struct):
+        return cls.__struct_config__.frozen
+    parameters = getattr(cls, "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
 
 
 def _outer_classes(info: inspect.Type) -> tuple[type, ...] | None:
-    """What a value must be an instance of; None where that does not say it.
+    """What class a value must have; None where that does not say it.
 
     Without the check a loader that returns a dict would be answered with a dict here and a struct elsewhere.
     """
     classes: list[type] = []
     for each in info.types if isinstance(info, inspect.UnionType) else (info,):
         if isinstance(each, inspect.StructType | inspect.DataclassType | inspect.NamedTupleType):
-            classes.append(each.cls)
+            classes.append(_class_of(each))
         elif (plain := _PLAIN.get(type(each))) is not None:
             classes.append(plain)
         else:

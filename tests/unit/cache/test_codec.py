@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import pytest
@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from fairlead.cache import Codec
 from fairlead.errors import BrokenDocument, InvalidInput
+
+_T = TypeVar("_T")
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -25,6 +27,19 @@ class Profile(msgspec.Struct, frozen=True):
 class Price:
     cents: int
     tags: list[str] = dataclasses.field(default_factory=list)
+
+
+class Page(msgspec.Struct, Generic[_T], frozen=True):
+    items: tuple[_T, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Box(Generic[_T]):
+    inside: _T
+
+
+class Profiles(Profile, frozen=True):
+    """A struct of a subclass."""
 
 
 class Loose(msgspec.Struct):
@@ -40,6 +55,9 @@ def struct_named_profile(docstring: str = "", **fields: Any) -> type[msgspec.Str
     [
         (Profile, Profile("Ada", ("en", "fr"), Profile("Bob"))),
         (bytes, b"\x00\xff" * 9),
+        (Page[int], Page((1, 2))),
+        (Page[Page[str]] | None, Page((Page(("a",)),))),
+        (Box[int], Box(1)),
         (Profile | None, None),
         (tuple[int, float, bool], (1, 1.0, True)),
         (frozenset[int], frozenset({1, 2})),
@@ -149,6 +167,8 @@ def test_both_ways_are_bounded_in_size() -> None:
     [
         (Profile, {"name": "Ada"}),
         (Profile | None, 3),
+        (Profile, Profiles("Ada")),
+        (int, True),
         (int, 2**70),
         (str, "\ud800"),
         (tuple[Any, ...], (object(),)),
@@ -170,6 +190,8 @@ def test_a_value_that_cannot_be_read_back_is_not_written(kind: Any, value: Any) 
         (Price, "Price.tags is a list"),
         (Price | None, "Price.tags is a list"),
         (Any, "of any type"),
+        (Page[list[int]], "Page.items is a list"),
+        (Box[Loose], "Loose is not frozen"),
     ],
 )
 def test_a_type_that_callers_could_change_is_refused_unless_told(kind: Any, named: str) -> None:
