@@ -17,7 +17,7 @@ import decimal
 import enum
 import re
 import uuid
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote
@@ -120,23 +120,34 @@ def key_text(key: object) -> str:
     return f"{text[:_READABLE]}#{blake2b(text.encode(), digest_size=20).hexdigest()}"
 
 
+def _str_text(part: str) -> str:
+    # A key is mostly plain words, and quoting one costs ten times the look.
+    if part.isascii() and (part.isidentifier() or _is_plain(part)):
+        return f"'{part}'"
+    return f"'{quote(part, safe='/:@+', errors='surrogatepass')}'"
+
+
+def _int_text(part: int) -> str:
+    # Decimal digits of a hostile length take quadratic time, and are refused above 4,300.
+    return str(part) if part.bit_length() <= 1024 else hex(part)
+
+
+_WRITERS: dict[type, Callable[[Any], str]] = {
+    str: _str_text,
+    int: _int_text,
+    bool: lambda part: "true" if part else "false",
+    type(None): lambda _: "none",
+    bytes: lambda part: f"b'{quote(part, safe='/:@+')}'",
+}
+
+
 def _text(part: object, depth: int) -> str:
-    kind = type(part)
-    if isinstance(part, str) and kind is str:
-        # A key is mostly plain words, and quoting one costs ten times the look.
-        return f"'{part}'" if _is_plain(part) else f"'{quote(part, safe='/:@+', errors='surrogatepass')}'"
-    if isinstance(part, int) and kind is int:
-        # Decimal digits of a hostile length take quadratic time, and are refused above 4,300.
-        return f"{part}" if part.bit_length() <= 1024 else f"{part:#x}"
-    if part is None:
-        return "none"
-    if isinstance(part, bool):
-        return "true" if part else "false"
-    if isinstance(part, bytes) and kind is bytes:
-        return f"b'{quote(part, safe='/:@+')}'"
+    write = _WRITERS.get(type(part))
+    if write is not None:
+        return write(part)
     if depth >= _DEEPEST:
         raise InvalidInput(f"cache key nests deeper than {_DEEPEST}")
-    if isinstance(part, tuple) and kind is tuple:
+    if isinstance(part, tuple) and type(part) is tuple:
         return f"({','.join([_text(each, depth + 1) for each in part])})"
     tag, parts = tagged(part)
     if tag == "float":
