@@ -16,7 +16,16 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-__all__ = ["Arm", "Bar", "Timing", "interleave", "interleave_async", "interleave_here", "processor_time", "ratio"]
+__all__ = [
+    "Arm",
+    "Bar",
+    "Timing",
+    "interleave",
+    "interleave_async",
+    "interleave_here",
+    "processor_time",
+    "ratio",
+]
 
 Arm = Callable[[int], object]
 """Runs its operation `n` times; an async arm returns an awaitable."""
