@@ -3,7 +3,8 @@
     FairleadError
     ├── Refused                    said no before any work began; trying later or elsewhere is safe
     │   ├── CircuitOpen            the dependency failed too often; its breaker is open
-    │   └── Overloaded             no permit was free: the limit protects what lies behind it
+    │   ├── Overloaded             no permit was free: the limit protects what lies behind it
+    │   └── RateLimited            this client has used up its share; others are served
     ├── DeadlineExceeded           the moment passed; also a TimeoutError
     ├── InvalidInput               a value from outside is wrong; also a ValueError
     │   ├── BrokenDocument         a file or message cannot be read as what it claims to be
@@ -37,6 +38,7 @@ __all__ = [
     "Overloaded",
     "PortInUse",
     "ProcessDied",
+    "RateLimited",
     "Refused",
     "RunInvalid",
     "StoreUnavailable",
@@ -70,6 +72,10 @@ class CircuitOpen(Refused):
 
 class Overloaded(Refused):
     """The concurrency limit or the load shedder had no permit for this priority."""
+
+
+class RateLimited(Refused):
+    """This client has asked for more than its rate limit; `retry_after` is when it may ask again."""
 
 
 class DeadlineExceeded(FairleadError, TimeoutError):
