@@ -96,7 +96,7 @@ async def overload(
         if deadline.at == math.inf:
             await answer
             return
-        timer = clock.call_at(deadline.at, lambda: answer.done() or answer.set_exception(TimeoutError()))
+        timer = clock.call_at(deadline.at, lambda: _give_up(answer))
         try:
             await answer
         finally:
@@ -134,3 +134,8 @@ async def overload(
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return outcomes
+
+
+def _give_up(answer: asyncio.Future[None]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())

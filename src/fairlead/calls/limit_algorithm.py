@@ -6,16 +6,17 @@ touches has learnt nothing, and growing it would leave it useless on the day of 
 
 `Aimd`: at most one more per round trip, and a cut by a factor when calls are dropped (time out, or are refused
 behind us); additive increase with multiplicative decrease converges to a fair share (Chiu and Jain 1989).
-`Gradient`: compares the round-trip time of the last calls with its long-run average and shrinks in
-proportion when it grows beyond a tolerance, before anything times out (after Netflix concurrency-limits,
-Gradient2Limit). The base line is a long average, not a minimum that needs the dependency drained to one
-call at a time to be measured.
+`Gradient`: compares the round-trip time of the last calls with a base line and shrinks in proportion when it
+grows beyond a tolerance, before anything times out (after Netflix concurrency-limits, Gradient2Limit). The
+base line is a long average over times in which the limit was not reached. A limit that is reached for long
+would learn its own queue as normal, and grow with it without end; so there the base line is measured anew, now
+and then, at half the limit. Never at one call at a time: that would stop the dependency to look at it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import expm1
+from math import expm1, inf
 from typing import Protocol
 
 from fairlead.calls.bounds import check_number
@@ -70,6 +71,9 @@ class Gradient:
     long_window: float = 60.0
     """Time constant of the long average, seconds. Longer than any burst, shorter than a change of
     hardware."""
+    probe_every: float = 10.0
+    """Seconds at the limit after which the base line is measured anew, for about two round trips at half the
+    limit; 50 round trips if that is longer, so that a probe takes 2 % of the capacity at most."""
     cut: float = 0.7
     """As in Aimd: a dropped call has no round-trip time that could be compared."""
 
@@ -78,6 +82,7 @@ class Gradient:
         check_number("Gradient.smoothing", self.smoothing, above=0.0, high=1.0)
         check_number("Gradient.headroom", self.headroom, low=0.0, high=1000.0)
         check_number("Gradient.long_window", self.long_window, above=0.0, high=86_400.0)
+        check_number("Gradient.probe_every", self.probe_every, above=0.0, high=86_400.0)
         check_number("Gradient.cut", self.cut, low=0.1, high=0.99)
 
     def begin(self) -> LimitRule:
@@ -104,13 +109,28 @@ class _AimdRule:
 
 
 class _GradientRule(_AimdRule):
-    __slots__ = ("_count", "_long", "_most_in_flight", "_settings", "_sum", "_updated_at")
+    __slots__ = (
+        *(
+            "_base",
+            "_count",
+            "_most_in_flight",
+            "_probe_at",
+            "_probe_began",
+            "_restored",
+            "_settings",
+            "_sum",
+        ),
+        "_updated_at",
+    )
 
     def __init__(self, settings: Gradient) -> None:
         super().__init__(settings.cut)
         self._settings = settings
-        self._long = 0.0
+        self._base = 0.0
         self._updated_at = 0.0
+        self._probe_at = -inf
+        self._probe_began = inf
+        self._restored = 0.0
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -119,6 +139,8 @@ class _GradientRule(_AimdRule):
         self._most_in_flight = 0
 
     def succeeded(self, limit: float, seconds: float, in_flight: int, now: float) -> float:
+        if self._probe_began != inf:
+            return self._probe(limit, seconds, now)
         self._count += 1
         self._sum += seconds
         self._most_in_flight = max(self._most_in_flight, in_flight)
@@ -127,18 +149,44 @@ class _GradientRule(_AimdRule):
             return limit
         short = self._sum / self._count
         used = self._most_in_flight * 2 >= limit
+        reached = self._most_in_flight + 1 > limit
         self._begin_window()
         settings = self._settings
-        if self._long == 0.0:
-            self._long = short
-        else:
-            self._long += (short - self._long) * -expm1(-(now - self._updated_at) / settings.long_window)
+        if self._base == 0.0:
+            self._base = short
+        elif not reached or short < self._base:
+            self._base += (short - self._base) * -expm1(-(now - self._updated_at) / settings.long_window)
         self._updated_at = now
-        if self._long > 2.0 * short:
+        if self._base > 2.0 * short:
             # The average comes from a worse time; without this, the limit would tolerate double latency
             # till it faded
-            self._long *= 0.95
-        gradient = max(0.5, min(1.0, settings.tolerance * self._long / short)) if short > 0.0 else 1.0
+            self._base *= 0.95
+        if reached and now >= self._probe_at and limit > settings.headroom:
+            self._probe_began, self._restored = now, limit
+            # Without its headroom, or two workers behind a limit of 16 would look like 16 slow ones.
+            return (limit - settings.headroom) / 2
+        gradient = max(0.5, min(1.0, settings.tolerance * self._base / short)) if short > 0.0 else 1.0
         estimate = limit * gradient + settings.headroom
         moved = limit + (estimate - limit) * settings.smoothing
         return moved if used else min(moved, limit)
+
+    def dropped(self, limit: float, began: float, now: float) -> float:
+        cut = super().dropped(limit, began, now)
+        if limit > 0.0:
+            self._restored *= cut / limit
+        return cut
+
+    def _probe(self, limit: float, seconds: float, now: float) -> float:
+        # Calls from before the probe met the whole queue.
+        if now - seconds < self._probe_began:
+            return limit
+        self._count += 1
+        self._sum += seconds
+        if self._count < max(5.0, min(20.0, limit / 2)):
+            return limit
+        self._base = self._sum / self._count
+        self._probe_at = now + max(self._settings.probe_every, 50.0 * self._base)
+        self._probe_began = inf
+        self._updated_at = now
+        self._begin_window()
+        return self._restored

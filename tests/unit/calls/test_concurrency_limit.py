@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -151,6 +152,58 @@ async def test_the_gradient_forgets_a_baseline_taken_in_a_bad_time(clock: Manual
     assert limit.limit < 30
 
 
+def of_workers(calls: int, workers: int, seconds: float) -> float:
+    """Round-trip time of a dependency that queues: `workers` calls at once, each `seconds` long."""
+    return seconds * max(1.0, calls / workers)
+
+
+async def test_the_gradient_does_not_learn_its_own_queue_as_normal(clock: ManualClock) -> None:
+    limit = ConcurrencyLimit("dep", initial=20, algorithm=Gradient(), clock=clock)
+    highest = 0
+    while clock.now() < 1200.0:  # twenty minutes in which callers always want more
+        await round_trip(limit, clock, limit.limit, of_workers(limit.limit, 8, 0.05))
+        if clock.now() > 60.0:
+            highest = max(highest, limit.limit)
+    assert 8 <= highest <= 20  # 1.5 × 8 workers and a headroom of 4, and some
+
+
+async def test_the_gradient_finds_its_way_when_the_dependency_changes_under_overload(
+    clock: ManualClock,
+) -> None:
+    limit = ConcurrencyLimit("dep", initial=20, algorithm=Gradient(), clock=clock)
+    for workers, seconds in ((8, 0.05), (40, 0.05), (8, 0.2)):
+        limits = []
+        for _ in range(1500):
+            await round_trip(limit, clock, limit.limit, of_workers(limit.limit, workers, seconds))
+            limits.append(limit.limit)
+        settled = sorted(limits[-500:])[250]
+        assert workers <= settled <= 2 * workers + 4
+
+
+async def test_a_probe_of_the_gradient_halves_the_limit_and_restores_it(clock: ManualClock) -> None:
+    limit = ConcurrencyLimit("dep", initial=40, algorithm=Gradient(probe_every=5.0), clock=clock)
+    limits = []
+    while clock.now() < 20.0:
+        await round_trip(limit, clock, limit.limit, of_workers(limit.limit, 20, 0.05))
+        limits.append(limit.limit)
+    drops = [later / earlier for earlier, later in itertools.pairwise(limits) if later < 0.7 * earlier]
+    rises = [later for earlier, later in itertools.pairwise(limits) if later > 1.5 * earlier]
+    assert 2 <= len(drops) == len(rises) <= 5
+    assert all(0.4 <= drop <= 0.5 for drop in drops)
+
+
+async def test_a_drop_during_a_probe_cuts_what_is_restored_too(clock: ManualClock) -> None:
+    limit = ConcurrencyLimit("dep", initial=40, algorithm=Gradient(), clock=clock)
+    for _ in range(2):
+        await round_trip(limit, clock, 40, 0.1)
+    assert limit.limit == 18  # a probe began
+    clock.advance(0.1)
+    await dropped(limit)
+    assert limit.limit == 12
+    await round_trip(limit, clock, 12, 0.1)
+    assert limit.limit == 28  # 0.7 × 40 and a little
+
+
 # Queueing for a permit
 
 
@@ -245,6 +298,7 @@ def test_a_setting_outside_its_bounds_is_refused_by_name(settings: dict[str, Any
         (Gradient, "smoothing", 0.0),
         (Gradient, "headroom", -1.0),
         (Gradient, "long_window", float("inf")),
+        (Gradient, "probe_every", 0.0),
         (Gradient, "cut", float("nan")),
     ],
 )
