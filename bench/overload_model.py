@@ -37,6 +37,8 @@ class Outcomes:
 
     offered: list[int]
     in_time: list[int]
+    latencies: list[float]
+    """Seconds, of those in time."""
     limit: int = 0
 
     @property
@@ -88,7 +90,7 @@ async def overload(
     rng = random.Random(seed)
     dependency = _Dependency(clock, random.Random(seed + 1))
     shedder = LoadShedder("model", limit=limit, clock=clock, rng=random.Random(seed + 2)) if limit else None
-    outcomes = Outcomes(offered=[0, 0, 0], in_time=[0, 0, 0])
+    outcomes = Outcomes(offered=[0, 0, 0], in_time=[0, 0, 0], latencies=[])
     tasks: set[asyncio.Task[None]] = set()
 
     async def work(deadline: Deadline) -> None:
@@ -113,8 +115,10 @@ async def overload(
                     await work(deadline)
         except (Overloaded, DeadlineExceeded, TimeoutError):
             return
-        if clock.now() - began <= PATIENCE:
+        latency = clock.now() - began
+        if latency <= PATIENCE:
             outcomes.in_time[priority] += 1
+            outcomes.latencies.append(latency)
 
     def arrive() -> None:
         priority = rng.choices(list(MIX), list(MIX.values()))[0]

@@ -9,11 +9,16 @@ a fleet. All other state is per process.
 from __future__ import annotations
 
 from fairlead.admission.load_shedding import Admission, LoadShedder, Outcome, RefusalReason, ShedderStats
+from fairlead.admission.rate_limit import ClientLimiter, RateDecision, RateLimit, RateLimiter
 
 __all__ = [
     "Admission",
+    "ClientLimiter",
     "LoadShedder",
     "Outcome",
+    "RateDecision",
+    "RateLimit",
+    "RateLimiter",
     "RefusalReason",
     "ShedderStats",
 ]

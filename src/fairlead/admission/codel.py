@@ -82,15 +82,16 @@ class CodelQueue(Generic[_Waiter]):
         lane = self._lanes[waiter.priority]
         if not lane.waiters:
             lane.used_since = waiter.queued_at
+            lane.standing = False
         lane.waiters[waiter] = None
         self._size += 1
 
     def discard(self, waiter: _Waiter) -> None:
-        """Takes a waiter out, if it is still in."""
+        """Takes a waiter out, unserved, if it is still in."""
         lane = self._lanes[waiter.priority]
         if waiter in lane.waiters:
             del lane.waiters[waiter]
-            self._removed(lane)
+            self._size -= 1
 
     def place_freed(self, now: float) -> None:
         """Notes that a place came free, to learn how fast the queue drains."""
@@ -107,7 +108,7 @@ class CodelQueue(Generic[_Waiter]):
         for lane in self._highest_first:
             if lane.waiters:
                 waiter, _ = lane.waiters.popitem(last=self._stands(lane, now))
-                self._removed(lane)
+                self._size -= 1
                 return waiter
         return None
 
@@ -121,7 +122,7 @@ class CodelQueue(Generic[_Waiter]):
                     break
                 found.append(oldest)
                 del lane.waiters[oldest]
-                self._removed(lane)
+                self._size -= 1
         return found
 
     def due(self, waiter: _Waiter, now: float) -> float:
@@ -136,7 +137,7 @@ class CodelQueue(Generic[_Waiter]):
                 if lane is self._lanes[priority] and not stands:
                     return None
                 waiter, _ = lane.waiters.popitem(last=not stands)
-                self._removed(lane)
+                self._size -= 1
                 return waiter
         return None
 
@@ -153,13 +154,7 @@ class CodelQueue(Generic[_Waiter]):
         return max(self._target, _TARGET_PLACES * self.gap)
 
     def _stands(self, lane: _Lane[_Waiter], now: float) -> bool:
-        # Once standing, it stays so until it has been empty, although the interval moves with the gap.
+        # Once standing, it stays so while it is used, although the interval moves with the gap.
         if not lane.standing and now >= lane.used_since + self._longest_interval:
             lane.standing = True
         return lane.standing
-
-    def _removed(self, lane: _Lane[_Waiter]) -> None:
-        self._size -= 1
-        if not lane.waiters:
-            lane.used_since = inf
-            lane.standing = False

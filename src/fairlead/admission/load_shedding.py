@@ -312,6 +312,8 @@ class LoadShedder:
         elif outcome == "refused" or (outcome == "timeout" and now - began >= self._fastest_of_late(now)):
             # A timeout shorter than any success says nothing: callers who name 1 ms must not shrink the limit.
             self.limit.dropped(began, now)
+        if self._queue:
+            self._serve(now)  # the limit may have grown
 
     def _fastest_of_late(self, now: float) -> float:
         """Seconds of the fastest success in the last 10 to 20 s; 0 if there was none."""
