@@ -163,6 +163,7 @@ class RateLimiter:
         if after > refill + _ROUNDING:
             self._limited.add()
             if client in full_at:
+                full_at[client] = now + debt  # what a clock that jumped back would have added is gone
                 full_at.move_to_end(client)
             return decide(self.limit, debt, cost, False)
         self._allowed.add()
