@@ -16,7 +16,19 @@ from pathlib import Path
 from bench.harness import Bar
 from fairlead.trial.machine import this_machine
 
-ROOMS = ("cache", "hot_keys", "redis", "calls", "telemetry", "flags", "inference", "lab", "cli", "home_feed")
+ROOMS = (
+    "cache",
+    "redis",
+    "hot_keys",
+    "calls",
+    "admission",
+    "telemetry",
+    "flags",
+    "inference",
+    "lab",
+    "cli",
+    "home_feed",
+)
 """In the order of the table; a room without a module is named on stderr and left out."""
 
 SCHEMA = "fairlead.bench/1"
