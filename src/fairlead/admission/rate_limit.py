@@ -132,6 +132,7 @@ class RateLimiter:
         self.limit = limit
         self._clients = clients
         self._now = clock.now
+        self._rate = limit.rate
         self._seconds_per_token = 1.0 / limit.rate
         self._refill = limit.refill_seconds
         self._full_at: OrderedDict[str, float] = OrderedDict()
@@ -157,22 +158,25 @@ class RateLimiter:
             client = short_name(client)
         now = self._now()
         full_at, refill = self._full_at, self._refill
-        # Never further off than an empty bucket, unless the clock jumped back.
-        debt = min(max(full_at.get(client, now) - now, 0.0), refill)
+        known = full_at.get(client)
+        debt = 0.0 if known is None or known < now else known - now
+        if debt > refill:
+            debt = refill  # never further off than an empty bucket, unless the clock jumped back
         after = debt + cost * self._seconds_per_token
         if after > refill + _ROUNDING:
             self._limited.add()
-            if client in full_at:
-                full_at[client] = now + debt  # what a clock that jumped back would have added is gone
+            if known is not None:
+                full_at[client] = now + debt
                 full_at.move_to_end(client)
             return decide(self.limit, debt, cost, False)
         self._allowed.add()
         if after > 0.0:
             full_at[client] = now + after
-            full_at.move_to_end(client)
-            if len(full_at) > self._clients:
+            if known is not None:
+                full_at.move_to_end(client)
+            elif len(full_at) > self._clients:
                 full_at.popitem(last=False)
-        return RateDecision(True, self.limit, int((refill - after + _ROUNDING) * self.limit.rate), after, 0.0)
+        return RateDecision(True, self.limit, int((refill - after + _ROUNDING) * self._rate), after, 0.0)
 
 
 def decide(limit: RateLimit, debt: float, cost: float, allowed: bool) -> RateDecision:
