@@ -20,7 +20,18 @@ REQUEST_PATH = [
     name
     for name in PUBLIC.public_modules()
     if name.split(".")[1]
-    in ("cache", "calls", "clock", "context", "deadline", "errors", "flags", "inference", "telemetry")
+    in (
+        "admission",
+        "cache",
+        "calls",
+        "clock",
+        "context",
+        "deadline",
+        "errors",
+        "flags",
+        "inference",
+        "telemetry",
+    )
     and name.count(".") == 1
 ]
 
