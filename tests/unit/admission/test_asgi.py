@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.admission import LoadShedder, RateLimit, RateLimiter
+from fairlead.admission import LoadShedder, RateDecision, RateLimit, RateLimiter
 from fairlead.admission.asgi import AdmissionMiddleware, forwarded_client, peer_address
 from fairlead.calls import Bulkhead
 from fairlead.clock import ManualClock, settle
@@ -215,6 +215,19 @@ async def test_a_client_over_its_rate_is_429_with_headers(clock: ManualClock) ->
     assert limited.headers["retry-after"] == "2"
     assert limited.headers["ratelimit"] == '"default";r=0;t=2'
     assert len(app.contexts) == 1
+
+
+async def test_a_limiter_that_has_to_ask_elsewhere_is_awaited(clock: ManualClock) -> None:
+    class Elsewhere:
+        def __init__(self) -> None:
+            self._limiter = RateLimiter(RateLimit(rate=1.0, burst=1), clock=clock)
+
+        async def check(self, client: str, cost: float = 1.0) -> RateDecision:
+            await asyncio.sleep(0)
+            return self._limiter.check(client, cost)
+
+    middleware = AdmissionMiddleware(App(), rate_limiter=Elsewhere(), clock=clock)
+    assert [(await ask(middleware)).status for _ in range(2)] == [200, 429]
 
 
 @pytest.mark.parametrize(
