@@ -141,7 +141,7 @@ async def test_a_request_meets_its_context_and_the_service_its_bounds(tmp_path: 
         refused = next(answer for answer in answers if answer[0] == 503)
         assert refused[1]["status"] == 503
         assert refused[2]["Content-Type"] == "application/problem+json"
-        assert 1 <= int(refused[2]["Retry-After"]) <= 2
+        assert 1 <= int(refused[2]["Retry-After"]) <= 4
         await app.until_in_flight(0)
 
 

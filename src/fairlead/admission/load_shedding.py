@@ -49,7 +49,8 @@ _NORMAL, _OVERLOADED = "normal", "overloaded"
 _CALM = 1.0  # seconds without a refusal after which the state is called normal again
 _TIMER_SLACK = 0.002  # uvloop's timers may ring that much early
 _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 30.0  # Retry-After counts in whole seconds
-_FASTEST_WINDOW = 10.0
+_RETRY_SPREAD = 2.0
+_FASTEST_WINDOW = 10.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,7 +270,9 @@ class LoadShedder:
         if self._state is _NORMAL:
             self._become(_OVERLOADED, f"{self.in_flight} in flight, {len(self._queue)} waiting: {reason}")
         drained = (self._queue.ahead_of(priority) + 1) * self._queue.gap
-        wait = min(max(drained, _SHORTEST_RETRY), _LONGEST_RETRY) * (1.0 + self._rng.random())
+        base = min(max(drained, _SHORTEST_RETRY), _LONGEST_RETRY)
+        # Wide enough that whole seconds, rounded up, still differ: those refused together must not return together.
+        wait = base + (base + _RETRY_SPREAD) * self._rng.random()
         after = f" after {waited:.3f} s in the queue" if waited else ""
         return Overloaded(
             f"{self.name}: {self.limit.in_flight} of {self.limit.limit} requests are in flight; refused{after} "
