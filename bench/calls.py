@@ -45,6 +45,7 @@ def _policy(work: _Work) -> _Work:
         name="bench",
         timeout=1.0,
         attempt_timeout=0.5,
+        idempotent=True,
         retry=Retry(on=(ConnectionError, TimeoutError), budget=RetryBudget()),
         breaker=CircuitBreaker("bench"),
         limit=ConcurrencyLimit("bench"),

@@ -45,6 +45,7 @@ def test_a_server_that_hangs_costs_its_timeouts_and_then_nothing(loop: str) -> N
                 name="hung",
                 timeout=0.5,
                 attempt_timeout=0.1,
+                idempotent=True,
                 retry=Retry(on=TimeoutError, attempts=2, base=0.001, cap=0.001, budget=RetryBudget()),
                 breaker=CircuitBreaker("hung", minimum_calls=20),
                 limit=limit,
@@ -64,11 +65,11 @@ def test_a_server_that_hangs_costs_its_timeouts_and_then_nothing(loop: str) -> N
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_slow_after_opens_the_breaker_while_the_calls_still_hang(loop: str) -> None:
+def test_hung_after_opens_the_breaker_while_the_calls_still_hang(loop: str) -> None:
     async def work() -> None:
         async with await hung_server() as server:
             port = server.sockets[0].getsockname()[1]
-            breaker = CircuitBreaker("hung", minimum_calls=5, slow_after=0.05)
+            breaker = CircuitBreaker("hung", minimum_calls=5, hung_after=0.05)
             policy = Policy(name="hung", timeout=60.0, breaker=breaker)
             calls = [asyncio.ensure_future(policy.call(ask, port)) for _ in range(5)]
             await asyncio.sleep(0.1)

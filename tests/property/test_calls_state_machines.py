@@ -47,7 +47,7 @@ class BreakerMachine(RuleBasedStateMachine):
             open_for=self.OPEN_FOR,
             open_for_cap=self.CAP,
             half_open_permits=self.PERMITS,
-            slow_after=self.SLOW,
+            hung_after=self.SLOW,
             clock=self.clock,
             rng=NoJitter(),
         )

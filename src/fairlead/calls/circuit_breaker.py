@@ -3,10 +3,11 @@
 Without it, a dead dependency costs each request a full timeout, and the requests that wait hold memory,
 connections and permits until the caller dies too.
 
-closed: all calls pass; outcomes are counted in a rolling window; a failure that finds at least
-`minimum_calls` of which `failure_ratio` failed opens the breaker. open: every call is refused at once, for
-`open_for` seconds, longer after each failed probe. half_open: at most `half_open_permits` calls pass as
-probes; when all have succeeded the breaker closes, when one fails it opens again.
+closed: all calls pass; outcomes are counted over the last seconds, or the last calls; one that finds at least
+`minimum_calls`, of which `failure_ratio` failed or `slow_ratio` were slow, opens the breaker. open: every call
+is refused at once, for `open_for` seconds, longer after each failed probe. half_open: at most
+`half_open_permits` calls pass as probes; when all have succeeded the breaker closes, when one fails it opens
+again.
 
 Invariant: every permit ends in exactly one of success, failure or nothing. A cancelled call is nothing:
 the caller left, which says nothing about the dependency; a cancelled probe gives its permit back. Our own
@@ -25,10 +26,11 @@ from math import inf
 from types import TracebackType
 
 from fairlead.calls.bounds import check_number, check_whole
+from fairlead.calls.count_window import CountWindow
 from fairlead.calls.rolling_window import RollingWindow
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import current
-from fairlead.errors import CircuitOpen
+from fairlead.errors import CircuitOpen, InvalidInput
 from fairlead.telemetry.event import StateChanged
 
 __all__ = ["BreakerPermit", "BreakerState", "CircuitBreaker"]
@@ -52,12 +54,17 @@ class CircuitBreaker:
     name: of the dependency, in errors and events.
     failure_ratio: share of failed calls in the window that opens it, above 0 up to 1.
     minimum_calls: calls in the window below which it never opens. 20: two failures at night are no outage.
-    window: seconds of outcomes looked at.
+    window: seconds of outcomes looked at; without effect once `last_calls` is set.
+    last_calls: looks at so many calls instead, whatever their age. For a dependency called so seldom that
+        `minimum_calls` never fit into seconds. None: the window is one of time.
+    slow_call: seconds after which a call that returned, well or not, was slow; a slow probe has failed. None:
+        latency opens nothing. A call that never suspended is never slow.
+    slow_ratio: share of slow calls in the window that opens it, above 0 up to 1.
     open_for: seconds of refusal before the first probe; doubles after each failed probe, up to
         `open_for_cap`, and up to a fifth longer at random, so that the workers of a fleet do not probe in
         step.
     half_open_permits: probes that must all succeed to close it, and the most that run at once.
-    slow_after: seconds in flight after which a call counts as failed even though it has not returned.
+    hung_after: seconds in flight after which a call counts as failed even though it has not returned.
         None: age counts only through the attempt's own timeout, where a Policy sets one. Set it near the
         p99.9 to open before the timeouts return.
     is_failure: which exceptions speak against the dependency; the others count as success, because it
@@ -72,10 +79,13 @@ class CircuitBreaker:
         failure_ratio: float = 0.5,
         minimum_calls: int = 20,
         window: float = 10.0,
+        last_calls: int | None = None,
+        slow_call: float | None = None,
+        slow_ratio: float = 0.5,
+        hung_after: float | None = None,
         open_for: float = 5.0,
         open_for_cap: float = 60.0,
         half_open_permits: int = 3,
-        slow_after: float | None = None,
         is_failure: Callable[[Exception], bool] | None = None,
         on_event: Callable[[StateChanged], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -87,11 +97,23 @@ class CircuitBreaker:
         check_number("CircuitBreaker.open_for", open_for, above=0.0, high=_LONGEST)
         check_number("CircuitBreaker.open_for_cap", open_for_cap, low=open_for, high=_LONGEST)
         check_whole("CircuitBreaker.half_open_permits", half_open_permits, low=1, high=10_000)
-        if slow_after is not None:
-            check_number("CircuitBreaker.slow_after", slow_after, above=0.0, high=_LONGEST)
+        check_number("CircuitBreaker.slow_ratio", slow_ratio, above=0.0, high=1.0)
+        if slow_call is not None:
+            check_number("CircuitBreaker.slow_call", slow_call, above=0.0, high=_LONGEST)
+        if hung_after is not None:
+            check_number("CircuitBreaker.hung_after", hung_after, above=0.0, high=_LONGEST)
+        if last_calls is not None:
+            check_whole("CircuitBreaker.last_calls", last_calls, low=1, high=1_000_000)
+            if minimum_calls > last_calls:
+                raise InvalidInput(
+                    f"CircuitBreaker.minimum_calls: {minimum_calls} never fit into last_calls = {last_calls}, "
+                    "so it would never open; lower the one or raise the other"
+                )
         self.name = name
         self.clock = clock
-        self.slow_after = slow_after
+        self.hung_after = hung_after
+        self._slow_call = inf if slow_call is None else slow_call
+        self._slow_ratio = slow_ratio
         self._failure_ratio = failure_ratio
         self._minimum_calls = minimum_calls
         self._open_for = open_for
@@ -104,7 +126,7 @@ class CircuitBreaker:
         # Never later than the end of the bucket or the first call to fall due, and in the past unless closed.
         self.passes_until = -inf
         self.generation = 0
-        self.outcomes = RollingWindow(window, clock.now())
+        self.outcomes = RollingWindow(window, clock.now()) if last_calls is None else CountWindow(last_calls)
         self._closed = True
         self._due = inf
         self._state = BreakerState.CLOSED
@@ -179,14 +201,15 @@ class CircuitBreaker:
         self._free_permits -= 1
         return self.generation
 
-    def record(self, generation: int, success: bool | None, now: float) -> None:
-        """Ends a permit: True success, False failure, None neither."""
+    def record(self, generation: int, success: bool | None, now: float, began: float = inf) -> None:
+        """Ends a permit: True success, False failure, None neither. began: when the call did, if that is known."""
         if generation != self.generation:
             return
         if self._state is BreakerState.OPEN:
             # Nobody holds a permit of an open breaker: this call saw it open in its own first step, by a call
             # nested in it, and no probe has failed.
             return
+        slow = now - began > self._slow_call
         if self._closed:
             if success is None:
                 return
@@ -194,24 +217,25 @@ class CircuitBreaker:
             if now >= window.turns_at:
                 window.turn(now)
             window.total += 1
-            if not success:
-                window.part += 1
+            if slow or not success:
+                window.slow += slow
+                window.part += not success
                 self._open_if_failing(now)
-        elif success:
+        elif success is None:
+            self._free_permits += 1
+        elif not success or slow:
+            self._failed_probes += 1
+            self._open(now, f"a probe took {now - began:.3f} s" if success else "a probe failed")
+        else:
             self._proven += 1
             if self._proven == self._half_open_permits:
                 self._failed_probes = 0
                 self.outcomes.reset(now)
                 self._become(BreakerState.CLOSED, f"{self._proven} of {self._proven} probes succeeded")
-        elif success is None:
-            self._free_permits += 1
-        else:
-            self._failed_probes += 1
-            self._open(now, "a probe failed")
 
     def watch(self, call: object, generation: int, now: float) -> float:
         """Begins to count the age of a call in flight; returns the patience to hand to `unwatch`."""
-        patience = self.slow_after or inf
+        patience = self.hung_after or inf
         if not self._closed:
             # A probe that hangs without a timeout would otherwise hold the breaker half open for ever.
             patience = min(patience, self._open_for)
@@ -244,9 +268,16 @@ class CircuitBreaker:
 
     def _open_if_failing(self, now: float) -> None:
         calls, failures = self.outcomes.counts(now)
-        if calls >= self._minimum_calls and failures >= self._failure_ratio * calls:
-            self._failed_probes = 0
-            self._open(now, f"{failures} of {calls} calls failed")
+        if calls < self._minimum_calls:
+            return
+        if failures >= self._failure_ratio * calls:
+            reason = f"{failures} of {calls} calls failed"
+        elif self._slow_call != inf and (slow := self.outcomes.slow_calls(now)) >= self._slow_ratio * calls:
+            reason = f"{slow} of {calls} calls took longer than {self._slow_call:g} s"
+        else:
+            return
+        self._failed_probes = 0
+        self._open(now, reason)
 
     def _open(self, now: float, reason: str) -> None:
         wait = min(self._open_for_cap, self._open_for * 2.0 ** min(self._failed_probes, 32))
@@ -278,7 +309,7 @@ class CircuitBreaker:
 class BreakerPermit:
     """One call's passage through a breaker, as a context manager; the block's exception is its outcome."""
 
-    __slots__ = ("_breaker", "_generation", "_patience")
+    __slots__ = ("_began", "_breaker", "_generation", "_patience")
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
@@ -289,6 +320,7 @@ class BreakerPermit:
         probe = breaker.ask(now)
         self._generation = breaker.generation if probe is None else probe
         self._patience = breaker.watch(self, self._generation, now)
+        self._began = now
         return self
 
     def __exit__(
@@ -296,4 +328,4 @@ class BreakerPermit:
     ) -> None:
         breaker = self._breaker
         if breaker.unwatch(self, self._patience):
-            breaker.record(self._generation, breaker.judge(error), breaker.clock.now())
+            breaker.record(self._generation, breaker.judge(error), breaker.clock.now(), self._began)

@@ -7,7 +7,9 @@ call above it is refused at once, which costs the caller nothing and leaves it t
 
 Invariant: a call is counted from its start to its end, whatever its end, so in_flight never exceeds the
 limit that held when the last call began. A cancelled call moves nothing but the count. A call that never
-suspended did not wait for the dependency and is no measurement.
+suspended did not wait for the dependency and is no measurement. Permits that calls of a policy hold in a loop that
+was closed are taken back when the limit is first found full in another loop; those of `permit()` when the abandoned
+task is collected.
 """
 
 from __future__ import annotations
@@ -17,11 +19,16 @@ from collections import deque
 from functools import partial
 from math import inf
 from types import TracebackType
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.limit_algorithm import Aimd, LimitAlgorithm
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import Overloaded, Refused
+
+if TYPE_CHECKING:
+    from fairlead.calls.expiry import Expiries
 
 __all__ = ["ConcurrencyLimit", "LimitPermit"]
 
@@ -59,6 +66,9 @@ class ConcurrencyLimit:
         self._rule = (algorithm or Aimd()).begin()
         self._estimate = float(initial)
         self.waiters: deque[asyncio.Future[bool]] = deque()
+        self.holders: WeakSet[Expiries] = WeakSet()
+        """Where the calls in flight of each policy with this limit are known."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Policy reads and writes these on its hot path.
         self.limit = initial
         """Calls that may be in flight now."""
@@ -87,6 +97,12 @@ class ConcurrencyLimit:
         if self.in_flight < self.limit and not self.waiters:
             self.in_flight += 1
             return
+        if (loop := asyncio.get_running_loop()) is not self._loop:
+            self._loop = loop
+            self._leave_closed_loops()
+            if self.in_flight < self.limit and not self.waiters:
+                self.in_flight += 1
+                return
         if self.max_wait == 0.0 or len(self.waiters) >= self.limit:
             raise self._overloaded(0.0)
         granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -111,6 +127,11 @@ class ConcurrencyLimit:
         if self.waiters:
             self.wake()
 
+    def _leave_closed_loops(self) -> None:
+        self.waiters = deque(each for each in self.waiters if not each.get_loop().is_closed())
+        for holder in list(self.holders):
+            holder.abandon()
+
     def _leave_queue(self, granted: asyncio.Future[bool]) -> None:
         if granted in self.waiters:
             self.waiters.remove(granted)
@@ -120,7 +141,7 @@ class ConcurrencyLimit:
         """Hands free places to those who wait longest."""
         while self.waiters and self.in_flight < self.limit:
             granted = self.waiters.popleft()
-            if not granted.done():
+            if not granted.done() and not granted.get_loop().is_closed():
                 self.in_flight += 1
                 granted.set_result(True)
 

@@ -8,25 +8,40 @@ it back was it ours alone.
 
 The count is compared with the one at the start (CPython 3.12; 3.11 compares with zero and so loses
 timeouts in the clean-up of a cancelled task). If the coroutine swallows the cancellation, its result stands.
+
+A loop that is closed with calls in flight leaves them suspended for ever, and with them their permits. The entries
+here are what is known of them: `abandon` ends each as the garbage collector would, which gives the permits back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from fairlead.clock import Clock, Timer
 
 if TYPE_CHECKING:
     from fairlead.calls.circuit_breaker import CircuitBreaker
 
-__all__ = ["Expiries", "Expiry", "Suspended", "as_coroutine", "first_step", "resume"]
+__all__ = ["Entry", "Expiries", "Expiry", "Suspended", "as_coroutine", "first_step", "resume"]
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+
+class Entry(Protocol):
+    """Something that is due at a moment, on behalf of a task."""
+
+    task: asyncio.Task[Any] | None
+    """None once closed."""
+
+    def expire(self, now: float) -> None: ...
 
 
 class Expiry:
@@ -72,7 +87,7 @@ class Expiries:
     many calls.
     """
 
-    __slots__ = ("_armed_for", "_clock", "_closed", "_heap", "_loop", "_order", "_timer")
+    __slots__ = ("__weakref__", "_armed_for", "_clock", "_closed", "_heap", "_loop", "_order", "_timer")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -80,7 +95,7 @@ class Expiries:
 
     def _forget(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
-        self._heap: list[tuple[float, int, Expiry]] = []
+        self._heap: list[tuple[float, int, Entry]] = []
         self._order = 0
         self._closed = 0
         self._armed_for = inf
@@ -89,28 +104,49 @@ class Expiries:
     def add(
         self, when: float, breaker: CircuitBreaker | None, generation: int, call: object, patience: float
     ) -> Expiry:
-        """Has the running task cancelled at `when`, and the breaker told; it is to be closed."""
+        """Has the running task cancelled at `when`, and the breaker told; it is to be closed. A call without
+        an end (`when` infinite) is known here, and has no timer.
+        """
         expiry = Expiry(breaker, generation, call, patience)
+        self.push(when, expiry)
+        return expiry
+
+    def push(self, when: float, entry: Entry) -> None:
+        """Has the entry expire at `when` unless it is closed before."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
+            self.abandon()
             self._forget(loop)  # the loop before was closed, and its timer with it
         self._order += 1
-        heappush(self._heap, (when, self._order, expiry))
+        heappush(self._heap, (when, self._order, entry))
         if when < self._armed_for:
             self._arm(when)
-        return expiry
 
     def close(self, expiry: Expiry) -> bool:
         """Disarms it; True if it cancelled its task and nobody else did. To be called exactly once."""
         task, expiry.task = expiry.task, None
         if expiry.expired:
             return task is not None and expiry.take_back(task)
+        self.drop()
+        return False
+
+    def drop(self) -> None:
+        """Notes that an entry that has not expired was closed."""
         self._closed += 1
         if self._closed > 100 and self._closed * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].task is not None]
             heapify(self._heap)
             self._closed = 0
-        return False
+
+    def abandon(self) -> None:
+        """Ends the calls that a closed loop left in flight, so that what they hold is free again."""
+        if self._loop is None or not self._loop.is_closed():
+            return
+        heap = self._heap
+        self._forget(None)
+        for _, _, entry in heap:
+            if entry.task is not None:
+                _end(entry.task)
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -131,6 +167,16 @@ class Expiries:
             expiry.expire(now)
         if heap:
             self._arm(heap[0][0])
+
+
+def _end(task: asyncio.Task[Any]) -> None:
+    """Runs the clean-up of a task whose loop is closed."""
+    coroutine = task.get_coro()
+    try:
+        if isinstance(coroutine, Coroutine):
+            coroutine.close()
+    except Exception:  # the abandoned call's own clean-up; the calls of today must not fail for it
+        _log.exception("the clean-up of %r, abandoned in a closed loop, failed", task)
 
 
 class Suspended:

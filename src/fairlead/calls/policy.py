@@ -1,9 +1,9 @@
-"""One object around one call: deadline > retry > breaker > limit, fused.
+"""One object around one call: fallback > deadline > retry > hedge > breaker > limit, fused.
 
 Stacked decorators each add a coroutine, a timer and a view of the failure that the others do not share:
 the breaker counts the caller's cancellation, the retry sleeps past the deadline, the limit counts the time
-spent asleep. Fused, they agree. The retry is outermost, then the breaker, and the limit innermost: both
-see each attempt by itself.
+spent asleep. Fused, they agree. The limit is innermost, then the breaker: both see each attempt by itself, a
+hedge's as well.
 
 The first step of the coroutine is driven by hand. If it finishes there, no timer was ever set; if it
 suspends, one timer is set for whichever comes first, the end of the attempt or of the call.
@@ -16,59 +16,49 @@ from __future__ import annotations
 
 import functools
 import random
-from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from inspect import isawaitable
 from math import inf
 from types import CoroutineType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
+from fairlead.calls.attempt import TIMER_SLACK, Attempt, Attempts, Expired
 from fairlead.calls.attempt_context import AttemptContext
 from fairlead.calls.bounds import check_number
-from fairlead.calls.circuit_breaker import CircuitBreaker
+from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
 from fairlead.calls.concurrency_limit import ConcurrencyLimit
-from fairlead.calls.expiry import Expiries, Suspended, as_coroutine, first_step, resume
-from fairlead.calls.retry import Retry
+from fairlead.calls.expiry import Suspended, as_coroutine, first_step
+from fairlead.calls.fallback import Fallback, FallbackBudget, mark_degraded
+from fairlead.calls.hedge import Hedge, Hedging, Second
+from fairlead.calls.retry import Retry, RetryBudget, asked_to_wait
+from fairlead.calls.stats import PolicyStats, export_counts
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import _current  # request_context() costs five times the set and reset it stands for
-from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput, Overloaded, Refused
-from fairlead.telemetry.event import StateChanged
+from fairlead.errors import DeadlineExceeded, InvalidInput, Refused
+from fairlead.telemetry.event import Event
+from fairlead.telemetry.metrics import MetricRegistry
 
-__all__ = ["Policy", "PolicyStats"]
+__all__ = ["Policy"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _LONGEST = 86_400.0
 
-# A caller's timer for the same moment may fire this much before our own would have: loops count in
-# milliseconds.
-_TIMER_SLACK = 0.002
 
+class Policy(Attempts):
+    """Calls a coroutine function within a deadline, retrying, hedging, refusing and limiting as told.
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PolicyStats:
-    """What did not go straight, counted since the start, in this process."""
-
-    retried: int
-    """Attempts beyond the first."""
-    retries_suppressed: int
-    """Retries that a failure deserved and the budget refused."""
-    timed_out: int
-    """Attempts ended by their own timeout or the deadline."""
-    refused: int
-    """Attempts not begun: breaker open, limit full, or deadline passed."""
-
-
-class Policy:
-    """Calls a coroutine function within a deadline, retrying, refusing and limiting as told.
-
-    name: of the call, in errors.
+    name: of the call, in errors, events and metrics; one of its own for each policy.
     timeout: seconds for the call with all its attempts and waits; an earlier ambient deadline prevails.
         None: only the ambient deadline bounds it.
     attempt_timeout: seconds for one attempt. None: an attempt may use all that remains.
-    retry, breaker, limit: None leaves that part out. Breaker, limit and retry budget may be shared by
-    policies. on_event: receives the breaker's changes of state.
+    retry, breaker, limit, hedge, fallback: None leaves that part out. Breaker, limit and budgets may be shared
+        by policies.
+    idempotent: whether the call may be served twice. False: only a Refused, which says that nothing was begun,
+        is retried, and nothing is hedged. `replayable` and `once` are this policy with the other answer.
+    on_event: receives a PolicyActed for each retry, hedge, refusal and fallback, and the breaker's changes of
+        state. It must not block; what it raises is logged.
 
     >>> import asyncio
     >>> async def answer(question):
@@ -79,21 +69,18 @@ class Policy:
 
     __slots__ = (
         "_attempt_timeout",
-        "_breaker",
-        "_clock",
-        "_earnings",
-        "_expiries",
-        "_first_timeout",
-        "_limit",
-        "_now",
-        "_refused",
-        "_retried",
+        "_bare",
+        "_budget",
+        "_fallback",
+        "_fallback_budget",
+        "_hedger",
+        "_hedging",
+        "_other",
         "_retry",
         "_rng",
-        "_suppressed",
-        "_timed_out",
+        "_single",
         "_timeout",
-        "name",
+        "idempotent",
     )
 
     def __init__(
@@ -105,44 +92,108 @@ class Policy:
         retry: Retry | None = None,
         breaker: CircuitBreaker | None = None,
         limit: ConcurrencyLimit | None = None,
+        hedge: Hedge | None = None,
+        fallback: Fallback | None = None,
+        idempotent: bool = False,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
-        on_event: Callable[[StateChanged], object] | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> None:
         if timeout is not None:
             check_number("Policy.timeout", timeout, above=0.0, high=_LONGEST)
         if attempt_timeout is not None:
             check_number("Policy.attempt_timeout", attempt_timeout, above=0.0, high=_LONGEST)
         budget = retry.budget if retry else None
-        for part in (breaker, limit, budget):
+        if hedge is not None:
+            if hedge.budget is not None and budget is not None and hedge.budget is not budget:
+                raise InvalidInput(
+                    f"Policy {name!r}: retries and hedges share one budget; give it to one of them, or both"
+                )
+            budget = hedge.budget or budget or RetryBudget(clock=clock)
+        fallback_budget = (fallback.budget or FallbackBudget(clock=clock)) if fallback else None
+        for part in (breaker, limit, budget, fallback_budget):
             if part is not None and part.clock is not clock:
                 raise InvalidInput(
                     f"Policy {name!r}: its {type(part).__name__} reads another clock; pass both one"
                 )
-        self.name = name
+        super().__init__(
+            name=name,
+            timeout=inf if timeout is None else timeout,
+            attempt_timeout=inf if attempt_timeout is None else attempt_timeout,
+            budget=budget,
+            breaker=breaker,
+            limit=limit,
+            clock=clock,
+            on_event=on_event,
+        )
+        self.idempotent = idempotent
         self._timeout = inf if timeout is None else timeout
         self._attempt_timeout = inf if attempt_timeout is None else attempt_timeout
-        self._first_timeout = min(self._timeout, self._attempt_timeout)
-        self._expiries = Expiries(clock)
         self._retry = retry
-        self._earnings = budget.earnings if budget else None
-        self._breaker = breaker
-        self._limit = limit
-        self._clock = clock
-        self._now = clock.now
+        self._budget = budget
+        self._hedger = Hedging(self, hedge, budget, self._attempt_timeout) if hedge and budget else None
+        self._hedging = self._hedger if idempotent else None
+        self._fallback = fallback
+        self._fallback_budget = fallback_budget
         self._rng = rng or random.Random()
-        self._retried = self._suppressed = self._timed_out = self._refused = 0
-        if breaker is not None and on_event is not None:
-            breaker.subscribe(on_event)
+        self._other: Policy | None = None
+        self._bare: Policy | None = None
+        self._single: Policy | None = None
+
+    @property
+    def once(self) -> Policy:
+        """This policy, with the same state, for calls that must not be served twice."""
+        return self._the_other() if self.idempotent else self
+
+    @property
+    def replayable(self) -> Policy:
+        """This policy, with the same state, for calls that may be served twice: GET, PUT, DELETE, a lookup."""
+        return self if self.idempotent else self._the_other()
+
+    def _the_other(self) -> Policy:
+        other = self._other
+        if other is None:
+            other = self._other = self._twin()
+            other.idempotent = not self.idempotent
+            other._hedging = self._hedger if other.idempotent else None
+            other._other = self
+        return other
+
+    def _twin(self) -> Policy:
+        twin = object.__new__(Policy)
+        for slot in (*Attempts.__slots__, *Policy.__slots__):
+            setattr(twin, slot, getattr(self, slot))
+        twin._other = twin._bare = twin._single = None
+        return twin
 
     @property
     def stats(self) -> PolicyStats:
-        return PolicyStats(
-            retried=self._retried,
-            retries_suppressed=self._suppressed,
-            timed_out=self._timed_out,
-            refused=self._refused,
-        )
+        """What did not go straight since the start, `once` and `replayable` together."""
+        return self._counts.snapshot()
+
+    @property
+    def maximum_amplification(self) -> float:
+        """Attempts per call that the dependency sees at worst: 1 + ratio with a budget, else Retry.attempts.
+
+        A budget's floor comes on top: its `floor_per_second` attempts per second and process.
+        """
+        retry, budget = self._retry, self._budget
+        unbounded = retry.attempts if retry is not None and retry.budget is None else 1
+        return unbounded + (budget.ratio if budget is not None else 0.0)
+
+    def export(self, registry: MetricRegistry) -> None:
+        """Shows the policy's counts in `registry`; they are read at each scrape and cost a call nothing."""
+        export_counts(self.name, self._counts, registry)
+        if (limit := self._limit) is not None:
+            in_flight = registry.gauge("fairlead_policy_in_flight", "Attempts in flight.", labels=("policy",))
+            in_flight.labels(policy=self.name).track(lambda: limit.in_flight)
+            most = registry.gauge("fairlead_policy_limit", "Attempts allowed in flight.", labels=("policy",))
+            most.labels(policy=self.name).track(lambda: limit.limit)
+        if (breaker := self._breaker) is not None:
+            refusing = registry.gauge(
+                "fairlead_policy_circuit_open", "1 unless the circuit is closed.", labels=("policy",)
+            )
+            refusing.labels(policy=self.name).track(lambda: breaker.state is not BreakerState.CLOSED)
 
     def __call__(self, fn: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
         """As a decorator: each call of the function goes through this policy."""
@@ -153,6 +204,29 @@ class Policy:
 
         return guarded
 
+    async def run(self, awaitable: Awaitable[_T]) -> _T:
+        """The result of an awaitable, within the deadline, the breaker and the limit.
+
+        It can be awaited once, so it is neither retried nor hedged; the fallback applies. A coroutine that was
+        refused is closed unstarted; a task or future goes on without us.
+        """
+        single = self._single
+        if single is None:
+            single = self._single = self._twin()
+            single._retry = single._hedging = None
+        try:
+            return await single.call(as_coroutine, awaitable)
+        finally:
+            if isinstance(awaitable, Coroutine):
+                awaitable.close()
+
+    def attempt(self) -> Attempt:
+        """`async with policy.attempt():` makes the block one attempt, within the deadline, the breaker and the limit.
+
+        A block cannot be run again or replaced: no retry, no hedge, no fallback.
+        """
+        return Attempt(self)
+
     async def call(self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """The result of `fn(*args, **kwargs)`, which is called once per attempt.
 
@@ -162,16 +236,15 @@ class Policy:
         """
         # This is the hot path, so what would read better as six methods is written out: each would cost as much as
         # the breaker and the limit together. docs/decisions/0030 has the figures.
+        if self._fallback is not None:
+            return await self._call_or_fall_back(self._fallback, fn, args, kwargs)
         began = now = self._now()
         request = _current.get()
         deadline = request.deadline
         request_end = deadline.at if deadline.clock is self._clock else now + deadline.remaining()
         if request_end <= now:
             raise self._too_late(now - request_end)
-        if (window := self._earnings) is not None:
-            if now >= window.turns_at:
-                window.turn(now)
-            window.total += 1
+        window = self._earnings
         breaker = self._breaker
         limit = self._limit
         attempt_timeout = self._first_timeout
@@ -188,6 +261,11 @@ class Policy:
                     end = min(began + self._timeout, request_end)
                     now = await self._wait_for_permit(limit, probe, now, end, failure)
                     attempt_timeout = min(attempt_timeout, end - now)
+            if window is not None:  # the original attempt, which is sent now, earns; what was refused did not
+                if now >= window.turns_at:
+                    window.turn(now)
+                window.total += 1
+                window = None
             attempt_end = now + attempt_timeout
             if attempt_end < request_end:
                 token = _current.set(AttemptContext(request, attempt_end, self._clock))  # type: ignore[arg-type]
@@ -203,14 +281,20 @@ class Policy:
                     self._failed_at_once(error, probe, now)
                     raise
                 if type(result) is Suspended:
-                    return await self._finish(coroutine, result.waits_for, probe, now, attempt_end)
+                    if self._hedging is None:
+                        return await self._finish(coroutine, result.waits_for, probe, now, attempt_end)
+                    end = min(began + self._timeout, request_end)
+                    second = Second(fn, args, kwargs, request, request_end, end)
+                    return await self._hedging.finish(
+                        coroutine, result.waits_for, probe, now, attempt_end, second
+                    )
                 if breaker is not None:
                     if probe is None:
                         breaker.outcomes.total += 1
                     else:
                         breaker.record(probe, True, now)
                 return result  # type: ignore[return-value]
-            except _Expired as expired:
+            except Expired as expired:
                 end = min(began + self._timeout, request_end)
                 cause = failure or expired.__cause__
                 failure = self._deadline_exceeded(began, end, attempt)
@@ -244,107 +328,42 @@ class Policy:
             attempt += 1
             probe = token = None
 
-    async def _finish(
+    async def _call_or_fall_back(
         self,
-        coroutine: Coroutine[Any, Any, _T],
-        waits_for: object,
-        probe: int | None,
-        began: float,
-        attempt_end: float,
+        fallback: Fallback,
+        fn: Callable[..., Awaitable[_T]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> _T:
-        """The result of an attempt that suspended; raises _Expired if our timer, and only it, ended it."""
-        breaker = self._breaker
-        limit = self._limit
-        found = limit.in_flight if limit is not None else 0
-        generation = 0
-        patience = inf
-        if breaker is not None:
-            generation = breaker.generation if probe is None else probe
-            if breaker.slow_after is not None or probe is not None:
-                patience = breaker.watch(coroutine, generation, began)
-        expiry = None
+        budget = cast(FallbackBudget, self._fallback_budget)
+        budget.count_call()
+        bare = self._bare
+        if bare is None:
+            bare = self._bare = self._twin()
+            bare._fallback = None
         try:
-            if attempt_end != inf:
-                expiry = self._expiries.add(attempt_end, breaker, generation, coroutine, patience)
-            result = await resume(coroutine, waits_for)
-        except BaseException as error:
-            coroutine.close()  # it has ended, unless no timer could be set for it
-            only_ours = expiry is not None and self._expiries.close(expiry)
-            expired = expiry is not None and expiry.expired
-            if not expired and breaker is not None and breaker.unwatch(coroutine, patience):
-                # Late: a caller's timer for the same moment came first. That is no whim of the caller.
-                late = isinstance(error, CancelledError) and self._now() >= attempt_end - _TIMER_SLACK
-                breaker.record(generation, False if late else breaker.judge(error), self._now())
-            if limit is not None and (expired or isinstance(error, TimeoutError | Refused)):
-                limit.dropped(began, self._now())
-            if only_ours and isinstance(error, CancelledError):
-                raise _Expired from error
-            raise
-        now = self._now()
-        if expiry is not None:
-            self._expiries.close(expiry)
-            if expiry.expired:  # and the coroutine swallowed that, so its result stands
-                if limit is not None:
-                    limit.dropped(began, now)
-                return result
-        if breaker is not None and (patience == inf or breaker.unwatch(coroutine, patience)):
-            breaker.record(generation, True, now)
-        if limit is not None:
-            limit.succeeded(began, found, now)
-        return result
-
-    def _failed_at_once(self, error: BaseException, probe: int | None, now: float) -> None:
-        if (breaker := self._breaker) is not None:
-            breaker.record(breaker.generation if probe is None else probe, breaker.judge(error), now)
-        if self._limit is not None and isinstance(error, Refused):
-            self._limit.dropped(now, now)
-
-    def _too_late(self, late: float) -> DeadlineExceeded:
-        self._refused += 1
-        return DeadlineExceeded(
-            f"{self.name}: the deadline passed {late * 1000:.0f} ms ago, so it was not started"
-        )
-
-    def _ask(self, breaker: CircuitBreaker, now: float, failure: Exception | None) -> int | None:
-        try:
-            return breaker.ask(now)
-        except CircuitOpen as refusal:
-            self._refused += 1
-            if failure is None:
+            return await bare.call(fn, *args, **kwargs)
+        except Exception as error:
+            if not fallback.answers(error):
                 raise
-            reason = str(refusal)
-        raise self._not_again(failure, reason)
-
-    async def _wait_for_permit(
-        self, limit: ConcurrencyLimit, probe: int | None, now: float, end: float, failure: Exception | None
-    ) -> float:
-        try:
-            await limit.wait_for_permit(now, end)
-            now = self._now()
-            if now < end:
-                return now
-            limit.give_back()  # it was granted in time, and this task woke too late
-            raise self._too_late(now - end)
-        except BaseException as error:
-            if self._breaker is not None and probe is not None:
-                self._breaker.record(
-                    probe, None, now
-                )  # nothing was sent, so the probe's permit is free again
-            if isinstance(error, Overloaded):
-                self._refused += 1
-            elif not isinstance(error, DeadlineExceeded):
+            if not budget.take():
+                self._counts.fallbacks_suppressed += 1
+                error.add_note(
+                    f"{self.name}: no fallback: its budget is spent ({budget.ratio:g} of the calls of "
+                    f"{budget.window:g} s, and {budget.burst})"
+                )
                 raise
-            if failure is None:
-                raise
-            reason = str(error)
-        raise self._not_again(failure, reason)
-
-    def _not_again(self, failure: Exception, reason: str) -> Exception:
-        """The failure of the last attempt: a refusal would say that nothing was begun, and an attempt has
-        been.
-        """
-        failure.add_note(f"{self.name}: not tried again: {reason}")
-        return failure
+            try:
+                answer = fallback.make(error, args, kwargs)
+                if isawaitable(answer):
+                    answer = await answer
+            except Exception as broken:
+                error.add_note(f"{self.name}: its fallback failed too: {type(broken).__name__}: {broken}")
+                raise error from broken
+            self._counts.fell_back += 1
+            mark_degraded(self.name, error)
+            self._tell("fell_back", type(error).__name__)
+            return cast(_T, answer)
 
     def _wait_before_retry(self, error: Exception, attempt: int, end: float) -> float | None:
         """Seconds to sleep before the next attempt, whose token is then taken; None if there is to be
@@ -352,26 +371,33 @@ class Policy:
         retry = self._retry
         if retry is None or not retry.retries(error):
             return None
-        wait = retry.wait_before(attempt + 1, self._rng)
+        if not self.idempotent and not isinstance(error, Refused):
+            self._not_again(error, "it may have begun, and the policy was not told that it is idempotent")
+            return None
+        asked = asked_to_wait(error)
+        wait = asked + retry.wait_before(attempt + 1, self._rng)
         left = end - self._now()
         if attempt >= retry.attempts:
             reason = "no more are allowed"
+        elif asked > retry.cap:
+            reason = f"it asks to be left alone for {asked:.3f} s, and a wait may last {retry.cap:g} s"
         elif wait >= left:
             reason = f"{max(left, 0.0):.3f} s remain, and the next would begin in {wait:.3f} s"
         elif retry.budget is not None and not retry.budget.take():
-            self._suppressed += 1
+            self._counts.retries_suppressed += 1
             reason = f"the retry budget is spent (ratio {retry.budget.ratio:g})"
         else:
-            self._retried += 1
+            self._counts.retried += 1
+            self._tell("retried", type(error).__name__, attempt)
             return wait
         error.add_note(f"{self.name}: attempt {attempt} of {retry.attempts} was the last: {reason}")
         return None
 
     def _deadline_exceeded(self, began: float, end: float, attempt: int) -> DeadlineExceeded:
-        self._timed_out += 1
+        self._counts.timed_out += 1
         now = self._now()
         attempts = f"{attempt} attempt" + "s" * (attempt > 1)
-        if now < end - _TIMER_SLACK:
+        if now < end - TIMER_SLACK:
             return DeadlineExceeded(
                 f"{self.name}: attempt {attempt} took longer than {self._attempt_timeout:g} s, "
                 f"{now - began:.3f} s into the call"
@@ -379,7 +405,3 @@ class Policy:
         return DeadlineExceeded(
             f"{self.name}: no answer within {end - began:.3f} s; given up after {now - began:.3f} s and {attempts}"
         )
-
-
-class _Expired(Exception):
-    """Our timer ended the attempt; the cancellation that it caused is the cause."""

@@ -25,6 +25,8 @@ __all__ = [
     "Exposure",
     "LoadSample",
     "LoadWindow",
+    "PolicyActed",
+    "PolicyAction",
     "RequestEnding",
     "RequestFinished",
     "StateChanged",
@@ -35,6 +37,11 @@ __all__ = [
 
 RequestEnding = Literal["ok", "degraded", "timeout", "error", "refused"]
 """How a request ended for the one who asked. `degraded` is an answer, only a lesser one: not an error."""
+
+PolicyAction = Literal["retried", "hedged", "refused", "fell_back"]
+"""What a policy did about a call: sent it again after a failure, sent a second copy beside a slow first, turned it
+away before it began, or answered in its place.
+"""
 
 
 def _tag(class_name: str) -> str:
@@ -101,6 +108,18 @@ class StateChanged(Event, frozen=True, kw_only=True, gc=False):
     reason: str = ""
 
 
+class PolicyActed(Event, frozen=True, kw_only=True, gc=False):
+    """A policy did something about a call that did not go straight."""
+
+    policy: str
+    """The policy's name."""
+    action: PolicyAction
+    reason: str
+    """Class name of the failure that was retried, fallen back from or raised as the refusal; `slow` for a hedge."""
+    attempt: int = 1
+    """The attempt that it happened to, from 1."""
+
+
 class LoadSample(Event, frozen=True, kw_only=True, gc=False):
     """One request of a load run, seen by the one who sent it."""
 
@@ -137,7 +156,7 @@ class LoadWindow(Event, frozen=True, kw_only=True, gc=False):
 
 
 _encoder = msgspec.json.Encoder()
-_AnyEvent = RequestFinished | Exposure | StateChanged | LoadSample | LoadWindow
+_AnyEvent = RequestFinished | Exposure | StateChanged | PolicyActed | LoadSample | LoadWindow
 _decoder: msgspec.json.Decoder[_AnyEvent] = msgspec.json.Decoder(_AnyEvent)
 
 

@@ -35,12 +35,13 @@ _EDGE_STEP = 8  # every eighth bucket bound: 2^(1/4), a factor of 1.19 between n
 
 
 class Counter:
-    """A number that only grows, until the process restarts."""
+    """A number that only grows, until the process restarts: added to, or read from a callback when scraped."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_read", "_value")
 
     def __init__(self) -> None:
         self._value = 0.0
+        self._read: Callable[[], float] | None = None
 
     def add(self, amount: float = 1.0) -> None:
         """Adds `amount`, finite and >= 0; raises InvalidInput for anything else."""
@@ -48,9 +49,22 @@ class Counter:
             raise InvalidInput(f"a counter only grows: add({amount!r}) needs a finite number, 0 or more")
         self._value += amount
 
+    def track(self, read: Callable[[], float]) -> None:
+        """Adds what `read` says at each scrape, from the scraping thread: a count that something else keeps.
+
+        It must only grow. One that raises makes the value NaN. The last callback given is the one read.
+        """
+        self._read = read
+
     @property
     def value(self) -> float:
-        return self._value
+        read = self._read
+        if read is None:
+            return self._value
+        try:
+            return self._value + float(read())
+        except Exception:  # foreign code; NaN is Prometheus' own word for "no value"
+            return float("nan")
 
 
 class Gauge:

@@ -120,6 +120,7 @@ class Treatment:
             name=name,
             timeout=timeout if uses.deadline else timeout * ATTEMPTS,
             attempt_timeout=attempt_timeout if uses.deadline else timeout,
+            idempotent=True,  # both services are only read
             retry=retry,
             breaker=breaker if uses.breaker else None,
             limit=ConcurrencyLimit(name, clock=self._clock) if uses.adaptive_limit else None,

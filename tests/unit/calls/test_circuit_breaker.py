@@ -163,7 +163,7 @@ def test_an_exception_that_is_no_failure_counts_as_success_because_it_is_an_answ
 
 
 def test_in_flight_age_counts_as_failure_when_the_breaker_is_asked(clock: ManualClock) -> None:
-    breaker = CircuitBreaker("dep", minimum_calls=3, slow_after=0.5, clock=clock)
+    breaker = CircuitBreaker("dep", minimum_calls=3, hung_after=0.5, clock=clock)
     hung = [breaker.permit().__enter__() for _ in range(3)]
     clock.advance(0.49)
     succeed(breaker)
@@ -178,7 +178,7 @@ def test_in_flight_age_counts_as_failure_when_the_breaker_is_asked(clock: Manual
 
 
 def test_a_call_that_was_counted_for_its_age_is_not_counted_when_it_ends(clock: ManualClock) -> None:
-    breaker = CircuitBreaker("dep", minimum_calls=10, slow_after=0.5, clock=clock)
+    breaker = CircuitBreaker("dep", minimum_calls=10, hung_after=0.5, clock=clock)
     permit = breaker.permit().__enter__()
     clock.advance(0.5)
     succeed(breaker)
@@ -262,7 +262,7 @@ def test_a_broken_listener_or_predicate_does_not_lose_a_permit(
         ("open_for", -1.0),
         ("open_for_cap", 1.0),
         ("half_open_permits", 0),
-        ("slow_after", 0.0),
+        ("hung_after", 0.0),
     ],
 )
 def test_a_setting_outside_its_bounds_is_refused_by_name(field: str, value: Any) -> None:

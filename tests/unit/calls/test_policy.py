@@ -76,6 +76,7 @@ def everything(clock: ManualClock, **changes: Any) -> Policy:
         ),
         "breaker": CircuitBreaker("feature_service", clock=clock, minimum_calls=4),
         "limit": ConcurrencyLimit("feature_service", clock=clock),
+        "idempotent": True,
         "clock": clock,
         "rng": LowestWait(),
     }
@@ -352,7 +353,7 @@ async def test_an_exception_that_replaces_our_cancellation_is_the_outcome(clock:
 async def test_permits_and_context_are_given_back_however_the_call_ends(
     clock: CountingClock, end: str
 ) -> None:
-    breaker = CircuitBreaker("b", clock=clock, slow_after=5.0)
+    breaker = CircuitBreaker("b", clock=clock, hung_after=5.0)
     limit = ConcurrencyLimit("b", clock=clock)
     policy = Policy(name="b", timeout=0.3, clock=clock, breaker=breaker, limit=limit)
     proceed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -533,7 +534,7 @@ async def test_no_predicate_is_asked_whether_a_cancellation_is_to_be_tried_again
         asked.append(error)
         return True
 
-    policy = Policy(name="p", retry=Retry(on=always, base=0.0, cap=0.0), clock=clock)
+    policy = Policy(name="p", idempotent=True, retry=Retry(on=always, base=0.0, cap=0.0), clock=clock)
     with pytest.raises(asyncio.CancelledError):
         await policy.call(failing(asyncio.CancelledError()))
     call = asyncio.ensure_future(policy.call(hang))
@@ -545,7 +546,7 @@ async def test_no_predicate_is_asked_whether_a_cancellation_is_to_be_tried_again
 
 async def test_a_wait_for_a_retry_that_ends_after_the_deadline_begins_nothing(clock: CountingClock) -> None:
     retry = Retry(on=ConnectionError, base=0.1, cap=0.1)
-    policy = Policy(name="p", timeout=0.5, retry=retry, clock=clock, rng=LongestWait())
+    policy = Policy(name="p", idempotent=True, timeout=0.5, retry=retry, clock=clock, rng=LongestWait())
     call = asyncio.ensure_future(policy.call(failing(ConnectionError("down"))))
     await settle()
     clock.advance(0.6)  # the loop stalls
@@ -656,7 +657,7 @@ async def test_a_callers_own_timer_for_the_same_moment_is_a_failure_to_the_break
 async def test_a_call_counted_for_its_age_is_not_counted_again_when_it_times_out(
     clock: CountingClock,
 ) -> None:
-    breaker = CircuitBreaker("b", clock=clock, slow_after=0.1, minimum_calls=5)
+    breaker = CircuitBreaker("b", clock=clock, hung_after=0.1, minimum_calls=5)
     policy = Policy(name="b", timeout=0.3, breaker=breaker, clock=clock)
     call = asyncio.ensure_future(policy.call(hang))
     await clock.run_for(0.2)
@@ -670,7 +671,7 @@ async def test_a_call_counted_for_its_age_is_not_counted_again_when_it_times_out
 async def test_the_breaker_is_asked_again_when_the_next_call_in_flight_falls_due(
     clock: CountingClock,
 ) -> None:
-    breaker = CircuitBreaker("b", clock=clock, minimum_calls=2, slow_after=1.0, window=100.0)
+    breaker = CircuitBreaker("b", clock=clock, minimum_calls=2, hung_after=1.0, window=100.0)
     policy = Policy(name="p", breaker=breaker, clock=clock)
     hung = []
     for _ in range(2):
@@ -687,7 +688,7 @@ async def test_the_breaker_is_asked_again_when_the_next_call_in_flight_falls_due
 
 
 async def test_a_call_counted_for_its_age_is_not_counted_again_when_it_fails(clock: CountingClock) -> None:
-    breaker = CircuitBreaker("b", clock=clock, slow_after=1.0, window=100.0)
+    breaker = CircuitBreaker("b", clock=clock, hung_after=1.0, window=100.0)
     policy = Policy(name="p", breaker=breaker, clock=clock)
     gate = asyncio.Event()
 
@@ -707,7 +708,7 @@ async def test_a_call_counted_for_its_age_is_not_counted_again_when_it_fails(clo
 async def test_a_dependency_that_hangs_opens_the_breaker_before_its_timeouts_return(
     clock: CountingClock,
 ) -> None:
-    breaker = CircuitBreaker("b", clock=clock, slow_after=0.1, minimum_calls=5)
+    breaker = CircuitBreaker("b", clock=clock, hung_after=0.1, minimum_calls=5)
     policy = Policy(name="b", timeout=30.0, breaker=breaker, clock=clock)
     calls = [asyncio.ensure_future(policy.call(hang)) for _ in range(5)]
     await clock.run_for(0.1)
