@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, RetryBudget
+from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, FallbackBudget, RetryBudget
 from fairlead.calls.circuit_breaker import BreakerPermit
 from fairlead.calls.concurrency_limit import LimitPermit
 from fairlead.clock import ManualClock
@@ -34,7 +34,9 @@ class NoJitter(random.Random):
 class BreakerMachine(RuleBasedStateMachine):
     """The model keeps each outcome with its moment, and each call in flight with its start."""
 
-    MINIMUM, RATIO, OPEN_FOR, CAP, PERMITS, SLOW = 4, 0.5, 2.0, 8.0, 2, 3.0
+    MINIMUM, RATIO, OPEN_FOR, CAP, PERMITS, HUNG = 4, 0.5, 2.0, 8.0, 2, 3.0
+    SLOW_CALL, SLOW_RATIO = 1.0, 0.75
+    LAST_CALLS: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,22 +46,26 @@ class BreakerMachine(RuleBasedStateMachine):
             failure_ratio=self.RATIO,
             minimum_calls=self.MINIMUM,
             window=WINDOW,
+            last_calls=self.LAST_CALLS,
+            slow_call=self.SLOW_CALL,
+            slow_ratio=self.SLOW_RATIO,
             open_for=self.OPEN_FOR,
             open_for_cap=self.CAP,
             half_open_permits=self.PERMITS,
-            hung_after=self.SLOW,
+            hung_after=self.HUNG,
             clock=self.clock,
             rng=NoJitter(),
         )
         self.state = BreakerState.CLOSED
         self.era = 0
         self.era_began = 0.0
-        self.outcomes: list[tuple[float, bool]] = []
+        self.outcomes: list[tuple[float, bool, bool]] = []  # moment, success, slow
         self.open_until = 0.0
         self.failed_probes = 0
         self.out = 0
         self.proven = 0
-        self.flying: list[tuple[BreakerPermit, float, int, bool]] = []  # permit, due, era, counted
+        # permit, due, era, counted, began
+        self.flying: list[tuple[BreakerPermit, float, int, bool, float]] = []
 
     # The model
 
@@ -71,29 +77,33 @@ class BreakerMachine(RuleBasedStateMachine):
         self.open_until = self.clock.now() + min(self.CAP, self.OPEN_FOR * 2**self.failed_probes)
         self.model_change(BreakerState.OPEN)
 
-    def model_record(self, era: int, success: bool | None) -> None:
+    def recent(self) -> list[tuple[float, bool, bool]]:
+        if self.LAST_CALLS is not None:
+            return self.outcomes[-self.LAST_CALLS :]
+        here = bucket(self.clock.now() - self.era_began)
+        return [each for each in self.outcomes if bucket(each[0] - self.era_began) > here - 10]
+
+    def model_record(self, era: int, success: bool | None, slow: bool = False) -> None:
         now = self.clock.now()
         if era != self.era:
             return
         if self.state is BreakerState.CLOSED:
             if success is None:
                 return
-            self.outcomes.append((now, success))
-            recent = [
-                good
-                for moment, good in self.outcomes
-                if bucket(moment - self.era_began) > bucket(now - self.era_began) - 10
-            ]
+            self.outcomes.append((now, success, slow))
+            recent = self.recent()
+            failures = sum(not good for _, good, _ in recent)
+            slows = sum(late for _, _, late in recent)
             if (
-                not success
+                (slow or not success)
                 and len(recent) >= self.MINIMUM
-                and recent.count(False) >= self.RATIO * len(recent)
+                and (failures >= self.RATIO * len(recent) or slows >= self.SLOW_RATIO * len(recent))
             ):
                 self.failed_probes = 0
                 self.model_open()
         elif success is None:
             self.out -= 1
-        elif success:
+        elif success and not slow:
             self.proven += 1
             if self.proven == self.PERMITS:
                 self.outcomes = []
@@ -106,9 +116,9 @@ class BreakerMachine(RuleBasedStateMachine):
     def model_ask(self) -> bool:
         now = self.clock.now()
         self.flying = sorted(self.flying, key=lambda call: call[1])
-        for index, (permit, due, era, counted) in enumerate(self.flying):
+        for index, (permit, due, era, counted, began) in enumerate(self.flying):
             if due <= now and not counted:
-                self.flying[index] = (permit, due, era, True)
+                self.flying[index] = (permit, due, era, True, began)
                 self.model_record(era, False)
         if self.state is BreakerState.OPEN and now >= self.open_until:
             self.out = self.proven = 0
@@ -132,16 +142,18 @@ class BreakerMachine(RuleBasedStateMachine):
             assert not allowed
         else:
             assert allowed
-            patience = self.SLOW if self.state is BreakerState.CLOSED else min(self.SLOW, self.OPEN_FOR)
-            self.flying.append((permit, self.clock.now() + patience, self.era, False))
+            patience = self.HUNG if self.state is BreakerState.CLOSED else min(self.HUNG, self.OPEN_FOR)
+            now = self.clock.now()
+            self.flying.append((permit, now + patience, self.era, False, now))
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), outcome=st.sampled_from([None, ConnectionError(), asyncio.CancelledError()]))
     def end(self, data: st.DataObject, outcome: BaseException | None) -> None:
-        permit, _, era, counted = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+        permit, _, era, counted, began = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
         if not counted:
             neutral = isinstance(outcome, asyncio.CancelledError)
-            self.model_record(era, None if neutral else outcome is None)
+            slow = self.clock.now() - began > self.SLOW_CALL
+            self.model_record(era, None if neutral else outcome is None, slow)
         permit.__exit__(type(outcome) if outcome else None, outcome, None)
 
     @rule(seconds=QUARTERS)
@@ -157,6 +169,12 @@ class BreakerMachine(RuleBasedStateMachine):
         probes = [call for call in self.flying if call[2] == self.era and not call[3]]
         if self.state is BreakerState.HALF_OPEN:
             assert len(probes) + self.proven <= self.PERMITS
+
+
+class CountingBreakerMachine(BreakerMachine):
+    """The same, over the last calls instead of the last seconds."""
+
+    LAST_CALLS = 6
 
 
 class BudgetMachine(RuleBasedStateMachine):
@@ -201,6 +219,45 @@ class BudgetMachine(RuleBasedStateMachine):
         # In any window, and so over all time: the floor buys FLOOR per second, and one window's worth at the start.
         bound = self.RATIO * len(self.firsts) + self.FLOOR * (self.clock.now() + 2 * WINDOW)
         assert len(self.retries) <= bound
+
+
+class FallbackBudgetMachine(RuleBasedStateMachine):
+    """The model keeps the moment of every call and every answer."""
+
+    RATIO, BURST = 0.125, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.budget = FallbackBudget(ratio=self.RATIO, burst=self.BURST, window=WINDOW, clock=self.clock)
+        self.calls: list[float] = []
+        self.answers: list[float] = []
+
+    def recent(self, moments: list[float]) -> int:
+        return sum(bucket(moment) > bucket(self.clock.now()) - 10 for moment in moments)
+
+    @rule(times=st.integers(1, 30))
+    def calls_come(self, times: int) -> None:
+        for _ in range(times):
+            self.budget.count_call()
+            self.calls.append(self.clock.now())
+
+    @rule(times=st.integers(1, 8))
+    def calls_fail(self, times: int) -> None:
+        for _ in range(times):
+            allowed = self.recent(self.answers) + 1 <= self.RATIO * self.recent(self.calls) + self.BURST
+            assert self.budget.take() == allowed
+            if allowed:
+                self.answers.append(self.clock.now())
+
+    @rule(seconds=QUARTERS)
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @invariant()
+    def what_is_available_is_what_the_model_has_left(self) -> None:
+        left = int(self.RATIO * self.recent(self.calls) + self.BURST) - self.recent(self.answers)
+        assert self.budget.available == max(0, left)
 
 
 class LimitMachine(RuleBasedStateMachine):
@@ -263,6 +320,10 @@ _SETTINGS = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 TestBreaker = BreakerMachine.TestCase
 TestBreaker.settings = _SETTINGS
+TestCountingBreaker = CountingBreakerMachine.TestCase
+TestCountingBreaker.settings = _SETTINGS
+TestFallbackBudget = FallbackBudgetMachine.TestCase
+TestFallbackBudget.settings = _SETTINGS
 TestRetryBudget = BudgetMachine.TestCase
 TestRetryBudget.settings = _SETTINGS
 TestConcurrencyLimit = LimitMachine.TestCase

@@ -8,6 +8,9 @@ The load runs in a task that the batcher owns: a caller that is cancelled leaves
 asked for the same batch. It runs outside every caller's context, until the last deadline among those who
 wait when it starts. A key fails by itself: its callers get its exception, each an instance of their own,
 and the others get their values.
+
+With `remember`, a value that was loaded is kept for the life of the batcher, which then is that of one request: the
+parts of one page agree with each other, and the next page sees what has changed. Failures are never kept.
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ class BatcherStats:
     """Calls of `load`, and keys given to `load_all`."""
     batches: int
     """Calls of `load_many`."""
+    remembered: int
+    """Of the loads, those answered by what an earlier batch had loaded, or was loading; 0 without `remember`."""
     keys: int
     """Keys handed to `load_many`: loads less those that shared a key or left before the batch began."""
 
@@ -59,6 +64,8 @@ class Batcher(Generic[_K, _V]):
     max_wait: seconds to wait for more keys. 0: until the end of this turn of the event loop, which costs
         no latency and collects everything that tasks already running ask for.
     timeout: seconds for one call of load_many. None: only the last deadline among its waiters bounds it.
+    remember: keeps every value for the batcher's life, and lets a load that is under way answer for its key.
+        Nothing bounds what is kept, and nothing ages it: make such a batcher for one request, and let it go.
     name: of the load, in errors.
     """
 
@@ -69,6 +76,7 @@ class Batcher(Generic[_K, _V]):
         max_batch: int = 100,
         max_wait: float = 0.0,
         timeout: float | None = None,
+        remember: bool = False,
         name: str = "batch",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -82,11 +90,16 @@ class Batcher(Generic[_K, _V]):
         self._policy = Policy(name=name, timeout=timeout, clock=clock)
         self._open: _Batch[_K, _V] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loads = self._batches = self._keys = 0
+        self._loads = self._batches = self._keys = self._remembered = 0
+        self._remember = remember
+        self._kept: dict[_K, _V] = {}
+        self._loading: dict[_K, _Batch[_K, _V]] = {}
 
     @property
     def stats(self) -> BatcherStats:
-        return BatcherStats(loads=self._loads, batches=self._batches, keys=self._keys)
+        return BatcherStats(
+            loads=self._loads, batches=self._batches, keys=self._keys, remembered=self._remembered
+        )
 
     async def load(self, key: _K) -> _V:
         """The value of `key`; callers of one batch that ask for the same key get the same object.
@@ -114,6 +127,22 @@ class Batcher(Generic[_K, _V]):
             for wait in waits:
                 wait.cancel()
 
+    def prime(self, key: _K, value: _V) -> None:
+        """Remembers a value that came another way, unless one is remembered already. Needs `remember`."""
+        if not self._remember:
+            raise InvalidInput(f"{self.name}: prime() needs Batcher(remember=True), or the value is lost")
+        self._kept.setdefault(key, value)
+
+    def forget(self, key: _K) -> None:
+        """Loads the key anew when it is next asked for; what is being loaded for it now is not remembered."""
+        self._kept.pop(key, None)
+        self._loading.pop(key, None)
+
+    def forget_all(self) -> None:
+        """The same for every key."""
+        self._kept.clear()
+        self._loading.clear()
+
     async def close(self, timeout: float = 5.0) -> None:
         """Cancels this loop's batches and waits for them, at most `timeout` seconds.
 
@@ -140,6 +169,11 @@ class Batcher(Generic[_K, _V]):
     def _join(self, key: _K, deadline: Deadline) -> asyncio.Future[_Outcome[_V]]:
         deadline.check(self.name)
         loop = asyncio.get_running_loop()
+        self._loads += 1
+        wait: asyncio.Future[_Outcome[_V]] = loop.create_future()
+        if self._remember and self._recall(key, wait, deadline):
+            self._remembered += 1
+            return wait
         batch = self._open
         if batch is None or batch.loop is not loop:  # a batch left behind in a closed loop never starts
             batch = self._open = _Batch(loop)
@@ -149,13 +183,29 @@ class Batcher(Generic[_K, _V]):
                 )
             else:
                 batch.timer = loop.call_soon(self._start, batch)
-        wait: asyncio.Future[_Outcome[_V]] = loop.create_future()
         batch.waits.setdefault(key, []).append(wait)
         batch.end = max(batch.end, self._clock.now() + deadline.remaining())
-        self._loads += 1
+        if self._remember:
+            self._loading[key] = batch
         if len(batch.waits) >= self._max_batch:
             self._start(batch)
         return wait
+
+    def _recall(self, key: _K, wait: asyncio.Future[_Outcome[_V]], deadline: Deadline) -> bool:
+        """Whether what is kept, or being loaded, answers."""
+        if key in self._kept:
+            wait.set_result(_Outcome(self._kept[key], None))
+            return True
+        batch = self._loading.get(key)
+        if (
+            batch is None
+            or batch is self._open  # joined as ever
+            or batch.loop is not wait.get_loop()
+            or batch.end < self._clock.now() + deadline.remaining()  # it may end before this caller must
+        ):
+            return False
+        batch.waits[key].append(wait)
+        return True
 
     def _start(self, batch: _Batch[_K, _V]) -> None:
         if batch.timer is not None:
@@ -163,24 +213,40 @@ class Batcher(Generic[_K, _V]):
         if self._open is batch:
             self._open = None
         waits = {key: each for key, each in batch.waits.items() if not all(wait.done() for wait in each)}
+        for key in batch.waits.keys() - waits.keys():
+            self._loaded(batch, key)  # its callers left, so it is not loaded
         if waits:
             self._batches += 1
             self._keys += len(waits)
-            task = batch.loop.create_task(self._run(waits, batch.end), context=Context())
+            task = batch.loop.create_task(self._run(batch, waits), context=Context())
             self._tasks.add(task)
-            task.add_done_callback(partial(self._ended, waits))
+            task.add_done_callback(partial(self._ended, batch, waits))
 
-    def _ended(self, waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]], task: asyncio.Task[None]) -> None:
+    def _loaded(self, batch: _Batch[_K, _V], key: _K) -> bool:
+        """Ends the loading of a key; True if its value is to be kept, because nobody has forgotten it since."""
+        if self._loading.get(key) is not batch:
+            return False
+        del self._loading[key]
+        return True
+
+    def _ended(
+        self,
+        batch: _Batch[_K, _V],
+        waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]],
+        task: asyncio.Task[None],
+    ) -> None:
         self._tasks.discard(task)
+        for key in waits:
+            self._loaded(batch, key)
         if task.cancelled():  # perhaps before its first step, so that nothing in it could tell its callers
             error = LoadCancelled(f"{self.name}: the load of {len(waits)} keys was cancelled")
             _hand_out(waits, dict.fromkeys(waits, error), self.name)
 
-    async def _run(self, waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]], end: float) -> None:
+    async def _run(self, batch: _Batch[_K, _V], waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]]) -> None:
         keys = list(waits)
         outcomes: Mapping[_K, _V | Exception]
         try:
-            with request_context(RequestContext(deadline=Deadline(end, self._clock))):
+            with request_context(RequestContext(deadline=Deadline(batch.end, self._clock))):
                 answer = await self._policy.call(self._load_many, keys)
             outcomes = self._by_key(keys, answer)
         except Exception as error:
@@ -188,8 +254,15 @@ class Batcher(Generic[_K, _V]):
         except BaseException as error:
             cancelled = LoadCancelled(f"{self.name}: the load of {len(keys)} keys was cancelled")
             cancelled.__cause__ = error
+            for key in keys:
+                self._loaded(batch, key)
             _hand_out(waits, dict.fromkeys(keys, cancelled), self.name)
             raise
+        for key in keys:
+            if self._loaded(batch, key) and key in outcomes:
+                value = outcomes[key]
+                if not isinstance(value, BaseException):
+                    self._kept[key] = value
         _hand_out(waits, outcomes, self.name)
 
     def _by_key(

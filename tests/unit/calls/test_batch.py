@@ -349,3 +349,94 @@ async def test_close_ends_batches_that_run_and_that_have_not_begun_and_tells_the
     assert loader.batches == [[1]]
     loader.proceed.set()
     assert await batcher.load(3) == 6
+
+
+# Remembering
+
+
+async def test_a_batcher_that_remembers_loads_each_key_once_for_its_life(loader: Loader) -> None:
+    batcher = Batcher(loader, remember=True)
+    assert await batcher.load(1) == 2
+    assert await batcher.load_all([1, 2]) == [2, 4]
+    assert loader.batches == [[1], [2]]
+    assert (batcher.stats.loads, batcher.stats.remembered) == (3, 1)
+
+
+async def test_without_remember_the_next_batch_loads_again(loader: Loader) -> None:
+    batcher = Batcher(loader)
+    await batcher.load(1)
+    await batcher.load(1)
+    assert loader.batches == [[1], [1]]
+    with pytest.raises(InvalidInput, match="remember=True"):
+        batcher.prime(1, 2)
+
+
+async def test_a_failure_and_a_missing_key_are_not_remembered(loader: Loader) -> None:
+    batcher = Batcher(loader, remember=True)
+    loader.special = {1: OSError("down"), 2: MissingKey}
+    with pytest.raises(OSError, match="down"):
+        await batcher.load(1)
+    with pytest.raises(MissingKey):
+        await batcher.load(2)
+    loader.special = {}
+    assert await batcher.load_all([1, 2]) == [2, 4]
+
+
+async def test_a_load_that_is_under_way_answers_for_its_key(loader: Loader) -> None:
+    batcher = Batcher(loader, remember=True)
+    loader.proceed = asyncio.Event()
+    first = asyncio.ensure_future(batcher.load(1))
+    await settle()
+    second = asyncio.ensure_future(batcher.load(1))
+    await settle()
+    loader.proceed.set()
+    assert await asyncio.gather(first, second) == [2, 2]
+    assert loader.batches == [[1]]
+
+
+async def test_a_caller_who_has_longer_than_the_load_under_way_gets_one_of_its_own(
+    loader: Loader, clock: ManualClock
+) -> None:
+    batcher = Batcher(loader, remember=True, clock=clock)
+    loader.proceed = asyncio.Event()
+    with request_context(RequestContext(deadline=Deadline.after(1.0, clock))):
+        hurried = asyncio.ensure_future(batcher.load(1))
+    await settle()
+    patient = asyncio.ensure_future(batcher.load(1))
+    await clock.run_for(2.0)
+    assert isinstance(hurried.exception(), DeadlineExceeded)
+    loader.proceed.set()
+    assert await patient == 2
+
+
+async def test_what_was_forgotten_while_it_was_loaded_is_not_remembered(loader: Loader) -> None:
+    batcher = Batcher(loader, remember=True)
+    loader.proceed = asyncio.Event()
+    first = asyncio.ensure_future(batcher.load(1))
+    await settle()
+    batcher.forget(1)
+    second = asyncio.ensure_future(batcher.load(1))
+    await settle()
+    loader.proceed.set()
+    await asyncio.gather(first, second)
+    assert loader.batches == [[1], [1]]
+    batcher.forget_all()
+    await batcher.load(1)
+    assert loader.batches == [[1], [1], [1]]
+
+
+async def test_a_primed_value_is_found_and_takes_no_other_ones_place(loader: Loader) -> None:
+    batcher = Batcher(loader, remember=True)
+    batcher.prime(1, 100)
+    batcher.prime(1, 200)
+    assert await batcher.load(1) == 100
+    assert loader.batches == []
+
+
+async def test_a_key_whose_callers_left_before_its_batch_began_can_be_asked_for_again(loader: Loader) -> None:
+    batcher = Batcher(loader, remember=True, max_wait=0.0)
+    left = asyncio.ensure_future(batcher.load(1))
+    await asyncio.sleep(0)
+    left.cancel()
+    await settle()
+    assert await batcher.load(1) == 2

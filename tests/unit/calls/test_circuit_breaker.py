@@ -263,8 +263,103 @@ def test_a_broken_listener_or_predicate_does_not_lose_a_permit(
         ("open_for_cap", 1.0),
         ("half_open_permits", 0),
         ("hung_after", 0.0),
+        ("slow_call", 0.0),
+        ("slow_ratio", 1.5),
+        ("last_calls", 0),
     ],
 )
 def test_a_setting_outside_its_bounds_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidInput, match=rf"^CircuitBreaker\.{field}: "):
         CircuitBreaker("dep", **{field: value})
+
+
+# Windows and slow calls
+
+
+def outcome(
+    breaker: CircuitBreaker, clock: ManualClock, *, seconds: float = 0.0, error: bool = False
+) -> None:
+    try:
+        with breaker.permit():
+            clock.advance(seconds)
+            if error:
+                raise ConnectionError
+    except ConnectionError:
+        pass
+
+
+def test_a_window_of_calls_forgets_nothing_with_time_and_everything_beyond_its_length(
+    clock: ManualClock,
+) -> None:
+    breaker = CircuitBreaker("dep", last_calls=4, minimum_calls=4, failure_ratio=0.5, clock=clock)
+    outcome(breaker, clock, error=True)
+    for _ in range(4):
+        clock.advance(3600.0)
+        outcome(breaker, clock)
+    clock.advance(3600.0)
+    outcome(breaker, clock, error=True)  # one of the last four; the first is forgotten
+    assert breaker.state is BreakerState.CLOSED
+    clock.advance(3600.0)
+    outcome(breaker, clock, error=True)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_a_window_of_calls_does_not_open_before_the_minimum(clock: ManualClock) -> None:
+    breaker = CircuitBreaker("dep", last_calls=10, minimum_calls=3, clock=clock)
+    for _ in range(2):
+        outcome(breaker, clock, error=True)
+    assert breaker.state is BreakerState.CLOSED
+    outcome(breaker, clock, error=True)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_a_minimum_that_never_fits_into_the_window_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="never fit into last_calls = 10"):
+        CircuitBreaker("dep", last_calls=10)
+
+
+@pytest.mark.parametrize("last_calls", [None, 4])
+def test_slow_calls_open_the_breaker_although_they_succeed(
+    clock: ManualClock, last_calls: int | None
+) -> None:
+    events: list[StateChanged] = []
+    breaker = CircuitBreaker(
+        "dep",
+        minimum_calls=4,
+        last_calls=last_calls,
+        slow_call=0.5,
+        slow_ratio=0.75,
+        on_event=events.append,
+        clock=clock,
+    )
+    for seconds in (0.4, 0.6, 0.6):
+        outcome(breaker, clock, seconds=seconds)
+    assert breaker.state is BreakerState.CLOSED
+    outcome(breaker, clock, seconds=0.6)
+    assert breaker.state is BreakerState.OPEN
+    assert "3 of 4 calls took longer than 0.5 s" in events[-1].reason
+
+
+def test_a_slow_failure_is_both(clock: ManualClock) -> None:
+    breaker = CircuitBreaker(
+        "dep", minimum_calls=2, failure_ratio=1.0, slow_call=0.5, slow_ratio=1.0, clock=clock
+    )
+    outcome(breaker, clock, seconds=0.6)
+    outcome(breaker, clock, seconds=0.6, error=True)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_a_probe_that_is_slow_has_failed(clock: ManualClock) -> None:
+    breaker = CircuitBreaker("dep", minimum_calls=1, open_for=1.0, slow_call=0.5, clock=clock)
+    outcome(breaker, clock, error=True)
+    clock.advance(2.0)
+    outcome(breaker, clock, seconds=0.6)
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_slow_calls_leave_the_window_with_time(clock: ManualClock) -> None:
+    breaker = CircuitBreaker("dep", minimum_calls=2, window=10.0, slow_call=0.5, slow_ratio=1.0, clock=clock)
+    outcome(breaker, clock, seconds=0.6)
+    clock.advance(20.0)
+    outcome(breaker, clock, seconds=0.6)
+    assert breaker.state is BreakerState.CLOSED

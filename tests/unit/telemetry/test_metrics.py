@@ -166,3 +166,18 @@ def test_what_is_no_number_is_refused_when_it_is_set_not_when_it_is_scraped() ->
     with pytest.raises(ValueError, match="could not convert"):
         gauge.set("many")  # type: ignore[arg-type]  # what a careless caller does
     assert "queue_depth 2" in render(registry)
+
+
+def test_a_counter_can_read_a_count_that_something_else_keeps() -> None:
+    counter = MetricRegistry().counter("x_total", "Things.")
+    kept = [3]
+    counter.track(lambda: kept[0])
+    counter.add(1.0)
+    kept[0] = 5
+    assert counter.value == 6.0
+
+
+def test_a_counter_whose_callback_raises_reads_nan() -> None:
+    counter = MetricRegistry().counter("x_total", "Things.")
+    counter.track(lambda: 1 / 0)
+    assert counter.value != counter.value
