@@ -21,6 +21,7 @@ ROOMS = (
     "redis",
     "hot_keys",
     "calls",
+    "dependencies",
     "admission",
     "telemetry",
     "flags",
