@@ -98,7 +98,8 @@ class Seen:
         began = self.clock.now()
         self.begun.append(began)
         self.in_flight += 1
-        self.peak = max(self.peak, self.in_flight)
+        if TROUBLE[0] <= began < TROUBLE[1] + 10.0:
+            self.peak = max(self.peak, self.in_flight)
         answered = False
         try:
             with suppress(Exception):  # whatever it is, the caller has no answer
@@ -119,12 +120,15 @@ class Seen:
         return within[ceil(q * len(within)) - 1]
 
     def recovered(self, length: float) -> float:
-        """Seconds after the trouble until 95 % of a second's calls are answered again, for good."""
-        good = TROUBLE[1]
+        """Seconds after the trouble until 95 % of the calls are answered again, in five seconds running; the
+        rest of the run if that never happens.
+        """
+        running = 0
         for second in range(int(TROUBLE[1]), int(length)):
-            if self.answered(second, second + 1) < 0.95:
-                good = second + 1.0
-        return good - TROUBLE[1]
+            running = running + 1 if self.answered(second, second + 1) >= 0.95 else 0
+            if running == 5:
+                return second - 4 - TROUBLE[1]
+        return length - TROUBLE[1]
 
 
 _Make = Callable[[ManualClock, random.Random, Callable[[], Awaitable[None]]], _Call]
