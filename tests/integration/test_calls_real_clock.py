@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, Policy, Retry, RetryBudget
+from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, Hedge, Policy, Retry, RetryBudget
 from fairlead.errors import CircuitOpen, DeadlineExceeded
 
 
@@ -97,3 +97,45 @@ def test_one_policy_serves_loop_after_loop(loop: str) -> None:
 
     for _ in range(3):
         run(loop, work())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_hedges_answer_for_connections_that_hang_and_leave_none_open(loop: str) -> None:
+    accepted = open_now = 0
+
+    async def every_tenth_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted, open_now
+        accepted += 1
+        open_now += 1
+        if accepted <= 20 or accepted % 10:
+            writer.write(b"x")
+        await reader.read()  # until the client leaves
+        open_now -= 1
+        writer.close()
+
+    async def work() -> None:
+        async with await asyncio.start_server(every_tenth_hangs, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            limit = ConcurrencyLimit("replicas", initial=40)
+            budget = RetryBudget(ratio=1.0, floor_per_second=10.0)
+            policy = Policy(
+                name="replicas",
+                timeout=20.0,
+                idempotent=True,
+                hedge=Hedge(minimum_calls=20, floor=0.05, budget=budget),
+                limit=limit,
+            )
+            for _ in range(20):
+                assert await policy.call(ask, port) == b"x"
+            for _ in range(4):
+                results = await asyncio.gather(*(policy.call(ask, port) for _ in range(8)))
+                assert results == [b"x"] * 8
+            assert policy.stats.hedges_won >= 2
+            assert limit.in_flight == 0
+            for _ in range(200):
+                if not open_now:
+                    break
+                await asyncio.sleep(0.01)
+            assert open_now == 0
+
+    run(loop, work())
