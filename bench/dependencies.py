@@ -1,8 +1,8 @@
 """What a policy does about a dependency in trouble: a retry storm, a slow dependency, one slow replica.
 
-simulated: time, arrivals (Poisson) and service times (exponential), by seed, of which there are three; the calls and their policies are real. The
-dependency is a queue before a few workers, and works off what its callers have given up on, because a server does not
-learn of that. Nothing here depends on the speed of the machine.
+simulated: time, arrivals (Poisson) and service times (exponential), over three seeds, of which the median is shown;
+the calls and their policies are real. The dependency is a queue before a few workers, and works off what its callers
+have given up on, because a server does not learn of that. Nothing here depends on the speed of the machine.
 """
 
 from __future__ import annotations
