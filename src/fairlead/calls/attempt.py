@@ -221,9 +221,12 @@ class Attempts:
         failure.add_note(f"{self.name}: not tried again: {reason}")
         return failure
 
-    def _tell(self, action: PolicyAction, reason: str, attempt: int = 1) -> None:
+    def _tell(
+        self, action: PolicyAction, reason: str, attempt: int = 1, request: RequestContext | None = None
+    ) -> None:
         if self._on_event is not None:
-            tell(self._on_event, self._clock, self.name, action, reason, attempt)
+            request_id = (request or _current.get()).request_id
+            tell(self._on_event, self._clock, self.name, action, reason, attempt, request_id)
 
 
 class Attempt:

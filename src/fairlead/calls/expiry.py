@@ -19,6 +19,8 @@ import asyncio
 import logging
 import types
 from collections.abc import Awaitable, Coroutine, Generator
+from contextvars import Context
+from functools import partial
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -152,7 +154,8 @@ class Expiries:
         if self._timer is not None:
             self._timer.cancel()
         self._armed_for = when
-        self._timer = self._clock.call_at(when, self._fire)
+        # In a context of its own: what happens then belongs to another request than to the one that set the timer.
+        self._timer = self._clock.call_at(when, partial(Context().run, self._fire))
 
     def _fire(self) -> None:
         # Loops count in milliseconds, so a timer may fire a little before its moment.

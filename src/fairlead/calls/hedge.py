@@ -197,7 +197,7 @@ class Hedging:
             attempts._counts.hedges_suppressed += 1
             return None
         attempts._counts.hedged += 1
-        attempts._tell("hedged", "slow")
+        attempts._tell("hedged", "slow", request=second.request)
         if (limit := attempts._limit) is not None:
             limit.in_flight += 1
             race.limit = limit

@@ -208,14 +208,15 @@ class Policy(Attempts):
         """The result of an awaitable, within the deadline, the breaker and the limit.
 
         It can be awaited once, so it is neither retried nor hedged; the fallback applies. A coroutine that was
-        refused is closed unstarted; a task or future goes on without us.
+        refused is closed unstarted; a task or future goes on without us. A fallback's function gets the failure
+        alone.
         """
         single = self._single
         if single is None:
             single = self._single = self._twin()
             single._retry = single._hedging = None
         try:
-            return await single.call(as_coroutine, awaitable)
+            return await single.call(functools.partial(as_coroutine, awaitable))
         finally:
             if isinstance(awaitable, Coroutine):
                 awaitable.close()
@@ -357,13 +358,14 @@ class Policy(Attempts):
                 answer = fallback.make(error, args, kwargs)
                 if isawaitable(answer):
                     answer = await answer
-            except Exception as broken:
+            except Exception as broken:  # the call's failure is the one to raise, with the cause that it has
                 error.add_note(f"{self.name}: its fallback failed too: {type(broken).__name__}: {broken}")
-                raise error from broken
-            self._counts.fell_back += 1
-            mark_degraded(self.name, error)
-            self._tell("fell_back", type(error).__name__)
-            return cast(_T, answer)
+            else:
+                self._counts.fell_back += 1
+                mark_degraded(self.name, error)
+                self._tell("fell_back", type(error).__name__)
+                return cast(_T, answer)
+            raise
 
     def _wait_before_retry(self, error: Exception, attempt: int, end: float) -> float | None:
         """Seconds to sleep before the next attempt, whose token is then taken; None if there is to be

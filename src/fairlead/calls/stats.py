@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from fairlead.clock import Clock
-from fairlead.context import current
 from fairlead.telemetry.event import Event, PolicyActed, PolicyAction
 from fairlead.telemetry.metrics import MetricRegistry
 
@@ -67,13 +66,14 @@ def tell(
     action: PolicyAction,
     reason: str,
     attempt: int,
+    request_id: str,
 ) -> None:
     """Hands the event over; what the receiver raises is logged."""
     try:
         on_event(
             PolicyActed(
                 at_utc_seconds=clock.utc(),
-                request_id=current().request_id,
+                request_id=request_id,
                 policy=policy,
                 action=action,
                 reason=reason,

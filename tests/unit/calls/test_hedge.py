@@ -15,6 +15,7 @@ from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, current, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import DeadlineExceeded, InvalidInput
+from fairlead.telemetry import MemorySink, PolicyActed
 
 USUAL = 0.1
 
@@ -353,6 +354,22 @@ async def test_what_was_beaten_counts_as_slow_so_that_the_delay_does_not_sink(cl
     assert policy._hedging is not None
     assert policy._hedging.delay is not None
     assert policy._hedging.delay >= USUAL / 1.011  # what the histogram promises
+
+
+async def test_the_event_of_a_hedge_names_the_request_that_was_hedged_not_the_one_that_set_the_timer(
+    clock: ManualClock,
+) -> None:
+    sink = MemorySink()
+    policy = hedged(clock, on_event=sink.emit)
+    replicas = Replicas(clock)
+    await warm(policy, replicas, clock)
+    replicas.plan = [0.05, 3.0]
+    for request_id in ("first", "second"):
+        with request_context(RequestContext(request_id=request_id)):
+            call = await begin(lambda: policy.call(replicas.call))
+    await clock.run_for(0.5)
+    await call
+    assert [(event.action, event.request_id) for event in sink.of(PolicyActed)] == [("hedged", "second")]
 
 
 async def test_a_retried_attempt_is_hedged_as_well(clock: ManualClock) -> None:

@@ -17,6 +17,7 @@ from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, current, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput, Overloaded
+from fairlead.telemetry import Event
 
 
 class CountingClock(ManualClock):
@@ -868,3 +869,16 @@ async def test_a_timed_out_call_without_retries_leaves_no_reference_cycle_to_its
     finally:
         gc.enable()
     assert alive == []
+
+
+async def test_a_change_of_state_at_a_timeout_is_not_laid_to_another_request(clock: CountingClock) -> None:
+    events: list[Event] = []
+    breaker = CircuitBreaker("p", minimum_calls=1, clock=clock)
+    policy = Policy(name="p", timeout=1.0, breaker=breaker, clock=clock, on_event=events.append)
+    with request_context(RequestContext(request_id="quick")):  # sets the timer, and is done
+        await policy.call(asyncio.sleep, 0)
+    with request_context(RequestContext(request_id="hung")):
+        call = asyncio.ensure_future(policy.call(hang))
+    await clock.run_for(1.0)
+    assert isinstance(call.exception(), DeadlineExceeded)
+    assert [event.request_id for event in events] == [""]  # it has none, rather than a wrong one
