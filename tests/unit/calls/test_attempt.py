@@ -263,6 +263,23 @@ def test_a_clean_up_that_fails_in_a_closed_loop_fails_no_later_call(
     assert len(kept) == 1
 
 
+def test_a_probe_left_in_a_closed_loop_does_not_hold_the_breaker_half_open(clock: ManualClock) -> None:
+    breaker = CircuitBreaker("p", minimum_calls=1, half_open_permits=1, open_for=1.0, clock=clock)
+    policy = guarded(clock, breaker=breaker, limit=None, timeout=None)  # a real timer dies with its loop
+    with pytest.raises(ConnectionError):
+        asyncio.run(policy.call(fail))
+    clock.advance(2.0)
+    kept = leave_hanging(policy)
+    assert breaker.state is BreakerState.HALF_OPEN
+    clock.advance(1.0)  # by then it counts as failed, and the breaker is open once more
+    with pytest.raises(CircuitOpen):
+        asyncio.run(policy.call(asyncio.sleep, 0))
+    clock.advance(3.0)
+    asyncio.run(policy.call(asyncio.sleep, 0))
+    assert breaker.state is BreakerState.CLOSED
+    assert len(kept) == 1
+
+
 def leave_hanging(*policies: Policy, fn: Any = hang) -> list[asyncio.Task[Any]]:
     """A call of each policy in flight in a loop that is closed; the tasks are to be kept."""
     kept: list[asyncio.Task[Any]] = []
