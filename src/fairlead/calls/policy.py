@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from inspect import isawaitable
 from math import inf
 from types import CoroutineType
@@ -69,7 +69,6 @@ class Policy(Attempts):
 
     __slots__ = (
         "_attempt_timeout",
-        "_bare",
         "_budget",
         "_fallback",
         "_fallback_budget",
@@ -137,8 +136,9 @@ class Policy(Attempts):
         self._fallback_budget = fallback_budget
         self._rng = rng or random.Random()
         self._other: Policy | None = None
-        self._bare: Policy | None = None
         self._single: Policy | None = None
+        if fallback is not None:
+            self.__class__ = _FallingBack  # so that the hot path of all others need not look for one
 
     @property
     def once(self) -> Policy:
@@ -160,10 +160,10 @@ class Policy(Attempts):
         return other
 
     def _twin(self) -> Policy:
-        twin = object.__new__(Policy)
+        twin = object.__new__(type(self))
         for slot in (*Attempts.__slots__, *Policy.__slots__):
             setattr(twin, slot, getattr(self, slot))
-        twin._other = twin._bare = twin._single = None
+        twin._other = twin._single = None
         return twin
 
     @property
@@ -237,8 +237,6 @@ class Policy(Attempts):
         """
         # This is the hot path, so what would read better as six methods is written out: each would cost as much as
         # the breaker and the limit together. docs/decisions/0030 has the figures.
-        if self._fallback is not None:
-            return await self._call_or_fall_back(self._fallback, fn, args, kwargs)
         began = now = self._now()
         request = _current.get()
         deadline = request.deadline
@@ -329,44 +327,6 @@ class Policy(Attempts):
             attempt += 1
             probe = token = None
 
-    async def _call_or_fall_back(
-        self,
-        fallback: Fallback,
-        fn: Callable[..., Awaitable[_T]],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> _T:
-        budget = cast(FallbackBudget, self._fallback_budget)
-        budget.count_call()
-        bare = self._bare
-        if bare is None:
-            bare = self._bare = self._twin()
-            bare._fallback = None
-        try:
-            return await bare.call(fn, *args, **kwargs)
-        except Exception as error:
-            if not fallback.answers(error):
-                raise
-            if not budget.take():
-                self._counts.fallbacks_suppressed += 1
-                error.add_note(
-                    f"{self.name}: no fallback: its budget is spent ({budget.ratio:g} of the calls of "
-                    f"{budget.window:g} s, and {budget.burst})"
-                )
-                raise
-            try:
-                answer = fallback.make(error, args, kwargs)
-                if isawaitable(answer):
-                    answer = await answer
-            except Exception as broken:  # the call's failure is the one to raise, with the cause that it has
-                error.add_note(f"{self.name}: its fallback failed too: {type(broken).__name__}: {broken}")
-            else:
-                self._counts.fell_back += 1
-                mark_degraded(self.name, error)
-                self._tell("fell_back", type(error).__name__)
-                return cast(_T, answer)
-            raise
-
     def _wait_before_retry(self, error: Exception, attempt: int, end: float) -> float | None:
         """Seconds to sleep before the next attempt, whose token is then taken; None if there is to be
         none."""
@@ -407,3 +367,38 @@ class Policy(Attempts):
         return DeadlineExceeded(
             f"{self.name}: no answer within {end - began:.3f} s; given up after {now - began:.3f} s and {attempts}"
         )
+
+
+class _FallingBack(Policy):
+    """A policy with a fallback."""
+
+    __slots__ = ()
+
+    async def call(self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        fallback = cast(Fallback, self._fallback)
+        budget = cast(FallbackBudget, self._fallback_budget)
+        budget.count_call()
+        try:
+            return await super().call(fn, *args, **kwargs)
+        except Exception as error:
+            if not fallback.answers(error):
+                raise
+            if not budget.take():
+                self._counts.fallbacks_suppressed += 1
+                error.add_note(
+                    f"{self.name}: no fallback: its budget is spent ({budget.ratio:g} of the calls of "
+                    f"{budget.window:g} s, and {budget.burst})"
+                )
+                raise
+            try:
+                answer = fallback.make(error, args, kwargs)
+                if isawaitable(answer):
+                    answer = await answer
+            except Exception as broken:  # the call's failure is the one to raise, with the cause that it has
+                error.add_note(f"{self.name}: its fallback failed too: {type(broken).__name__}: {broken}")
+            else:
+                self._counts.fell_back += 1
+                mark_degraded(self.name, error)
+                self._tell("fell_back", type(error).__name__)
+                return cast(_T, answer)
+            raise
