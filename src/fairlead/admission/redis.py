@@ -115,7 +115,7 @@ class RedisRateLimiter:
             open_for=1.0,
             open_for_cap=10.0,
             half_open_permits=1,
-            slow_after=budget,
+            hung_after=budget,
             on_event=on_event,
             clock=clock,
         )
