@@ -6,6 +6,7 @@
     │   ├── Overloaded             no permit was free: the limit protects what lies behind it
     │   └── RateLimited            this client has used up its share; others are served
     ├── DeadlineExceeded           the moment passed; also a TimeoutError
+    ├── FailedStatus               a dependency answered with a status that counts as its failure
     ├── InvalidInput               a value from outside is wrong; also a ValueError
     │   ├── BrokenDocument         a file or message cannot be read as what it claims to be
     │   ├── UnknownFlag            the flag document has no flag of that name; also a KeyError
@@ -29,6 +30,7 @@ __all__ = [
     "BrokenDocument",
     "CircuitOpen",
     "DeadlineExceeded",
+    "FailedStatus",
     "FairleadError",
     "InvalidInput",
     "LoadCancelled",
@@ -80,6 +82,22 @@ class RateLimited(Refused):
 
 class DeadlineExceeded(FairleadError, TimeoutError):
     """The deadline passed, before the work began or while it ran."""
+
+
+class FailedStatus(FairleadError):
+    """An HTTP answer that counts as the failure of its sender: what a retry or a breaker sees of a 503.
+
+    status: the HTTP status, 0 if there is none. retry_after: seconds that the sender asked to wait, or None.
+    overloaded: whether it says that there was no room or no time, which moves a concurrency limit.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 0, retry_after: float | None = None, overloaded: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+        self.overloaded = overloaded
 
 
 class InvalidInput(FairleadError, ValueError):

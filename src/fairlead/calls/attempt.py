@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fairlead.calls.attempt_context import AttemptContext
 from fairlead.calls.circuit_breaker import CircuitBreaker
-from fairlead.calls.concurrency_limit import ConcurrencyLimit
+from fairlead.calls.concurrency_limit import ConcurrencyLimit, is_drop
 from fairlead.calls.expiry import Expiries, Expiry, resume
 from fairlead.calls.retry import RetryBudget
 from fairlead.calls.stats import Counts, tell
@@ -152,9 +152,7 @@ class Attempts:
             late = cancelled and now >= attempt_end - TIMER_SLACK
             success = None if beaten else False if late else breaker.judge(error)
             breaker.record(generation, success, now, began)
-        if self._limit is not None and (
-            expired or (isinstance(error, TimeoutError | Refused) and not beaten)
-        ):
+        if self._limit is not None and (expired or (is_drop(error) and not beaten)):
             self._limit.dropped(began, now)
         return only_ours and isinstance(error, CancelledError)
 

@@ -30,7 +30,7 @@ from fairlead.errors import Overloaded, Refused
 if TYPE_CHECKING:
     from fairlead.calls.expiry import Expiries
 
-__all__ = ["ConcurrencyLimit", "LimitPermit"]
+__all__ = ["ConcurrencyLimit", "LimitPermit", "is_drop"]
 
 
 class ConcurrencyLimit:
@@ -192,6 +192,14 @@ class LimitPermit:
         limit = self._limit
         if error is None:
             limit.succeeded(self._began, self._found, limit.clock.now())
-        elif isinstance(error, TimeoutError | Refused):
+        elif is_drop(error):
             limit.dropped(self._began, limit.clock.now())
         limit.give_back()
+
+
+def is_drop(error: BaseException | None) -> bool:
+    """Whether a failure says that the dependency had no room or no time: what makes a limit smaller.
+
+    A timeout, a refusal, or what a transport marked as `overloaded` (a 503, RESOURCE_EXHAUSTED).
+    """
+    return isinstance(error, TimeoutError | Refused) or getattr(error, "overloaded", False) is True
