@@ -1,12 +1,26 @@
-"""For people who write drivers, and for tests that want a real Redis.
+"""For people who write drivers: contract suites, and the servers to run them against.
 
-`RedisServer` and `RedisCluster` start servers on private ports that a test can hang, kill and restart; nothing
-of them outlives the process that started them. `StoreContract` is what a `fairlead.cache.Store` must do.
+`StoreContract` is what a `fairlead.cache.Store` must do, and `TransportContract` what any client that sends calls
+through a Policy must. `RedisServer` and `RedisCluster` start real servers on private ports that a test can hang,
+kill and restart; nothing of them outlives the process that started them. `HttpPeer` is a server on loopback that
+misbehaves as told.
 """
 
 from __future__ import annotations
 
+from fairlead.testing.http_peer import HttpPeer
 from fairlead.testing.redis_server import RedisCluster, RedisServer
 from fairlead.testing.store_contract import StoreContract
+from fairlead.testing.transports import Act, Arrived, Peer, Send, TransportContract
 
-__all__ = ["RedisCluster", "RedisServer", "StoreContract"]
+__all__ = [
+    "Act",
+    "Arrived",
+    "HttpPeer",
+    "Peer",
+    "RedisCluster",
+    "RedisServer",
+    "Send",
+    "StoreContract",
+    "TransportContract",
+]
