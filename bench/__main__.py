@@ -22,6 +22,7 @@ ROOMS = (
     "hot_keys",
     "calls",
     "dependencies",
+    "transports",
     "admission",
     "telemetry",
     "flags",
