@@ -14,6 +14,7 @@ than `patience`, and a reply longer than `most_bytes`, end the connection: neith
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,6 +24,9 @@ from fairlead.errors import StoreUnavailable
 __all__ = ["Connection", "Reader"]
 
 _NOTHING_YET = object()
+_left_behind: list[
+    asyncio.Transport
+] = []  # a parent's, in its fork; collected, they would warn of themselves
 
 
 class Reader(Protocol):
@@ -52,6 +56,7 @@ class Connection(asyncio.Protocol):
         """
         self.peer = peer
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._gets: Callable[[], Any]
         reader = new_reader(_NOTHING_YET)
         self._feed = reader.feed
@@ -105,9 +110,14 @@ class Connection(asyncio.Protocol):
         """Ends the connection now; everything that waits fails with `why` as the cause."""
         if self._lost is None:
             self._lose(why)
-        if self._transport is not None:
+        if self._transport is not None and os.getpid() == self._pid:
             self._transport.abort()
-        elif not self.closed.done():
+            return
+        if self._transport is not None:
+            # A fork shares the poll of its parent's loop: to take the socket out there would deafen the parent.
+            _left_behind.append(self._transport)
+            self._transport = None
+        if not self.closed.done():
             self.closed.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
