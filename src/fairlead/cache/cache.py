@@ -371,5 +371,12 @@ class Cache:
         entry: Entry[Any] | None,
         now: float,
     ) -> Lookup[_T]:
-        begun = self._loads.begin(key, load, freshness, tags, entry, now)
+        looked = False
+        if self._second is not None:
+            found = await self._loads.look(key, load, freshness, tags, entry, now)
+            if isinstance(found, Lookup):
+                return found
+            looked = found
+            entry, now = self._entry_of(key), self._now()
+        begun = self._loads.begin(key, load, freshness, tags, entry, now, looked=looked)
         return begun if isinstance(begun, Lookup) else await self._loads.landing(*begun, freshness)

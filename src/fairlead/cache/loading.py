@@ -15,6 +15,7 @@ invalidated the key since it began.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -83,6 +84,7 @@ class Loads:
         self._refresh_concurrency = refresh_concurrency
         self._refreshing: set[Flight[Any]] = set()
         self._second = second
+        self._looking: dict[Hashable, asyncio.Future[None]] = {}
         if second is not None:
             second.subscribe(self._heard, self._missed_messages)
 
@@ -101,8 +103,13 @@ class Loads:
         tags: Iterable[str],
         entry: Entry[Any] | None,
         now: float,
+        *,
+        looked: bool = False,
     ) -> Lookup[_T] | tuple[Flight[_T], Source]:
-        """The answer that memory has, or the flight to wait for; suspends nowhere."""
+        """The answer that memory has, or the flight to wait for; suspends nowhere.
+
+        looked: the second tier was asked just now, and has nothing.
+        """
         stats = self._stats
         if entry is not None:
             if now < entry.fresh_until:
@@ -124,7 +131,62 @@ class Loads:
         deadline = current().deadline
         if deadline.at != math.inf:
             deadline.check(f"cache load of {shown(key)}")
-        return self._load(key, load, freshness, tags), "load"
+        return self._load(key, load, freshness, tags, looked=looked), "load"
+
+    async def look(
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]],
+        freshness: Freshness,
+        tags: Iterable[str],
+        entry: Entry[Any] | None,
+        now: float,
+    ) -> Lookup[_T] | bool:
+        """The second tier's answer to a caller for whom memory has none; else whether it was asked for one.
+
+        The caller asks by itself: a flight, with its task and timer, costs four times the question. Of callers
+        for one key the first asks and the others wait for it; with a deadline that the tier's budget might
+        outlast they go by a flight.
+        """
+        second = self._second
+        if second is None or (entry is not None and now < entry.stale_until):
+            return False
+        deadline = current().deadline
+        if deadline.at != math.inf and deadline.remaining() <= second.budget:
+            return False
+        loop = asyncio.get_running_loop()
+        while (other := self._looking.get(key)) is not None and other.get_loop() is loop:
+            await asyncio.shield(other)
+            mine = self._entry_of(key)
+            if mine is not None and self._now() < mine.stale_until:
+                return False
+        if not second.is_trusted or self.flights.joinable(key) is not None:
+            return False
+        self.check(key)
+        forgotten = self.flights.forgotten
+        looking = self._looking[key] = loop.create_future()
+        try:
+            found = await second.get(key)
+        finally:
+            if self._looking.get(key) is looking:
+                del self._looking[key]
+            if not looking.done():
+                looking.set_result(None)
+        if found is None:
+            return True
+        now = self._now()
+        staleness = max(0.0, now - found.fresh_until)
+        if staleness and now >= found.stale_until:
+            return False
+        self._stats.misses += 1
+        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        mine = self._entry_of(key)
+        # What was invalidated while the tier was asked may be answered to who asked before, and not kept.
+        if self.flights.forgotten == forgotten and (mine is None or mine.began_at <= found.began_at):
+            self._remember(key, found)
+            if now >= found.fresh_until:
+                self._refresh(key, load, freshness, tags)
+        return Lookup(found.value, "second", now - found.began_at, staleness)
 
     def begin_now(
         self,
@@ -258,6 +320,7 @@ class Loads:
         tags: Iterable[str],
         *,
         refresh: bool = False,
+        looked: bool = False,
     ) -> Flight[_T]:
         labels = check_tags(tags)
         if self._second is None:
@@ -272,6 +335,7 @@ class Loads:
             self._second,
             refresh=refresh,
             in_memory=mine if mine is not None and self._now() < mine.fresh_until else None,
+            looked=looked,
             on_load=self._count_load,
             clock=self._clock,
         )

@@ -116,7 +116,7 @@ class SecondTier:
         if backplane is not None:
             waits = (probe_after, probe_cap)
             self._messenger = Messenger(backplane, self.stats, clock=clock, waits=waits)
-        self._budget = budget
+        self.budget = budget
         self._probe_after = probe_after
         self._probe_cap = probe_cap
         self._most_writes = most_writes
@@ -243,7 +243,7 @@ class SecondTier:
     ) -> None:
         """Starts `work`; when the budget is spent, whoever waits is let go and `work` is cancelled."""
         task = self._start(work)
-        at = self.clock.now() + self._budget
+        at = self.clock.now() + self.budget
         timer = self.clock.call_at(at, partial(self._late, futures, generation, task))
         task.add_done_callback(lambda _: timer.cancel())
 
@@ -293,7 +293,7 @@ class SecondTier:
             self.stats.errors += released
             task.cancel()
         if released:
-            what = f"{self.name}: no answer within its budget of {self._budget * 1000:g} ms"
+            what = f"{self.name}: no answer within its budget of {self.budget * 1000:g} ms"
             self._failed(DeadlineExceeded(what), generation)
 
     # Writes
@@ -350,7 +350,7 @@ class SecondTier:
         task = self._start(self._deliver(owed, futures))
         # The delivery goes on when the budget is spent: it is owed anyhow.
         late = partial(self._late, futures, self.breaker.generation, None)
-        timer = self.clock.call_at(self.clock.now() + self._budget, late)
+        timer = self.clock.call_at(self.clock.now() + self.budget, late)
         task.add_done_callback(lambda _: timer.cancel())
 
     async def _deliver(self, owed: dict[Slot, Invalidation], futures: list[asyncio.Future[Any]]) -> None:
@@ -401,7 +401,7 @@ class SecondTier:
                         with self.breaker.permit():
                             await self._replay()
                             await within(
-                                self.clock, self._budget, self.store.get_many(()), f"{self.name}: a probe"
+                                self.clock, self.budget, self.store.get_many(()), f"{self.name}: a probe"
                             )
                             await self._replay()  # what came in between; then no turn of the loop is left
                 except CircuitOpen as refused:

@@ -37,6 +37,7 @@ class SharedLoad(Generic[_T]):
         "_in_memory",
         "_key",
         "_load",
+        "_looked",
         "_on_load",
         "_refresh",
         "_tier",
@@ -54,11 +55,13 @@ class SharedLoad(Generic[_T]):
         *,
         refresh: bool,
         in_memory: Entry[Any] | None,
+        looked: bool,
         on_load: Callable[[], object],
         clock: Clock,
     ) -> None:
-        """refresh: a stale value is no answer. in_memory: a fresh one that is to be replaced early, so neither is
-        its like. on_load: called when `load` is, in case it is."""
+        """refresh: a stale value is no answer. looked: the tier was asked just now, and has nothing.
+        in_memory: a fresh one that is to be replaced early, so neither is its like. on_load: called when `load`
+        is, in case it is."""
         self.entry: Entry[Any] | None = None
         """The second tier's, when that is the answer."""
         self.older: Entry[Any] | None = None
@@ -72,11 +75,12 @@ class SharedLoad(Generic[_T]):
         self._tier = tier
         self._refresh = refresh
         self._in_memory = in_memory
+        self._looked = looked
         self._on_load = on_load
         self._clock = clock
 
     async def __call__(self) -> _T:
-        if await self._found() or not await self._may_load():
+        if (not self._looked and await self._found()) or not await self._may_load():
             value: _T = self.entry.value  # type: ignore[union-attr]  # either way there is one now
             return value
         self._on_load()

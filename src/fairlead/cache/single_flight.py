@@ -156,6 +156,8 @@ class SingleFlight:
         self.peak_per_key = 0
         """Most loads of one key that ever ran at once. Above 1 only when one was forgotten or timed out while
         it ran."""
+        self.forgotten = 0
+        """Times that something was unlisted, whether or not it was being loaded."""
         self._clock = clock
         self._flights: dict[Hashable, Flight[Any]] = {}
         self._running: dict[Hashable, int] = {}
@@ -266,15 +268,18 @@ class SingleFlight:
 
     def forget(self, key: Hashable) -> None:
         """Unlists the load of `key`: who waits still gets its answer, who comes later starts a new one."""
+        self.forgotten += 1
         self._flights.pop(key, None)
 
     def forget_tag(self, tag: str) -> None:
         """Unlists the loads that were started with `tag`."""
+        self.forgotten += 1
         for key in [key for key, flight in self._flights.items() if tag in flight.tags]:
             del self._flights[key]
 
     def forget_all(self) -> None:
         """Unlists every load."""
+        self.forgotten += 1
         self._flights.clear()
 
     async def close(self, timeout: float = 5.0) -> None:

@@ -89,6 +89,11 @@ class TwoNodes:
         return self.reading.lease_for
 
     @property
+    def budget(self) -> float:
+        """As of a `SecondTier`, the longer of the two."""
+        return max(node.budget for node in self.nodes)
+
+    @property
     def memory_ttl(self) -> float:
         """As `SecondTier.memory_ttl`, the shorter of the two."""
         return min(node.memory_ttl for node in self.nodes)

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from fairlead.cache import Cache, CacheEvent, Freshness
+from fairlead.cache import Cache, CacheEvent, Entry, Freshness
 from fairlead.cache.second_tier import SecondTier
 from fairlead.clock import ManualClock, settle
-from fairlead.errors import InvalidInput
+from fairlead.context import RequestContext, request_context
+from fairlead.deadline import Deadline
+from fairlead.errors import DeadlineExceeded, InvalidInput
 from tests.unit.cache.shared_tier import Shared, SharedPlane, SharedStore
 
 PLAIN = Freshness(ttl=60.0, jitter=0.0)
@@ -266,11 +268,58 @@ async def test_a_removal_during_the_question_to_the_second_tier_is_not_undone_by
     here.cache._store.drop("k")
     asking = asyncio.create_task(here.ask())
     await asyncio.sleep(0)
+    here.value = "new"
     await here.cache.remove("k")
     await asking
+    clock.advance(0.001)
+    assert await here.ask() == "new"
+
+
+async def test_a_removal_between_the_answer_of_the_second_tier_and_its_reader_is_not_undone(
+    here: Process, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await loaded(here)
+    here.cache._store.drop("k")
+    get = here.tier.get
+
+    async def and_then_remove(key: Hashable) -> Entry[Any] | None:
+        found = await get(key)
+        monkeypatch.undo()
+        await here.cache.remove(key)
+        return found
+
+    monkeypatch.setattr(here.tier, "get", and_then_remove)
+    assert await here.ask() == "value"  # asked before the removal
     here.value = "new"
     clock.advance(0.001)
     assert await here.ask() == "new"
+
+
+async def test_a_caller_cancelled_while_it_asks_the_second_tier_leaves_the_question_to_the_next(
+    here: Process, there: Process
+) -> None:
+    await loaded(here)
+    first, second = (asyncio.create_task(there.ask()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == "value"
+    assert there.loads == 0
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_a_caller_with_less_time_than_the_tiers_budget_keeps_its_deadline(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    await loaded(here)
+    there.store.hung = True
+    with request_context(RequestContext(deadline=Deadline.after(there.tier.budget / 2, clock))):
+        asking = asyncio.create_task(there.ask())
+    await clock.run_for(there.tier.budget / 2)
+    with pytest.raises(DeadlineExceeded):
+        await asking
+    there.store.hung = False
+    await there.cache.close()
 
 
 async def test_after_a_gap_in_the_messages_everything_in_memory_is_asked_anew(
