@@ -16,11 +16,9 @@ import datetime
 import decimal
 import enum
 import re
-import uuid
 from collections.abc import Callable, Hashable, Iterable
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -120,11 +118,17 @@ def key_text(key: object) -> str:
     return f"{text[:_READABLE]}#{blake2b(text.encode(), digest_size=20).hexdigest()}"
 
 
+def _quoted(data: bytes) -> str:
+    from urllib.parse import quote  # here: with what it imports it takes longer than the rest of this module
+
+    return quote(data, safe="/:@+")
+
+
 def _str_text(part: str) -> str:
     # A key is mostly plain words, and quoting one costs ten times the look.
     if part.isascii() and (part.isidentifier() or _is_plain(part)):
         return f"'{part}'"
-    return f"'{quote(part, safe='/:@+', errors='surrogatepass')}'"
+    return f"'{_quoted(part.encode('utf-8', 'surrogatepass'))}'"
 
 
 def _int_text(part: int) -> str:
@@ -137,7 +141,7 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     int: _int_text,
     bool: lambda part: "true" if part else "false",
     type(None): lambda _: "none",
-    bytes: lambda part: f"b'{quote(part, safe='/:@+')}'",
+    bytes: lambda part: f"b'{_quoted(part)}'",
 }
 
 
@@ -187,7 +191,10 @@ def tagged(part: object) -> tuple[str, tuple[Any, ...]]:
         return kind.__name__, (part.isoformat(),)
     if isinstance(part, datetime.timedelta) and kind is datetime.timedelta:
         return "timedelta", (part.days, part.seconds, part.microseconds)
-    if kind is uuid.UUID:
+    if (kind.__module__, kind.__qualname__) == (
+        "uuid",
+        "UUID",
+    ):  # its import costs more than all of this room's
         return "uuid", (str(part),)
     return "record", (_path(kind), *_fields(part))
 
