@@ -33,11 +33,13 @@ from fairlead.cache.loading import Loads, Lookup, Source
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.single_flight import Flight
-from fairlead.cache.stats import CacheStats
+from fairlead.cache.stats import CacheStats, export_counts
+from fairlead.cache.tier_stats import TierStats
 from fairlead.cache.two_nodes import TwoNodes
 from fairlead.calls.batch import Batcher
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput
+from fairlead.telemetry.metrics import MetricRegistry
 
 __all__ = ["Cache"]
 
@@ -322,6 +324,38 @@ class Cache:
         )
         if self._second is not None:
             await self._second.close(timeout)
+
+    def export(self, registry: MetricRegistry) -> None:
+        """Shows what the cache and its second tier count in `registry`; read at each scrape, free on a hit."""
+        export_counts(
+            "fairlead_cache_total",
+            "What caches did, by the names of CacheStats.",
+            self.stats,
+            CacheStats.counts(),
+            registry,
+            cache=self.name,
+        )
+        gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
+            ("entries", "Entries in memory.", lambda: len(self._store)),
+            (
+                "max_staleness_seconds",
+                "Seconds past its fresh life of the stalest answer since the start.",
+                lambda: self.stats.max_staleness_served,
+            ),
+        )
+        for name, meaning, read in gauges:
+            gauge = registry.gauge(f"fairlead_cache_{name}", meaning, labels=("cache",))
+            gauge.labels(cache=self.name).track(read)
+        for tier in () if self._second is None else self._second.nodes:
+            export_counts(
+                "fairlead_cache_second_tier_total",
+                "What second tiers did, by the names of TierStats.",
+                tier.stats,
+                TierStats.counts(),
+                registry,
+                cache=self.name,
+                tier=tier.name,
+            )
 
     def cached(
         self,

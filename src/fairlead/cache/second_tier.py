@@ -145,6 +145,11 @@ class SecondTier:
         if self._messenger is not None:
             self._messenger.subscribe(on_message, on_gap)
 
+    @property
+    def nodes(self) -> tuple[SecondTier, ...]:
+        """The tiers that this is made of: itself."""
+        return (self,)
+
     async def get(self, key: Hashable) -> Entry[Any] | None:
         """The entry of `key`, stale or not; None when there is none, or when the tier cannot say in time.
 

@@ -6,7 +6,12 @@ its processes', but for the two maxima.
 
 from __future__ import annotations
 
-__all__ = ["CacheStats"]
+from collections.abc import Iterable
+from functools import partial
+
+from fairlead.telemetry.metrics import MetricRegistry
+
+__all__ = ["CacheStats", "export_counts"]
 
 
 class CacheStats:
@@ -74,6 +79,11 @@ class CacheStats:
         self.last_error = ""
         """The latest load error, type and message, cut to 200 characters."""
 
+    @classmethod
+    def counts(cls) -> list[str]:
+        """The names of those that only grow."""
+        return [name for name in cls.__slots__ if not name.startswith(("max_", "last_"))]
+
     def as_dict(self) -> dict[str, int | float | str]:
         """The counters by name, in alphabetical order."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -82,3 +92,12 @@ class CacheStats:
         return (
             f"CacheStats({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items() if value)})"
         )
+
+
+def export_counts(
+    family: str, meaning: str, stats: object, names: Iterable[str], registry: MetricRegistry, **labels: str
+) -> None:
+    """Has each count of `stats` read at the scrape, under the label `what`."""
+    counter = registry.counter(family, meaning, labels=(*labels, "what"))
+    for name in names:
+        counter.labels(**labels, what=name).track(partial(getattr, stats, name))

@@ -75,6 +75,15 @@ class TierStats:
         """Times that more was owed than is kept, so that it became one `clear`."""
         return self._debts.collapsed
 
+    @classmethod
+    def counts(cls) -> list[str]:
+        """The names of those that only grow."""
+        return [
+            *(name for name in cls.__slots__ if not name.startswith(("_", "last_"))),
+            "collapsed",
+            "mismatches",
+        ]
+
     def as_dict(self) -> dict[str, int | str]:
         """The counters by name, in alphabetical order."""
         names = [name for name in self.__slots__ if not name.startswith("_")]

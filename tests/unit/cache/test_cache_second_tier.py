@@ -15,6 +15,8 @@ from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import DeadlineExceeded, InvalidInput
+from fairlead.telemetry import MetricRegistry
+from fairlead.telemetry.prometheus import render
 from tests.unit.cache.shared_tier import Shared, SharedPlane, SharedStore
 
 PLAIN = Freshness(ttl=60.0, jitter=0.0)
@@ -443,3 +445,17 @@ async def test_a_value_that_came_between_the_look_and_the_lease_is_not_loaded_ag
     assert (await asking, await late) == ("value", "value")
     assert second.loads == 0
     assert second.store.shared.leases == {}
+
+
+async def test_the_counts_of_both_tiers_are_read_at_the_scrape(here: Process, there: Process) -> None:
+    registry = MetricRegistry()
+    there.cache.export(registry)
+    await loaded(here)
+    await there.ask()
+    await there.ask()
+    text = render(registry)
+    assert 'fairlead_cache_total{cache="cache",what="hits"} 1' in text
+    assert 'fairlead_cache_total{cache="cache",what="loads"} 0' in text
+    assert 'fairlead_cache_entries{cache="cache"} 1' in text
+    assert 'fairlead_cache_second_tier_total{cache="cache",tier="second tier",what="hits"} 1' in text
+    assert "last_error" not in text
