@@ -93,6 +93,7 @@ class Feed:
             World(self._seed).trending(),
             self.uses,
             self._sink.emit,
+            registry=self.registry,
         )
 
     async def close(self) -> None:

@@ -35,6 +35,13 @@ MECHANISMS = (
         name="adaptive_limit", summary="calls in flight limited by what the dependency is seen to sustain"
     ),
     Mechanism(
+        name="hedge", summary="a second copy of a candidate load that takes longer than nineteen of twenty"
+    ),
+    Mechanism(
+        name="admission",
+        summary="a bound on the pages in flight; above it, highest priority first, or trending",
+    ),
+    Mechanism(
         name="int8_ranking", summary="the quantized model, off the event loop, instead of fp32 in line"
     ),
     Mechanism(
@@ -55,6 +62,8 @@ class Mechanisms:
     breaker: bool = True
     retry_budget: bool = True
     adaptive_limit: bool = True
+    hedge: bool = True
+    admission: bool = True
     int8_ranking: bool = True
     heuristic: bool = True
 

@@ -1,10 +1,10 @@
 """The treatment: the same page, made so that a busy or broken downstream costs freshness or rank, not the
 answer.
 
-One deadline per request, set at the edge. Candidates and features come from a coalesced cache; a load
-belongs to the cache, not to the request that set it off, and runs under a policy of its own (retry budget,
-breaker, adaptive limit). Features of a page travel in one batch. What is missing when the time is up is
-replaced by the heuristic, and the answer says so.
+One deadline per request, set at the edge, where a shedder bounds the pages in flight. Candidates and features
+come from a coalesced cache; a load belongs to the cache, not to the request that set it off, and runs under a
+policy of its own (retry budget, hedge, breaker, adaptive limit). Features of a page travel in one batch. What is
+missing when the time is up is replaced by the heuristic, and the answer says so.
 
 Each mechanism can be switched off alone; what then runs in its place is what the control does.
 """
@@ -15,13 +15,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fairlead.admission import LoadShedder
 from fairlead.cache import Cache, Freshness, MemoryStore
-from fairlead.calls import Batcher, CircuitBreaker, ConcurrencyLimit, Policy, Retry, RetryBudget
+from fairlead.calls import (
+    Batcher,
+    Bulkhead,
+    CircuitBreaker,
+    ConcurrencyLimit,
+    Hedge,
+    Policy,
+    Retry,
+    RetryBudget,
+)
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import RequestContext, request_context
 from fairlead.deadline import Deadline
-from fairlead.errors import FairleadError
-from fairlead.telemetry import StateChanged
+from fairlead.errors import DeadlineExceeded, FairleadError, Refused
+from fairlead.telemetry import Event, MetricRegistry
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
 from fairlead_systems.home_feed.clients import (
     CandidateClient,
@@ -35,7 +45,7 @@ from fairlead_systems.home_feed.feature_protocol import Features
 from fairlead_systems.home_feed.mechanisms import Mechanisms
 from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
 
-__all__ = ["BUDGET", "STALENESS_BOUND", "Treatment"]
+__all__ = ["BUDGET", "PAGES", "STALENESS_BOUND", "Treatment"]
 
 BUDGET = 0.3
 """Seconds a request may take when its caller names no deadline."""
@@ -52,6 +62,11 @@ CANDIDATE_ATTEMPT_TIMEOUT = 0.18
 FEATURE_ATTEMPT_TIMEOUT = 0.06
 """Seconds; the service's p99 for a batch is about 19 ms."""
 
+PAGES = 256
+"""Pages in the making at once. At 150 requests a second there are 10, and 45 while a downstream hangs; a process
+that has more than this is behind, and making them all would make all of them late.
+"""
+
 _FAILURES = (FairleadError, DownstreamError, TimeoutError)
 
 
@@ -63,8 +78,9 @@ class Treatment:
         ranking: InlineRanking | ScheduledRanking,
         trending: Sequence[int],
         uses: Mechanisms,
-        on_event: Callable[[StateChanged], object] | None = None,
+        on_event: Callable[[Event], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        registry: MetricRegistry | None = None,
     ) -> None:
         self._candidates = candidates
         self._features = features
@@ -79,19 +95,36 @@ class Treatment:
             stale_while_revalidate=STALENESS_BOUND if uses.stale_while_revalidate else 0.0,
         )
         self.candidate_policy = self._policy(
-            "candidate_source", CANDIDATE_TIMEOUT, CANDIDATE_ATTEMPT_TIMEOUT, on_event
+            "candidate_source",
+            CANDIDATE_TIMEOUT,
+            CANDIDATE_ATTEMPT_TIMEOUT,
+            on_event,
+            # Its slow answers are a few of its workers', not its load's: another worker is quicker than waiting.
+            Hedge(quantile=0.95, minimum_calls=50) if uses.hedge else None,
         )
         self.feature_policy = self._policy(
             "feature_service", FEATURE_TIMEOUT, FEATURE_ATTEMPT_TIMEOUT, on_event
         )
         self.batcher: Batcher[int, Features] = Batcher(self._load_features, max_batch=256, clock=clock)
+        self.shedder = LoadShedder(
+            "feed",
+            limit=Bulkhead("feed", calls=PAGES, clock=clock),
+            metrics=registry,
+            on_event=on_event,
+            clock=clock,
+        )
+        if registry is not None:
+            for policy in (self.candidate_policy, self.feature_policy):
+                policy.export(registry)
+            self.cache.export(registry)
 
     def _policy(
         self,
         name: str,
         timeout: float,
         attempt_timeout: float,
-        on_event: Callable[[StateChanged], object] | None,
+        on_event: Callable[[Event], object] | None,
+        hedge: Hedge | None = None,
     ) -> Policy:
         uses = self._uses
         retry = Retry(
@@ -113,7 +146,6 @@ class Treatment:
             open_for_cap=1.0,
             # A topic that does not exist is the client's doing; counted, one client could open it for all.
             is_failure=lambda error: not isinstance(error, UnknownTopic),
-            on_event=on_event,
             clock=self._clock,
         )
         return Policy(
@@ -122,8 +154,10 @@ class Treatment:
             attempt_timeout=attempt_timeout if uses.deadline else timeout,
             idempotent=True,  # both services are only read
             retry=retry,
+            hedge=hedge,
             breaker=breaker if uses.breaker else None,
             limit=ConcurrencyLimit(name, clock=self._clock) if uses.adaptive_limit else None,
+            on_event=on_event,
             clock=self._clock,
         )
 
@@ -135,13 +169,24 @@ class Treatment:
 
     async def page(self, user: str, topic: int, deadline: Deadline | None, request_id: str) -> Answer:
         if not self._uses.deadline:
-            return await self._page(user, topic)
+            return await self._admitted_page(user, topic)
         edge = (deadline or Deadline.never(self._clock)).sooner(BUDGET)
         context = RequestContext(
             request_id=request_id, deadline=Deadline(edge.at - RESERVE, edge.clock), targeting_key=user
         )
         with request_context(context):
+            return await self._admitted_page(user, topic)
+
+    async def _admitted_page(self, user: str, topic: int) -> Answer:
+        if not self._uses.admission:
             return await self._page(user, topic)
+        try:
+            async with self.shedder.admit():
+                return await self._page(user, topic)
+        except (Refused, DeadlineExceeded) as error:
+            if not self._uses.heuristic:
+                raise NoAnswer(503, str(error)) from error
+            return self._trending_page(error)
 
     async def _page(self, user: str, topic: int) -> Answer:
         try:

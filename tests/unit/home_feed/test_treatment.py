@@ -10,13 +10,13 @@ import pytest
 
 from fairlead.clock import ManualClock, settle
 from fairlead.deadline import Deadline
-from fairlead.telemetry import StateChanged
+from fairlead.telemetry import Event, StateChanged
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
 from fairlead_systems.home_feed.clients import Candidates, DownstreamError, UnknownTopic
 from fairlead_systems.home_feed.feature_protocol import Features
 from fairlead_systems.home_feed.mechanisms import MECHANISMS, Mechanisms
 from fairlead_systems.home_feed.ranking import ScheduledRanking
-from fairlead_systems.home_feed.treatment import BUDGET, STALENESS_BOUND, Treatment
+from fairlead_systems.home_feed.treatment import BUDGET, PAGES, STALENESS_BOUND, Treatment
 from fairlead_systems.home_feed.world import CANDIDATES_PER_TOPIC
 
 T = TypeVar("T")
@@ -31,13 +31,16 @@ class Origin:
         self.candidate_calls: list[int] = []
         self.batches: list[list[int]] = []
         self.gets: list[int] = []
-        self.candidate_delay = self.feature_delay = 0.0
+        self.candidate_delay = self.feature_delay = self.slow_once = 0.0
         self.candidates_fail: Exception | None = None
         self.features_fail: Exception | None = None
 
     async def fetch(self, topic: int) -> Candidates:
         self.candidate_calls.append(topic)
         began = self.clock.now()
+        slow, self.slow_once = self.slow_once, 0.0
+        if slow:
+            await self.clock.sleep(slow)
         if self.candidate_delay:
             await self.clock.sleep(self.candidate_delay)
         if self.candidates_fail is not None:
@@ -82,7 +85,7 @@ class TooBusy(ScheduledRanking):
 
 
 def build(
-    ranking: Any = None, on_event: Callable[[StateChanged], object] | None = None, **off: bool
+    ranking: Any = None, on_event: Callable[[Event], object] | None = None, **off: bool
 ) -> tuple[Treatment, Origin, ManualClock]:
     clock = ManualClock(now=100.0)
     origin = Origin(clock)
@@ -304,13 +307,17 @@ async def test_without_batching_features_are_asked_for_one_by_one():
 async def test_without_breaker_a_failing_downstream_is_asked_every_time():
     calls, opened = {}, {}
     for breaker in (True, False):
-        events: list[StateChanged] = []
+        events: list[Event] = []
         treatment, origin, clock = build(breaker=breaker, on_event=events.append)
         origin.candidates_fail = DownstreamError("HTTP 503")
         for topic in range(60):
             await play(clock, page(treatment, topic))
         calls[breaker] = len(set(origin.candidate_calls))
-        opened[breaker] = [event.current for event in events if event.name == "candidate_source"]
+        opened[breaker] = [
+            event.current
+            for event in events
+            if isinstance(event, StateChanged) and event.name == "candidate_source"
+        ]
     assert calls[False] == 60
     assert calls[True] < 60
     assert opened[True][0] == "open"
@@ -337,7 +344,7 @@ async def test_retry_budget_keeps_retries_to_a_fraction_of_the_calls():
 async def test_without_adaptive_limit_calls_in_flight_are_not_bounded():
     asked = {}
     for limited in (True, False):
-        treatment, origin, clock = build(adaptive_limit=limited, breaker=False)
+        treatment, origin, clock = build(adaptive_limit=limited, breaker=False, admission=False)
         origin.candidate_delay = 0.15
         waiting = [asyncio.ensure_future(page(treatment, topic)) for topic in range(300)]
         await clock.run_for(0.01)
@@ -346,6 +353,48 @@ async def test_without_adaptive_limit_calls_in_flight_are_not_bounded():
         await asyncio.gather(*waiting)
     assert asked[False] == 300
     assert asked[True] < 300
+
+
+async def warm(treatment: Treatment, clock: ManualClock, pages: int) -> None:
+    """Enough answers of the usual speed for the hedge to know what slow is."""
+    for topic in range(1000, 1000 + pages):
+        await play(clock, page(treatment, topic))
+
+
+async def test_without_hedge_a_slow_candidate_load_is_waited_for():
+    took = {}
+    for hedged in (True, False):
+        treatment, origin, clock = build(hedge=hedged)
+        origin.candidate_delay = 0.01
+        await warm(treatment, clock, 60)
+        origin.slow_once = 0.15
+        began = clock.now()
+        answer = await play(clock, page(treatment, 1))
+        assert not answer.degraded
+        took[hedged] = clock.now() - began
+        await treatment.close()
+    assert took[True] < 0.05
+    assert took[False] >= 0.15
+
+
+async def test_pages_beyond_the_bound_are_trending_and_no_errors():
+    treatment, origin, clock = build(deadline=False, adaptive_limit=False)
+    origin.candidate_delay = 0.15
+    waiting = [asyncio.ensure_future(page(treatment, topic)) for topic in range(PAGES + 300)]
+    await clock.run_for(1.0)
+    answers = await asyncio.gather(*waiting)
+    assert {answer.degraded_by for answer in answers} == {"", "Overloaded"}
+    assert len(origin.candidate_calls) <= PAGES + 256  # those that were let in, at once or from the queue
+    assert treatment.shedder.in_flight == 0
+
+
+async def test_without_admission_any_number_of_pages_is_in_the_making():
+    treatment, origin, clock = build(admission=False, deadline=False, adaptive_limit=False)
+    origin.candidate_delay = 0.15
+    waiting = [asyncio.ensure_future(page(treatment, topic)) for topic in range(PAGES + 300)]
+    await clock.run_for(1.0)
+    assert not any(answer.degraded for answer in await asyncio.gather(*waiting))
+    assert len(origin.candidate_calls) == PAGES + 300
 
 
 async def test_without_int8_ranking_the_model_in_line_ranks():
