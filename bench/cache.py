@@ -8,7 +8,7 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import async_lru
 import cachebox
 import cashews
 
+from bench.__main__ import machine
 from bench.cache_hit import hit
 from bench.harness import Bar
-from bench.trace import Replayed, drawn, read, replay
+from bench.trace import Replayed, Request, drawn, has_times, read, replay
 from fairlead.cache import Cache, Freshness
+from fairlead.calls.bounds import check_whole
 from fairlead.clock import ManualClock, settle
 from fairlead.errors import InvalidInput
 
@@ -215,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--ttl", type=float, help="seconds on the trace's clock after which an answer is too old"
     )
     parser.add_argument(
-        "--requests", type=int, default=1_000_000, help="of a drawn trace, or the first of a file"
+        "--requests", type=int, help="of a drawn trace (1,000,000), or the first of a file (all)"
     )
     parser.add_argument("--keys", type=int, default=1_000_000, help="of a drawn trace")
     parser.add_argument("--alpha", type=float, default=0.9, help="Zipf exponent of a drawn trace")
@@ -223,28 +225,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures; - for stdout")
     chosen = parser.parse_args(arguments)
-    if chosen.ttl is not None and chosen.trace is not None and ".lis" in chosen.trace.name:
-        parser.error("--ttl needs times, and an ARC trace has none")
     try:
-        if chosen.trace is None:
-            requests = drawn(
-                chosen.requests or 1_000_000,
-                keys=chosen.keys,
-                alpha=chosen.alpha,
-                rate=chosen.rate,
-                seed=chosen.seed,
-            )
-            what = f"Zipf {chosen.alpha:g} over {chosen.keys:,} keys, seed {chosen.seed}"
-        else:
-            requests = itertools.islice(
-                read(chosen.trace), chosen.requests if "--requests" in sys.argv else None
-            )
-            what = str(chosen.trace)
+        requests, what = _requests(chosen)
         replayed = replay(requests, chosen.entries, ttl=chosen.ttl, seed=chosen.seed)
     except InvalidInput as error:
         print(error, file=sys.stderr)
         return 2
     return _report(replayed, what, chosen.ttl, chosen.json)
+
+
+def _requests(chosen: argparse.Namespace) -> tuple[Iterator[Request], str]:
+    """What is replayed, and how the report calls it."""
+    if chosen.trace is None:
+        count = 1_000_000 if chosen.requests is None else chosen.requests
+        stream = drawn(count, keys=chosen.keys, alpha=chosen.alpha, rate=chosen.rate, seed=chosen.seed)
+        return stream, f"Zipf {chosen.alpha:g} over {chosen.keys:,} keys, seed {chosen.seed}"
+    if chosen.ttl is not None and not has_times(chosen.trace):
+        raise InvalidInput(f"--ttl {chosen.ttl:g} needs times, and an ARC trace ({chosen.trace}) has none")
+    if chosen.requests is not None:
+        check_whole("requests", chosen.requests, low=1, high=10**12)
+    return itertools.islice(read(chosen.trace), chosen.requests), str(chosen.trace)
 
 
 def _report(replayed: list[Replayed], what: str, ttl: float | None, into: Path | None) -> int:
@@ -255,6 +255,7 @@ def _report(replayed: list[Replayed], what: str, ttl: float | None, into: Path |
         document = {
             "schema": "fairlead.trace/1",
             "trace": what,
+            "machine": machine(),
             "ttl_seconds": ttl,
             "arms": [{**asdict(each), "hit_ratio": each.hit_ratio} for each in replayed],
         }
@@ -262,6 +263,7 @@ def _report(replayed: list[Replayed], what: str, ttl: float | None, into: Path |
         if str(into) == "-":
             print(text)
             return 0
+        into.parent.mkdir(parents=True, exist_ok=True)
         into.write_text(text + "\n", encoding="utf-8")
     print(f"{what}: {replayed[0].requests:,} requests" + (f", ttl {ttl:g} s" if ttl is not None else ""))
     ours = {each.entries: each.seconds for each in replayed if each.name == "fairlead LRU"}
@@ -271,6 +273,7 @@ def _report(replayed: list[Replayed], what: str, ttl: float | None, into: Path |
             f"{each.entries:>9,}  {each.name:<20} {each.hit_ratio:>9.2%} "
             f"{each.seconds / each.requests * 1e6:>11.2f} {each.seconds / ours[each.entries]:>15.2f}"
         )
+    print("\n" + " · ".join(f"{name} {value}" for name, value in machine().items()))
     return 0
 
 

@@ -15,6 +15,7 @@ import gzip
 import itertools
 import random
 import time
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -27,10 +28,11 @@ import numpy as np
 import theine
 
 from fairlead.cache import Entry, Freshness, MemoryStore
+from fairlead.calls.bounds import check_number, check_whole
 from fairlead.errors import InvalidInput
 from fairlead.lab import Zipf
 
-__all__ = ["Replayed", "Request", "drawn", "read", "replay"]
+__all__ = ["Replayed", "Request", "drawn", "has_times", "read", "replay"]
 
 _LONGEST_LINE = 4_096
 _MOST_BLOCKS = 1_000_000  # of one line: a count beyond it is no count
@@ -60,10 +62,22 @@ def read(path: Path) -> Iterator[Request]:
         )
     lines = _arc if name.endswith(".lis") else _csv
     try:
-        with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as file:
+        with _opened(path) as file:
             yield from lines(path, file)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InvalidInput(f"{path}: cannot be read: {error}") from error
+
+
+def has_times(path: Path) -> bool:
+    """Whether requests of this file come at moments; an ARC trace only says in which order."""
+    return not path.name.removesuffix(".gz").endswith(".lis")
+
+
+def _opened(path: Path) -> IO[str]:
+    # utf-8-sig: spreadsheets begin what they export with a byte order mark.
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
 
 
 def _lines(path: Path, file: IO[str]) -> Iterator[tuple[int, str]]:
@@ -118,6 +132,11 @@ def _csv(path: Path, file: IO[str]) -> Iterator[Request]:
 
 def drawn(count: int, *, keys: int, alpha: float, rate: float, seed: int) -> Iterator[Request]:
     """`count` requests whose keys are drawn by Zipf and whose times are evenly `rate` a second."""
+    check_whole("requests", count, low=1, high=10**12)
+    check_whole("keys", keys, low=1, high=10**8)
+    check_number("alpha", alpha, low=0.0, high=20.0)
+    check_number("rate", rate, above=0.0)
+    check_whole("seed", seed, low=0, high=2**63)
     rng = np.random.default_rng(seed)
     popularity = Zipf(keys, alpha)
     for start in range(0, count, _CHUNK):
@@ -182,9 +201,11 @@ def _arms(ttl: float | None) -> dict[str, Callable[[int], Arm]]:
 
 def _fairlead(size: int, admission: str, ttl: float | None) -> Arm:
     store = MemoryStore(size, admission=admission)  # type: ignore[arg-type]  # one of its two words
-    freshness = Freshness(ttl=86_400.0 * 366 if ttl is None else ttl, jitter=0.0)
+    freshness = Freshness(ttl=1.0 if ttl is None else ttl, jitter=0.0)
 
     def asked(key: Hashable, at: float) -> bool:
+        if ttl is None:
+            at = 0.0  # nothing ages: the other arms of this table do not either
         entry = store.entries.get(key)
         if entry is not None and at < entry.fresh_until:
             store.touch(key)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 
+from bench.cache import main
 from bench.trace import Request, drawn, read, replay
 from fairlead.errors import InvalidInput
 
@@ -98,3 +100,84 @@ def test_a_ttl_counts_on_the_clock_of_the_trace() -> None:
         "fairlead tiny_lfu": 2,
         "cachetools TTLCache": 2,
     }
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
+def test_a_damaged_archive_is_refused_wherever_the_damage_is(tmp_path: Path, share: float) -> None:
+    packed = bytearray(gzip.compress("".join(f"{i},{i},1\n" for i in range(5_000)).encode()))
+    packed[int(len(packed) * share)] ^= 0xFF
+    (tmp_path / "damaged.csv.gz").write_bytes(packed)
+    with pytest.raises(InvalidInput, match=r"damaged\.csv\.gz"):
+        list(read(tmp_path / "damaged.csv.gz"))
+
+
+def test_a_table_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    assert list(read(written(tmp_path / "b.csv", "\ufeff0,a,1\n"))) == [Request("a", 0.0, 1)]
+    assert list(read(written(tmp_path / "h.csv", "\ufefftime,key,size\n0,a,1\n"))) == [Request("a", 0.0, 1)]
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("0,caf\u00e9,1\n".encode("latin-1"))
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        list(read(tmp_path / "latin.csv"))
+
+
+def test_without_a_ttl_no_answer_gets_too_old_however_large_the_times_are() -> None:
+    # Times in nanoseconds, read as seconds: years pass between two requests.
+    requests = [Request("a", 0.0), Request("a", 1e15), Request("a", 1e18)]
+    assert {each.hits for each in replay(requests, [10])} == {2}
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    assert main([*arguments, "--json", "-"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("spelled", [["--requests=2"], ["--requests", "2"]])
+def test_the_first_requests_of_a_file_are_replayed_if_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spelled: list[str]
+) -> None:
+    trace = written(tmp_path / "t.csv", "0,a,1\n1,a,1\n2,a,1\n")
+    found = report(capsys, "--trace", str(trace), "--entries", "10", *spelled)
+    assert {arm["requests"] for arm in found["arms"]} == {2}
+    assert {arm["hit_ratio"] for arm in found["arms"]} == {0.5}
+
+
+def test_a_whole_file_is_replayed_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = written(tmp_path / "t.lis", "1 3 0 0\n1 3 0 1\n")
+    found = report(capsys, "--trace", str(trace), "--entries", "10")
+    assert {(arm["requests"], arm["hits"]) for arm in found["arms"]} == {(6, 3)}
+    assert {"cpu", "python", "commit", "date"} <= set(found["machine"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rate", "0"],
+        ["--rate", "nan"],
+        ["--keys", "0"],
+        ["--alpha", "nan"],
+        ["--requests", "0"],
+        ["--requests", "-1"],
+        ["--entries", "0"],
+        ["--ttl", "nan"],
+        ["--ttl", "-1"],
+        ["--seed", "-1"],
+    ],
+)
+def test_a_setting_out_of_its_bounds_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(["--requests", "10", "--keys", "10", "--entries", "10", *arguments]) == 2
+    assert arguments[0].removeprefix("--") in capsys.readouterr().err
+
+
+def test_an_arc_trace_has_no_clock_for_a_ttl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = written(tmp_path / "t.lis", "1 3 0 0\n")
+    assert main(["--trace", str(trace), "--ttl", "5"]) == 2
+    assert "ARC" in capsys.readouterr().err
+
+
+def test_an_empty_trace_is_said_to_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--trace", str(written(tmp_path / "t.csv", "")), "--entries", "10"]) == 2
+    assert "no requests" in capsys.readouterr().err
