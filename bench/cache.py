@@ -10,13 +10,15 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiocache
 import async_lru
 import cachebox
 import cashews
+import theine
 
 from bench.__main__ import machine
 from bench.cache_hit import hit
@@ -70,7 +72,12 @@ def _thousand_misses() -> Bar:
             "async-lru": await loads(async_lru.alru_cache(maxsize=10, ttl=86_400.0)),
             "cashews": await loads(cashews_cache(ttl="24h", key="{key}")),
             "cashews with lock=True": await loads(cashews_cache(ttl="24h", key="locked:{key}", lock=True)),
+            "cashews with protected=False": await loads(
+                cashews_cache(ttl="24h", key="unprotected:{key}", protected=False)
+            ),
             "aiocache": await loads(aiocache.cached(ttl=86_400)),
+            "aiocache cached_stampede": await loads(aiocache.cached_stampede(ttl=86_400)),
+            "theine": await loads(_memoized),
             "cachebox": await loads(cachebox.cached(cachebox.TTLCache(10, global_ttl=86_400.0))),
         }
 
@@ -86,16 +93,22 @@ def _thousand_misses() -> Bar:
     )
 
 
+def _memoized(load: Callable[[str], Awaitable[int]]) -> Callable[[str], Awaitable[int]]:
+    memoized = theine.Memoize(10, timedelta(days=1))(load)
+    memoized.key(lambda key: key)
+    return cast(Callable[[str], Awaitable[int]], memoized)
+
+
 def _cancelled_leader() -> Bar:
     """How many of 99 callers that wait for a load fail when the hundredth, who started it, is cancelled."""
 
-    async def slow() -> int:
+    async def slow(key: str) -> int:
         await asyncio.sleep(0.02)
         return 1
 
-    async def failed(ask: Callable[[], Awaitable[object]]) -> int:
+    async def failed(ask: Callable[[str], Awaitable[object]]) -> int:
         async def caller() -> object:
-            return await ask()
+            return await ask("video:1")
 
         leader = asyncio.create_task(caller())
         await settle(3)
@@ -106,18 +119,24 @@ def _cancelled_leader() -> Bar:
         return sum(isinstance(answer, BaseException) for answer in answers)
 
     async def each() -> dict[str, int]:
+        cache = Cache()
         tasks: dict[str, asyncio.Task[int]] = {}
 
-        async def shared_task() -> int:
-            if "video:1" not in tasks:
-                tasks["video:1"] = asyncio.create_task(slow())
-            return await tasks["video:1"]
+        async def shared_task(key: str) -> int:
+            if key not in tasks:
+                tasks[key] = asyncio.create_task(slow(key))
+            return await tasks[key]
 
-        cache = Cache()
+        cashews_cache = cashews.Cache()
+        cashews_cache.setup("mem://", size=10)
         return {
-            "fairlead": await failed(lambda: cache.get_or_load("video:1", slow, _FOR_LONG)),
+            "fairlead": await failed(lambda key: cache.get_or_load(key, lambda: slow(key), _FOR_LONG)),
             "one task that all callers await": await failed(shared_task),
             "async-lru": await failed(async_lru.alru_cache(maxsize=10)(slow)),
+            "cashews": await failed(cashews_cache(ttl="24h", key="{key}")(slow)),
+            "aiocache cached_stampede": await failed(aiocache.cached_stampede(ttl=86_400)(slow)),
+            "cachebox": await failed(cachebox.cached(cachebox.TTLCache(10, global_ttl=86_400.0))(slow)),
+            "theine": await failed(_memoized(slow)),
         }
 
     failures = asyncio.run(each())
@@ -127,8 +146,7 @@ def _cancelled_leader() -> Bar:
         limit=0,
         n=99,
         unit="callers",
-        note=f"one task that all await: {failures['one task that all callers await']}; "
-        f"async-lru: {failures['async-lru']}",
+        note=", ".join(f"{name}: {count}" for name, count in failures.items() if name != "fairlead"),
         figures={f"{name}_failed": float(count) for name, count in failures.items()},
     )
 

@@ -61,6 +61,10 @@ def _hit_arms(keys: list[str]) -> dict[str, Callable[[int], Awaitable[object]]]:
     async def cashews_function(key: str) -> int:
         return 1
 
+    @cashews_cache(ttl="24h", key="unprotected:{key}", protected=False)
+    async def cashews_unprotected(key: str) -> int:
+        return 1
+
     async def cashews_read(n: int) -> None:
         for _ in range(n // len(keys)):
             for key in keys:
@@ -102,6 +106,12 @@ def _hit_arms(keys: list[str]) -> dict[str, Callable[[int], Awaitable[object]]]:
             tiny.set(key, 1, timedelta(days=1))
         return found
 
+    @theine.Memoize(10 * _KEYS, timedelta(days=1), nolock=True)
+    async def theine_function(key: str) -> int:
+        return 1
+
+    theine_function.key(lambda key: key)
+
     def each(function: Callable[[str], Awaitable[object]]) -> Callable[[int], Awaitable[object]]:
         async def run(n: int) -> None:
             for _ in range(n // len(keys)):
@@ -127,12 +137,14 @@ def _hit_arms(keys: list[str]) -> dict[str, Callable[[int], Awaitable[object]]]:
         "fairlead decorator": each(fairlead_function),
         "async-lru": each(async_lru_function),
         "cashews decorator": each(cashews_function),
+        "cashews decorator, unprotected": each(cashews_unprotected),
         "cashews": cashews_read,
         "aiocache": aiocache_read,
         "cachetools": each(cachetools_get),
         "cachebox": each(cachebox_get),
         "cachebox decorator": each(cachebox_function),
         "theine": each(theine_get),
+        "theine decorator": each(theine_function),
     }
 
 
@@ -167,6 +179,15 @@ def hit(*, rounds: int, quick: bool) -> list[Bar]:
             ours,
             30.0,
             at_most=False,
+            note="what its users write; on each call it decorates the function anew for one load per key",
+        ),
+        beside(
+            "cashews' hit (mem://, its decorator with protected=False) against ours",
+            timings["cashews decorator, unprotected"],
+            ours,
+            30.0,
+            at_most=False,
+            note="every caller of a missing key loads it",
         ),
         beside(
             "cashews' hit (mem://, bare get_or_set) against ours",
@@ -174,7 +195,8 @@ def hit(*, rounds: int, quick: bool) -> list[Bar]:
             ours,
             30.0,
             at_most=False,
-            note="bare, cashews formats no key and checks no condition: a dict behind its middleware",
+            note="no key to format and no one load per key; its store answers in a seventh of this time, and choosing "
+            "the store and wrapping it in four middlewares, on each call, takes the rest",
         ),
         beside(
             "aiocache's hit (SimpleMemoryCache.get) against ours",
@@ -198,6 +220,13 @@ def hit(*, rounds: int, quick: bool) -> list[Bar]:
             1.0,
             at_most=False,
             note="synchronous, W-TinyLFU",
+        ),
+        beside(
+            "theine's hit (its decorator of a coroutine function) against ours",
+            timings["theine decorator"],
+            ours,
+            1.0,
+            at_most=False,
         ),
         beside(
             "cachebox' hit (its decorator of a coroutine function) against ours",
