@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from bench.harness import Bar, processor_time
@@ -51,7 +52,9 @@ def compare(bars: Sequence[Bar], kept: Mapping[str, float]) -> list[Worse]:
         if was is None or not _is_ratio(bar):
             continue
         low, high = bar.spread or (bar.value, bar.value)
-        if bar.at_most:
+        if not isfinite(bar.value):
+            is_worse = True
+        elif bar.at_most:
             is_worse = bar.value > was * TOLERANCE and low > was
         else:
             is_worse = bar.value < was / TOLERANCE and high < was
@@ -89,9 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if missing:
             print(f"{room}: {missing[0]!r} is kept and no longer measured: run --update", file=sys.stderr)
             return 2
+        for bar in bars:
+            if bar.what not in kept.get(room, {}):
+                print(f"{room}: {bar.what!r} is measured and not kept: run --update", file=sys.stderr)
         compared += len(kept.get(room, {}))
-        if compare(bars, kept.get(room, {})):
-            failed += compare(_measure(room), kept.get(room, {}))
+        if suspects := {worse.what for worse in compare(bars, kept.get(room, {}))}:
+            again = compare(_measure(room), kept.get(room, {}))
+            failed += [worse for worse in again if worse.what in suspects]
     if update:
         KEPT.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return 0
