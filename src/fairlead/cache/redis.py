@@ -2,7 +2,7 @@
 
 Per key k, of which the cluster hashes the part in braces, so that its two names share a slot:
 
-    NAMESPACE:v:{:k}   the entry, an `envelope`; gone at the end of its last bound (PXAT)
+    NAMESPACE:v:{:k}   the entry, a `redis_envelope`; gone at the end of its last bound (PXAT)
     NAMESPACE:f:{:k}   the fence: the moment of the latest expire, remove or set; kept as long as a load may fly
     NAMESPACE:l:{:k}   the lease: the token of whoever loads k
     NAMESPACE:t:{:tag} the moment of the latest remove_tag; the empty tag, borne by every entry, is `clear`
@@ -11,7 +11,7 @@ A write is a script that looks at fence and entry and refuses to go back in time
 fence and deletes, or ages, the entry in one step. Tags and `clear` cost their readers one more question, and
 their writers nothing per entry (docs/decisions/0049).
 
-Invariant: all moments are the server's own (`server_time`), so the clocks of the hosts need not agree, and a
+Invariant: all moments are the server's own (`redis_time`), so the clocks of the hosts need not agree, and a
 command that a hung server executes an hour late does what it would have done in time.
 """
 
@@ -28,12 +28,12 @@ from math import inf
 from typing import Any, cast
 
 from fairlead.cache.codec import Codec
-from fairlead.cache.connection import Connection
 from fairlead.cache.entry import Entry
-from fairlead.cache.envelope import pack, unpack
 from fairlead.cache.keys import key_text
-from fairlead.cache.nodes import Address, Command, Node, Nodes, Wire, enter, open_transport
-from fairlead.cache.server_time import ServerTime
+from fairlead.cache.redis_connection import Connection
+from fairlead.cache.redis_envelope import pack, unpack
+from fairlead.cache.redis_nodes import Address, Command, Node, Nodes, Wire, enter, open_transport
+from fairlead.cache.redis_time import ServerTime
 from fairlead.cache.store import Invalidation, Put
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.clock import SYSTEM_CLOCK, Clock
@@ -50,7 +50,7 @@ _FENCE_FOR = 300.0  # seconds; a load that took longer is not shared
 _FENCE_MILLISECONDS = str(int(_FENCE_FOR * 1000))
 _MOST_AT_ONCE = 1_000  # keys of one command: a server does nothing else while it answers
 
-# Offsets and formats: `envelope`.
+# Offsets and formats: `redis_envelope`.
 # A fence is "LATEST EARLIEST ORIGIN": between processes the moment counts as late as it may have been; within
 # one, whose clock is one, it is compared as exactly as it was read, or a load right after a removal were refused.
 _PUT = """

@@ -16,7 +16,7 @@ import struct
 from typing import Any
 
 from fairlead.cache.entry import Entry
-from fairlead.cache.server_time import ServerTime
+from fairlead.cache.redis_time import ServerTime
 from fairlead.errors import BrokenDocument, InvalidInput
 
 __all__ = ["BEGAN_AT", "HEADER", "pack", "unpack"]

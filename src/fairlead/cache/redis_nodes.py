@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from fairlead.cache.connection import Connection, Reader
-from fairlead.cache.server_time import ServerTime
+from fairlead.cache.redis_connection import Connection, Reader
+from fairlead.cache.redis_time import ServerTime
 from fairlead.clock import Clock
 from fairlead.errors import InvalidInput, StoreUnavailable
 
