@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+import uvloop
 
+from fairlead.cache import Cache
 from fairlead.cache.codec import Codec
 from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.redis import RedisStore
+from fairlead.cache.redis import RedisBackplane, RedisStore
 from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.two_nodes import TwoNodes
 from fairlead.testing import RedisServer
@@ -193,3 +195,43 @@ async def test_reads_move_to_the_other_node_and_a_node_that_returns_serves_nothi
     await read(nodes, "k")
     assert await read(nodes, "k") == "absent"  # b came back empty
     await nodes.close()
+
+
+def test_on_uvloop_two_caches_share_and_outlive_a_hung_redis(redis_server: RedisServer) -> None:
+    freshness = Freshness(ttl=60.0)
+    loads = 0
+
+    async def load() -> str:
+        nonlocal loads
+        loads += 1
+        return "value"
+
+    def new_cache(name: str) -> Cache:
+        store = RedisStore(redis_server.url, codec=ANYTHING, namespace="uvloop")
+        return Cache(second=SecondTier(store, budget=BUDGET, backplane=RedisBackplane(store), name=name))
+
+    async def main() -> None:
+        here, there = new_cache("here"), new_cache("there")
+
+        async def is_shared() -> bool:
+            return (await there.lookup("k", load, freshness)).source in ("second", "hit")
+
+        async def is_forgotten() -> bool:
+            return await there.get("k") is None
+
+        await here.get_or_load("k", load, freshness)
+        await eventually(is_shared)
+        await asyncio.sleep(0.2)  # until it listens
+        await here.remove("k")
+        await eventually(is_forgotten)
+        redis_server.pause()
+        began = time.monotonic()
+        for n in range(100):
+            assert await here.get_or_load(n, load, freshness) == "value"
+        assert time.monotonic() - began < 10 * BUDGET
+        redis_server.resume()
+        await here.close()
+        await there.close()
+
+    uvloop.run(main())
+    assert loads >= 101

@@ -17,7 +17,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fairlead.errors import StoreUnavailable
 
@@ -121,10 +121,10 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 (what create_connection promises)
-        self._transport = transport
+        # Not checked: uvloop's are no asyncio.Transport, and do what one does.
+        self._transport = cast(asyncio.Transport, transport)
         if self._lost is not None:
-            transport.abort()
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._feed(data)

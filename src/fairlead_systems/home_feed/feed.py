@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from fairlead.cache import Codec, SecondTier
 from fairlead.deadline import TIMEOUT_HEADER, Deadline
 from fairlead.errors import InvalidInput
 from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
@@ -37,8 +38,9 @@ from fairlead.telemetry import (
 )
 from fairlead.telemetry.prometheus import CONTENT_TYPE, render
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
-from fairlead_systems.home_feed.clients import CandidateClient, FeatureClient
+from fairlead_systems.home_feed.clients import CandidateClient, Candidates, FeatureClient
 from fairlead_systems.home_feed.control import Control
+from fairlead_systems.home_feed.feature_protocol import Features
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, Mechanisms
 from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
 from fairlead_systems.home_feed.serving import argument_parser, main
@@ -48,6 +50,8 @@ from fairlead_systems.home_feed.world import World
 FLAG = "feed_path"
 _SERVICE = "home_feed"
 _LONGEST_ID = 64
+LEASE = 0.5
+"""Seconds for which one process may load for the others: above the p99 of a load, below the caller's patience."""
 
 
 class Feed:
@@ -82,7 +86,13 @@ class Feed:
         self._inline = InlineRanking()
         self._scheduled = ScheduledRanking() if self.uses.int8_ranking else None
 
-    def connect(self, session: aiohttp.ClientSession, candidates_url: str, features_address: str) -> None:
+    def connect(
+        self,
+        session: aiohttp.ClientSession,
+        candidates_url: str,
+        features_address: str,
+        second: SecondTier | None = None,
+    ) -> None:
         self.feature_client = FeatureClient(features_address)
         candidates = CandidateClient(session, candidates_url)
         self._control = Control(candidates, self.feature_client, self._inline)
@@ -94,6 +104,7 @@ class Feed:
             self.uses,
             self._sink.emit,
             registry=self.registry,
+            second=second,
         )
 
     async def close(self) -> None:
@@ -210,7 +221,8 @@ def build(arguments: argparse.Namespace) -> Starlette:
         ) as session:
             async with session.get(f"{arguments.features}/healthz") as response:
                 address = (await response.json())["grpc"]
-            feed.connect(session, arguments.candidates, address)
+            second = None if arguments.redis is None else shared_by_redis(arguments.redis)
+            feed.connect(session, arguments.candidates, address, second)
             try:
                 yield
             finally:
@@ -242,6 +254,16 @@ def build(arguments: argparse.Namespace) -> Starlette:
     return Starlette(lifespan=lifespan, routes=routes)
 
 
+def shared_by_redis(url: str) -> SecondTier:
+    """The tier that several feed processes share: one load for all of them, and one removal."""
+    from fairlead.cache.redis import RedisBackplane, RedisStore  # its extra is needed with --redis alone
+
+    # Callers only read what they get, so the lists in it may be shared.
+    codec: Codec[Candidates | list[Features]] = Codec(Candidates | list[Features], mutable_ok=True)
+    store = RedisStore(url, codec=codec, namespace="home_feed")
+    return SecondTier(store, backplane=RedisBackplane(store), lease_for=LEASE, name="redis")
+
+
 def parser() -> argparse.ArgumentParser:
     arguments = argument_parser("The home feed of a short-video service.")
     arguments.add_argument("--candidates", required=True, help="base URL of the candidate source")
@@ -252,6 +274,11 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--events", type=Path, default=None, help="folder for event segments; none are kept if absent"
+    )
+    arguments.add_argument(
+        "--redis",
+        default=None,
+        help="URL of a Redis that feeds share as second tier of the treatment's cache",
     )
     arguments.add_argument("--lab", action="store_true", help="serve /lab/clear, for load tests")
     return arguments

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from fairlead.admission import LoadShedder
-from fairlead.cache import Cache, Freshness, MemoryStore
+from fairlead.cache import Cache, Freshness, MemoryStore, SecondTier
 from fairlead.calls import (
     Batcher,
     Bulkhead,
@@ -81,6 +81,7 @@ class Treatment:
         on_event: Callable[[Event], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         registry: MetricRegistry | None = None,
+        second: SecondTier | None = None,
     ) -> None:
         self._candidates = candidates
         self._features = features
@@ -88,7 +89,7 @@ class Treatment:
         self._trending = tuple(trending)
         self._uses = uses
         self._clock = clock
-        self.cache = Cache(store=MemoryStore(max_entries=10_000), clock=clock, name="feed")
+        self.cache = Cache(MemoryStore(max_entries=10_000), second=second, clock=clock, name="feed")
         self._freshness = replace(
             FRESHNESS,
             jitter=FRESHNESS.jitter if uses.jitter else 0.0,
