@@ -142,7 +142,11 @@ def _hit(server: RedisServer, *, rounds: int, each: int) -> list[Bar]:
             figures=figures,
         )
 
-    ours = f"get_or_load with memory's miss, {timings['cache'].median * 1e6:.1f} µs, decoded"
+    alone = timings["tier"].median * 1e6
+    ours = (
+        f"ours is get_or_load, {timings['cache'].median * 1e6:.1f} µs with the entry decoded and kept in memory, "
+        f"of which the tier alone takes {alone:.1f}"
+    )
     compared = "no bar: to compare"
     return [
         beside(
@@ -166,7 +170,7 @@ def _hit(server: RedisServer, *, rounds: int, each: int) -> list[Bar]:
             "redis-py",
             "tier",
             1.0,
-            f"no bar: the tier alone, {timings['tier'].median * 1e6:.1f} µs",
+            f"no bar: the tier alone, {alone:.1f} µs",
         ),
     ]
 
