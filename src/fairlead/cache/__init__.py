@@ -11,26 +11,61 @@ is the coalescing alone. `MemoryStore` bounds what is kept. `SecondTier` is the 
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fairlead.cache.cache import Cache
-from fairlead.cache.codec import Codec
-from fairlead.cache.composite import Composite, CompositeAnswer, Field
 from fairlead.cache.entry import Entry
 from fairlead.cache.events import CacheEvent
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.hot_keys import HotKey, HotKeys
-from fairlead.cache.invalidation import Backplane, Message
-from fairlead.cache.key_builder import KeyBuilder
-from fairlead.cache.lease import Leases
 from fairlead.cache.loading import Lookup, Source
 from fairlead.cache.memory import MemoryStore
-from fairlead.cache.prewarm import Prewarmed, prewarm
-from fairlead.cache.routing import Rendezvous
-from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.single_flight import SingleFlight
 from fairlead.cache.stats import CacheStats
-from fairlead.cache.store import Invalidation, InvalidationKind, Put, Store
-from fairlead.cache.tier_stats import TierStats
-from fairlead.cache.two_nodes import TwoNodes
+
+if TYPE_CHECKING:
+    from fairlead.cache.codec import Codec
+    from fairlead.cache.composite import Composite, CompositeAnswer, Field
+    from fairlead.cache.hot_keys import HotKey, HotKeys
+    from fairlead.cache.invalidation import Backplane, Message
+    from fairlead.cache.key_builder import KeyBuilder
+    from fairlead.cache.lease import Leases
+    from fairlead.cache.prewarming import Prewarmed, prewarm
+    from fairlead.cache.routing import Rendezvous
+    from fairlead.cache.second_tier import SecondTier
+    from fairlead.cache.store import Invalidation, InvalidationKind, Put, Store
+    from fairlead.cache.tier_stats import TierStats
+    from fairlead.cache.two_nodes import TwoNodes
+else:
+    # Imported when first asked for: a service that keeps to its own memory need not wait for the shared tier.
+    _LATER = {
+        "Backplane": "invalidation",
+        "Codec": "codec",
+        "Composite": "composite",
+        "CompositeAnswer": "composite",
+        "Field": "composite",
+        "HotKey": "hot_keys",
+        "HotKeys": "hot_keys",
+        "Invalidation": "store",
+        "InvalidationKind": "store",
+        "KeyBuilder": "key_builder",
+        "Leases": "lease",
+        "Message": "invalidation",
+        "Prewarmed": "prewarming",
+        "Put": "store",
+        "Rendezvous": "routing",
+        "SecondTier": "second_tier",
+        "Store": "store",
+        "TierStats": "tier_stats",
+        "TwoNodes": "two_nodes",
+        "prewarm": "prewarming",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+
 
 __all__ = [
     "Backplane",

@@ -22,24 +22,24 @@ import random
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fairlead.cache.entry import Entry
 from fairlead.cache.events import CacheEvent, Generations
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.key_builder import KeyBuilder
 from fairlead.cache.keys import check_key, check_tags, unhashable
 from fairlead.cache.loading import Loads, Lookup, Source
 from fairlead.cache.memory import MemoryStore
-from fairlead.cache.second_tier import SecondTier
 from fairlead.cache.single_flight import Flight
 from fairlead.cache.stats import CacheStats, export_counts
-from fairlead.cache.tier_stats import TierStats
-from fairlead.cache.two_nodes import TwoNodes
 from fairlead.calls.batch import Batcher
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.metrics import MetricRegistry
+
+if TYPE_CHECKING:
+    from fairlead.cache.second_tier import SecondTier
+    from fairlead.cache.two_nodes import TwoNodes
 
 __all__ = ["Cache"]
 
@@ -351,7 +351,7 @@ class Cache:
                 "fairlead_cache_second_tier_total",
                 "What second tiers did, by the names of TierStats.",
                 tier.stats,
-                TierStats.counts(),
+                tier.stats.counts(),
                 registry,
                 cache=self.name,
                 tier=tier.name,
@@ -372,7 +372,8 @@ class Cache:
         `key=lambda user_id: ("profile", user_id)`. A `KeyBuilder` makes one from the arguments, and caps the
         freshness. tags: of every value, or called as `key` is.
         """
-        capped = key.cap(freshness) if isinstance(key, KeyBuilder) else freshness
+        cap = getattr(key, "cap", None)  # of a KeyBuilder
+        capped: Freshness = freshness if cap is None else cap(freshness)
 
         def decorate(function: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
             signature = inspect.signature(function)

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from fairlead.cache.keys import is_plain
 from fairlead.cache.store import InvalidationKind
 
-__all__ = ["Backplane", "Message", "is_plain", "pack_message", "unpack_message"]
+__all__ = ["Backplane", "Message", "pack_message", "unpack_message"]
 
 _VERSION = 1
 _KINDS = frozenset({"expire", "remove", "remove_tag", "clear"})
@@ -72,13 +73,6 @@ def unpack_message(data: bytes, own: str) -> Message | None:
     except (msgspec.DecodeError, ValueError, TypeError):
         return Message("clear", None)
     return Message(kind, subject)
-
-
-def is_plain(key: Hashable) -> bool:
-    """Whether a message can carry `key`."""
-    if type(key) is tuple:
-        return all(is_plain(part) for part in key)
-    return key is None or type(key) in (bool, int, float, str, bytes)
 
 
 def _as_key(part: Any) -> Any:

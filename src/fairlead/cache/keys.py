@@ -24,7 +24,7 @@ import msgspec
 
 from fairlead.errors import InvalidInput
 
-__all__ = ["check_key", "check_tags", "key_text", "shown", "tagged", "unhashable"]
+__all__ = ["check_key", "check_tags", "is_plain", "key_text", "shown", "tagged", "unhashable"]
 
 _NO_TAGS: frozenset[str] = frozenset()
 _MOST_TAGS = 100
@@ -67,6 +67,13 @@ def check_tags(tags: Iterable[str]) -> frozenset[str]:
         if not isinstance(tag, str) or not 0 < len(tag) <= _LONGEST_TAG:
             raise InvalidInput(f"tags: {shown(tag)} is not a string of 1 to {_LONGEST_TAG} characters")
     return found
+
+
+def is_plain(key: Hashable) -> bool:
+    """Whether `key` is made of None, bool, int, float, str, bytes and tuples of these, and nothing else."""
+    if type(key) is tuple:
+        return all(is_plain(part) for part in key)
+    return key is None or type(key) in (bool, int, float, str, bytes)
 
 
 def unhashable(key: object) -> InvalidInput:

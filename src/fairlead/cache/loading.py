@@ -20,23 +20,25 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from fairlead.cache.entry import Entry
 from fairlead.cache.freshness import Freshness
-from fairlead.cache.invalidation import Message, is_plain
-from fairlead.cache.keys import check_key, check_tags, key_text, shown
+from fairlead.cache.keys import check_key, check_tags, is_plain, key_text, shown
 from fairlead.cache.memory import MemoryStore
-from fairlead.cache.second_tier import SecondTier
-from fairlead.cache.shared_load import SharedLoad
 from fairlead.cache.single_flight import Flight, SingleFlight
 from fairlead.cache.stats import CacheStats
-from fairlead.cache.two_nodes import TwoNodes
 from fairlead.clock import Clock
 from fairlead.context import current
 from fairlead.deadline import Deadline
+
+if TYPE_CHECKING:
+    from fairlead.cache.invalidation import Message
+    from fairlead.cache.second_tier import SecondTier
+    from fairlead.cache.shared_load import SharedLoad
+    from fairlead.cache.two_nodes import TwoNodes
 
 __all__ = ["Loads", "Lookup", "Source"]
 
@@ -86,6 +88,9 @@ class Loads:
         self._second = second
         self._looking: dict[Hashable, asyncio.Future[None]] = {}
         if second is not None:
+            from fairlead.cache.shared_load import SharedLoad  # with the tier that it needs, and not without
+
+            self._new_shared_load = SharedLoad
             second.subscribe(self._heard, self._missed_messages)
 
     def check(self, key: Hashable) -> None:
@@ -329,7 +334,7 @@ class Loads:
             self._count_load()
             return flight
         mine = self._entry_of(key) if refresh else None
-        shared = SharedLoad(
+        shared: SharedLoad[_T] = self._new_shared_load(
             key,
             load,
             self._second,

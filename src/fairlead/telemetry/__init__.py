@@ -10,6 +10,9 @@ segments and histograms of many processes add up afterwards.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fairlead.telemetry.event import (
     Event,
     Exposure,
@@ -25,9 +28,25 @@ from fairlead.telemetry.event import (
     encode_event,
 )
 from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
-from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
 from fairlead.telemetry.metrics import Counter, Family, Gauge, MetricRegistry
-from fairlead.telemetry.sink import BufferedSink, EventSink, EventWriter, MemorySink, NullSink, SinkStats
+
+if TYPE_CHECKING:
+    from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
+    from fairlead.telemetry.sink import BufferedSink, EventSink, EventWriter, MemorySink, NullSink, SinkStats
+else:
+    # Imported when first asked for: the request path needs none of these, and would wait for them.
+    _LATER = {
+        **dict.fromkeys(("JsonLinesSegments", "ReadReport", "read_events"), "jsonl"),
+        **dict.fromkeys(
+            ("BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"), "sink"
+        ),
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+
 
 __all__ = [
     "BufferedSink",

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -690,3 +692,15 @@ async def test_the_counters_of_a_cache_add_up(cache: Cache, clock: ManualClock, 
         "refreshes=1, stale_served=1)"
     )
     assert repr(cache) == "Cache('cache', 1 entries)"
+
+
+def test_a_cache_of_one_process_imports_no_shared_tier_and_an_unknown_name_is_none() -> None:
+    program = (
+        "import sys, fairlead.cache as cache\n"
+        "late = [name for name in sys.modules if name in ('fairlead.cache.second_tier', 'fairlead.telemetry.sink')]\n"
+        "assert late == [], late\n"
+        "assert all(hasattr(cache, name) for name in cache.__all__)\n"
+        "assert not hasattr(cache, 'NoSuchName')\n"
+        "assert cache.prewarm.__name__ == 'prewarm' and 'fairlead.cache.second_tier' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
