@@ -118,11 +118,6 @@ class Cache:
     def __len__(self) -> int:
         return len(self._store)
 
-    @property
-    def max_entries(self) -> int:
-        """The bound of its memory."""
-        return self._store.max_entries
-
     def __repr__(self) -> str:
         return f"Cache({self.name!r}, {len(self._store)} entries)"
 
@@ -337,6 +332,7 @@ class Cache:
         )
         gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
             ("entries", "Entries in memory.", lambda: len(self._store)),
+            ("bytes", "Bytes in memory, if they are bounded.", lambda: self._store.bytes),
             (
                 "max_staleness_seconds",
                 "Seconds past its fresh life of the stalest answer since the start.",

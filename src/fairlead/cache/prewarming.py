@@ -36,7 +36,7 @@ class Prewarmed:
     error: str
     """The last failure, type and message, cut to 200 characters."""
     is_full: bool
-    """It stopped because the store was full; keys were left."""
+    """It stopped because the store was full, by entries or by bytes; keys were left."""
 
 
 async def prewarm(
@@ -51,7 +51,8 @@ async def prewarm(
     """Loads the keys that have no fresh answer, in the order given, `concurrency` at a time.
 
     keys: the hottest first, from any iterable; it is read as places come free, so it may be a cursor or a file.
-    It stops before the store would evict, because what it evicted were the keys that came first. A key that fails
+    It stops before the store would evict for the number of entries, and once it has evicted for their size or
+    refused one, because what goes is what came first. A key that fails
     is counted and the rest goes on; what `keys` itself raises ends it. Cancelled, it takes no more keys and
     leaves the loads under way to the cache. Per process.
 
@@ -66,6 +67,8 @@ async def prewarm(
     check_whole("prewarm.concurrency", concurrency, low=1, high=_MOST_AT_ONCE)
     labels = tuple(tags) if not isinstance(tags, str) else tags
     source = _each(keys)
+    store = cache._store
+    turned_away = store.evicted + store.rejected
     counts = {"loaded": 0, "present": 0, "failed": 0}
     error = ""
     is_full = False
@@ -83,7 +86,8 @@ async def prewarm(
     try:
         async for key in source:
             # Each key under way may need a place of its own.
-            if len(cache) + len(running) >= cache.max_entries:
+            full = len(store) + len(running) >= store.max_entries
+            if full or store.evicted + store.rejected > turned_away:
                 is_full = True
                 break
             running.add(asyncio.create_task(one(key)))

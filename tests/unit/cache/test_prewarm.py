@@ -72,6 +72,14 @@ async def test_it_stops_before_it_would_push_out_what_it_loaded_first():
     assert [await cache.get(key) for key in range(5)] == [0, 10, 20, 30, 40]
 
 
+async def test_it_stops_once_the_bytes_are_full():
+    cache = Cache(MemoryStore(max_entries=1000, max_bytes=50, size_of=lambda value: 10))
+    done = await prewarm(cache, range(100), load, PLAIN, concurrency=2)
+    assert done.is_full
+    assert done.loaded <= 9  # five fit, and those under way when the first was pushed out
+    assert len(cache) == 5
+
+
 async def test_cancelled_it_takes_no_more_keys_and_leaves_no_task(cache: Cache):
     gate = asyncio.Event()
     before = asyncio.all_tasks()
