@@ -5,7 +5,7 @@ Newest per key and per tag; a removal is not weakened by a later expire. More th
 any entry can be is dropped.
 
 Until it is settled, a debt hides what it is about from this process's own reads, so an answer that was made
-before the tier heard of it does no harm.
+before the tier heard of it does no harm. A read that left before then takes a copy along: it may come back later.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ class Debts:
 
     def __len__(self) -> int:
         return len(self._owed)
+
+    def as_they_are(self) -> Debts | None:
+        """A copy for a read that leaves now, which may come back when they are settled; None for no debts."""
+        if not self._owed:
+            return None
+        copy = Debts(most=self._most, kept_for=self._kept_for)
+        copy._owed = self._owed.copy()
+        return copy
 
     def add(self, new: Invalidation) -> Slot:
         """Takes it on, joined with an older one of the same subject."""

@@ -241,7 +241,8 @@ class SecondTier:
         asked = [each for each in asked if not each[1].done()]
         if asked:
             generation = self.breaker.generation
-            self._bounded(self._read(asked, generation), [future for _, future in asked], generation)
+            work = self._read(asked, generation, self._debts.as_they_are())
+            self._bounded(work, [future for _, future in asked], generation)
 
     def _bounded(
         self, work: Coroutine[Any, Any, None], futures: list[asyncio.Future[Any]], generation: int
@@ -253,7 +254,10 @@ class SecondTier:
         task.add_done_callback(lambda _: timer.cancel())
 
     async def _read(
-        self, asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]], generation: int
+        self,
+        asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]],
+        generation: int,
+        owed: Debts | None,
     ) -> None:
         stats = self.stats
         try:
@@ -268,6 +272,9 @@ class SecondTier:
         self.breaker.record(generation, True, self.clock.now())
         debts = self._debts
         for (key, future), entry in zip(asked, found, strict=True):
+            # Those from before the question, though settled by now, and those that came while it was on its way.
+            if entry is not None and owed is not None:
+                entry = owed.seen_through(key, entry)
             if entry is not None and debts:
                 entry = debts.seen_through(key, entry)
             if future.done():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from fairlead.cache.entry import Entry
 from fairlead.cache.second_tier import SecondTier
 from fairlead.clock import ManualClock, settle
 from fairlead.testing.store_contract import StoreContract, Stores
@@ -312,3 +315,30 @@ def test_another_loop_starts_with_the_debts_and_without_the_tasks_of_the_last(
 
     asyncio.run(leave())
     assert asyncio.run(arrive()) == ("absent", 0)
+
+
+async def test_a_removal_that_is_settled_while_a_read_is_on_its_way_still_hides_what_it_removed(
+    clock: ManualClock,
+) -> None:
+    class Slow(SharedStore):
+        """Looks at once and answers late: a second question, about tags, comes between."""
+
+        async def get_many(self, keys: Sequence[Any]) -> list[Entry[Any] | None]:
+            found = [self._get(key) for key in keys]
+            await late.wait()
+            return found
+
+    late = asyncio.Event()
+    tier = SecondTier(Slow(Shared(), clock.now), clock=clock, rng=random.Random(1))
+    tier.put("k", entry("old", clock))
+    await settle()
+    clock.advance(0.001)
+    before = asyncio.create_task(tier.get("other"))  # so that the question leaves before the removal
+    removal = asyncio.create_task(tier.invalidate("remove", "k"))
+    after = asyncio.create_task(tier.get("k"))
+    await removal
+    assert tier.stats.owed == 0
+    late.set()
+    assert await after is None
+    await before
+    await tier.close()
