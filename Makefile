@@ -49,7 +49,7 @@ bench: setup
 guard: setup
 	$(BIN)/python -m bench.guard
 
-soak: setup
+soak: packages setup
 	$(BIN)/pytest --timeout 0 soak
 
 clean:
