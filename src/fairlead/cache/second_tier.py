@@ -41,7 +41,7 @@ from fairlead.telemetry.event import StateChanged
 
 __all__ = ["SecondTier"]
 
-_AT_ONCE = 500  # writes or invalidations in one call of the store
+_AT_ONCE = 500  # reads, writes or invalidations in one call of the store
 _PATIENCE = 2.0  # seconds for a write, or an attempt to replay: nobody waits for either
 _ONE_FAILURE = 1e-6  # of the calls in the breaker's window
 
@@ -238,20 +238,32 @@ class SecondTier:
 
     def _ask(self) -> None:
         asked, self._asked = self._asked, []
+        self._read_in_parts(asked)
+
+    def _read_in_parts(self, asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]]) -> None:
+        """Each part has the budget, from the answer to the last: a long question is no hung tier."""
         asked = [each for each in asked if not each[1].done()]
-        if asked:
-            generation = self.breaker.generation
-            work = self._read(asked, generation, self._debts.as_they_are())
-            self._bounded(work, [future for _, future in asked], generation)
+        if not asked:
+            return
+        if self._closing or not self.is_trusted:
+            self.stats.skipped += _release(future for _, future in asked)
+            return
+        part, rest = asked[:_AT_ONCE], asked[_AT_ONCE:]
+        generation = self.breaker.generation
+        work = self._read(part, generation, self._debts.as_they_are())
+        task = self._bounded(work, [future for _, future in part], generation)
+        if rest:
+            task.add_done_callback(lambda _: self._read_in_parts(rest))
 
     def _bounded(
         self, work: Coroutine[Any, Any, None], futures: list[asyncio.Future[Any]], generation: int
-    ) -> None:
+    ) -> asyncio.Task[None]:
         """Starts `work`; when the budget is spent, whoever waits is let go and `work` is cancelled."""
         task = self._start(work)
         at = self.clock.now() + self.budget
         timer = self.clock.call_at(at, partial(self._late, futures, generation, task))
         task.add_done_callback(lambda _: timer.cancel())
+        return task
 
     async def _read(
         self,

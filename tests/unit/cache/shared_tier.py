@@ -40,6 +40,7 @@ class SharedStore:
         self.read_only = False
         self.calls: list[tuple[str, int]] = []
         self.closed = 0
+        self.while_reading: Callable[[Sequence[Any]], object] = lambda keys: None
 
     async def _pass(self, verb: str, n: int) -> None:
         self.calls.append((verb, n))
@@ -54,6 +55,7 @@ class SharedStore:
 
     async def get_many(self, keys: Sequence[Any]) -> list[Entry[Any] | None]:
         await self._pass("get_many", len(keys))
+        self.while_reading(keys)
         return [self._get(key) for key in keys]
 
     def _get(self, key: Any) -> Entry[Any] | None:

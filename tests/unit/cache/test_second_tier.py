@@ -342,3 +342,37 @@ async def test_a_removal_that_is_settled_while_a_read_is_on_its_way_still_hides_
     assert await after is None
     await before
     await tier.close()
+
+
+async def test_a_question_of_ten_thousand_keys_has_the_budget_for_each_part(
+    tier: SecondTier, store: SharedStore, clock: ManualClock
+) -> None:
+    def slowly(keys: Sequence[object]) -> None:
+        clock.advance(len(keys) * 20e-6)  # 20 µs a key: together seven times the budget
+
+    store.while_reading = slowly
+    await asyncio.gather(*(tier.get(n) for n in range(10_000)))
+    assert (tier.stats.misses, tier.stats.errors, tier.stats.skipped) == (10_000, 0, 0)
+    assert max(n for _, n in store.calls) <= 500
+
+
+async def test_a_hung_tier_costs_a_long_question_one_budget(
+    tier: SecondTier, store: SharedStore, clock: ManualClock
+) -> None:
+    store.hung = True
+    asked = asyncio.gather(*(tier.get(n) for n in range(1_200)))
+    await clock.run_for(0.031)
+    assert await asked == [None] * 1_200
+    assert (tier.stats.errors, tier.stats.skipped) == (500, 700)
+    assert store.calls[0] == ("get_many", 500)
+
+
+async def test_a_tier_that_closes_lets_those_go_whose_part_was_not_asked_yet(
+    tier: SecondTier, store: SharedStore
+) -> None:
+    store.hung = True
+    asked = asyncio.gather(*(tier.get(n) for n in range(1_200)))
+    await settle()
+    await tier.close(timeout=0.0)
+    await settle()
+    assert await asked == [None] * 1_200
