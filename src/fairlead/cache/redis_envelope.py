@@ -13,6 +13,7 @@ stored before the server's clock was set back, and its ends mean nothing: a miss
 from __future__ import annotations
 
 import struct
+from math import isnan
 from typing import Any
 
 from fairlead.cache.entry import Entry
@@ -61,6 +62,8 @@ def unpack(blob: bytes, shift: float, server_now: float) -> tuple[Entry[Any], in
     _, began, stored, fresh, stale, error, quiet, unchanged, count = HEADER.unpack_from(blob)
     if not began <= server_now + _AHEAD:  # NaN fails here
         raise BrokenDocument("the entry is from the future: the server's clock was set back")
+    if isnan(stored + fresh + stale + error + quiet + unchanged):  # past no bound, so it would never end
+        raise BrokenDocument("a moment of the entry is not a number")
     at = HEADER.size
     tags = _NO_TAGS
     if count:
