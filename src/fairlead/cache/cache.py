@@ -290,6 +290,7 @@ class Cache:
         process for the 100,000 keys that changed last; an older event of any other key is applied. Of a key
         that is loaded as well, the event counts as what is written now: a load under way does not undo it.
         """
+        self._loads.check(event.key)  # first: an event that is refused is not applied, however often it comes
         if not self._generations.advance(event.key, event.generation):
             self.stats.events_ignored += 1
             return False

@@ -459,3 +459,14 @@ async def test_the_counts_of_both_tiers_are_read_at_the_scrape(here: Process, th
     assert 'fairlead_cache_entries{cache="cache"} 1' in text
     assert 'fairlead_cache_second_tier_total{cache="cache",tier="second tier",what="hits"} 1' in text
     assert "last_error" not in text
+
+
+async def test_a_change_that_is_refused_is_refused_again_and_not_taken_for_applied(
+    shared: Shared, plane: SharedPlane, clock: ManualClock
+) -> None:
+    process = Process(shared, plane, clock)
+    event = CacheEvent(key=range(3), generation=1, value="v", freshness=PLAIN)
+    for _ in range(2):
+        with pytest.raises(InvalidInput):
+            await process.cache.apply(event)
+    assert (process.cache.stats.events_applied, process.cache.stats.events_ignored) == (0, 0)
