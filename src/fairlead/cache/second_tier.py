@@ -123,6 +123,7 @@ class SecondTier:
         self._asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]] = []
         self._telling: list[tuple[Slot, asyncio.Future[None]]] = []
         self._writes: deque[Put] = deque()
+        self._setting: dict[Hashable, Entry[Any]] = {}  # set here and not yet written: a read may overtake it
         self._releases: list[tuple[Hashable, str]] = []
         self._subscribed = False
         self._closing = False
@@ -180,11 +181,21 @@ class SecondTier:
             self._drop((put,))
             return
         self._writes.append(put)
+        if replaces:
+            self._setting[key] = entry
         self._wake_writer()
 
     async def invalidate(self, kind: InvalidationKind, subject: Hashable = None) -> None:
         """Tells the tier, and waits for its answer at most the budget; afterwards it is owed."""
         loop = self._here()
+        if self._setting:
+            self._setting = {
+                key: entry
+                for key, entry in self._setting.items()
+                if not (
+                    kind == "clear" or (subject in entry.tags if kind == "remove_tag" else subject == key)
+                )
+            }
         slot = self._debts.add(Invalidation(kind, subject, self.clock.now()))
         if not self.is_trusted:
             self._recover()
@@ -289,6 +300,9 @@ class SecondTier:
                 entry = owed.seen_through(key, entry)
             if entry is not None and debts:
                 entry = debts.seen_through(key, entry)
+            mine = self._setting.get(key) if self._setting else None
+            if mine is not None and (entry is None or entry.began_at <= mine.began_at):
+                entry = mine
             if future.done():
                 continue
             if entry is None:
@@ -353,11 +367,18 @@ class SecondTier:
             self.stats.last_error = words_of(error)
             self._drop(chunk)
             return
+        self._written(chunk)
         self.stats.refused_writes += refused
         self.stats.writes += len(chunk)
         await self._publish([Message("remove", put.key) for put in chunk if put.replaces])
 
-    def _drop(self, puts: Iterable[Put]) -> None:
+    def _written(self, puts: Iterable[Put]) -> None:
+        for put in puts:
+            if self._setting.get(put.key) is put.entry:
+                del self._setting[put.key]
+
+    def _drop(self, puts: Sequence[Put]) -> None:
+        self._written(puts)
         for put in puts:
             self.stats.dropped_writes += 1
             if put.replaces:

@@ -376,3 +376,35 @@ async def test_a_tier_that_closes_lets_those_go_whose_part_was_not_asked_yet(
     await tier.close(timeout=0.0)
     await settle()
     assert await asked == [None] * 1_200
+
+
+async def test_a_set_is_seen_by_its_process_before_it_is_written(
+    tier: SecondTier, store: SharedStore, clock: ManualClock
+) -> None:
+    tier.put("k", entry("old", clock), replaces=True)
+    await settle()
+    clock.advance(1.0)
+    store.hung = True
+    tier.put("other", entry("o", clock), replaces=True)
+    await settle()  # that one is on its way, so the next waits behind it
+    store.hung = False
+    tier.put("k", entry("new", clock), replaces=True)
+    assert await read(tier, "k") == "new"
+    await clock.run_for(3.0)
+    assert tier._setting == {}
+    assert await read(tier, "k") == "new"
+
+
+@pytest.mark.parametrize("kind", ["remove", "remove_tag", "clear"])
+async def test_a_set_that_waits_to_be_written_does_not_outlive_its_removal(
+    tier: SecondTier, store: SharedStore, clock: ManualClock, kind: Any
+) -> None:
+    store.hung = True
+    tier.put("other", entry("o", clock), replaces=True)
+    await settle()
+    store.hung = False
+    tier.put("k", entry("new", clock, "t"), replaces=True)
+    await tier.invalidate(kind, {"remove": "k", "remove_tag": "t", "clear": None}[kind])
+    assert await read(tier, "k") == "absent"
+    await clock.run_for(3.0)
+    assert await read(tier, "k") == "absent"
