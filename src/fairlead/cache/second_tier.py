@@ -124,6 +124,7 @@ class SecondTier:
         self._telling: list[tuple[Slot, asyncio.Future[None]]] = []
         self._writes: deque[Put] = deque()
         self._setting: dict[Hashable, Entry[Any]] = {}  # set here and not yet written: a read may overtake it
+        self._told = 0  # invalidations so far
         self._releases: list[tuple[Hashable, str]] = []
         self._subscribed = False
         self._closing = False
@@ -188,6 +189,7 @@ class SecondTier:
     async def invalidate(self, kind: InvalidationKind, subject: Hashable = None) -> None:
         """Tells the tier, and waits for its answer at most the budget; afterwards it is owed."""
         loop = self._here()
+        self._told += 1
         if self._setting:
             self._setting = {
                 key: entry
@@ -283,6 +285,7 @@ class SecondTier:
         owed: Debts | None,
     ) -> None:
         stats = self.stats
+        setting, told = self._setting.copy(), self._told
         try:
             found = await self.store.get_many([key for key, _ in asked])
         except asyncio.CancelledError:
@@ -300,9 +303,10 @@ class SecondTier:
                 entry = owed.seen_through(key, entry)
             if entry is not None and debts:
                 entry = debts.seen_through(key, entry)
-            mine = self._setting.get(key) if self._setting else None
+            mine = self._setting.get(key) or setting.get(key)
             if mine is not None and (entry is None or entry.began_at <= mine.began_at):
-                entry = mine
+                # Set before the question, and written by now; or invalidated, and then there is no answer.
+                entry = mine if key in self._setting or told == self._told else None
             if future.done():
                 continue
             if entry is None:

@@ -408,3 +408,33 @@ async def test_a_set_that_waits_to_be_written_does_not_outlive_its_removal(
     assert await read(tier, "k") == "absent"
     await clock.run_for(3.0)
     assert await read(tier, "k") == "absent"
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_read_that_comes_back_after_a_set_was_written_does_not_bring_what_it_replaced(
+    tier: SecondTier, store: SharedStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    tier.put("k", entry("old", clock), replaces=True)
+    await settle()
+    clock.advance(1.0)
+
+    async def slowly(keys: Sequence[Any]) -> Any:
+        await settle()  # the reply, made before the write, is on its way while that ends
+        return [old]
+
+    put_many = store.put_many
+
+    async def later(puts: Sequence[Any]) -> int:
+        await settle(5)
+        return await put_many(puts)
+
+    old = store._get("k")
+    monkeypatch.setattr(store, "get_many", slowly)
+    monkeypatch.setattr(store, "put_many", later)
+    tier.put("k", entry("new", clock), replaces=True)
+    reading = asyncio.create_task(read(tier, "k"))
+    await settle(10)
+    assert tier._setting == {}
+    if removed:
+        await tier.invalidate("remove", "k")
+    assert await reading == ("absent" if removed else "new")
