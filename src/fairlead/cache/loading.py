@@ -86,7 +86,7 @@ class Loads:
         self._refresh_concurrency = refresh_concurrency
         self._refreshing: set[Flight[Any]] = set()
         self._second = second
-        self._looking: dict[Hashable, asyncio.Future[None]] = {}
+        self._looking: dict[Hashable, tuple[asyncio.Future[Entry[Any] | None], int]] = {}
         if second is not None:
             from fairlead.cache.shared_load import SharedLoad  # with the tier that it needs, and not without
 
@@ -160,38 +160,50 @@ class Loads:
         if deadline.at != math.inf and deadline.remaining() <= second.budget:
             return False
         loop = asyncio.get_running_loop()
-        while (other := self._looking.get(key)) is not None and other.get_loop() is loop:
-            await asyncio.shield(other)
+        while (asked := self._looking.get(key)) is not None and asked[0].get_loop() is loop:
+            other, asked_at = asked
+            is_current = asked_at == self.flights.forgotten  # else it may bring what was invalidated since
+            shared = await asyncio.shield(other)
+            now = self._now()
             mine = self._entry_of(key)
-            if mine is not None and self._now() < mine.stale_until:
+            if mine is not None and now < mine.stale_until:
                 return False
+            # Memory may not keep it, for its size or by its admission: then each would ask after the other.
+            if shared is not None and is_current and now < max(shared.fresh_until, shared.stale_until):
+                self._stats.joined += 1
+                return self._from_second(shared, now, "joined")
         if not second.is_trusted or self.flights.joinable(key) is not None:
             return False
         self.check(key)
         forgotten = self.flights.forgotten
-        looking = self._looking[key] = loop.create_future()
+        looking: asyncio.Future[Entry[Any] | None] = loop.create_future()
+        self._looking[key] = looking, forgotten
+        found = None
         try:
             found = await second.get(key)
         finally:
-            if self._looking.get(key) is looking:
+            if self._looking.get(key) == (looking, forgotten):
                 del self._looking[key]
             if not looking.done():
-                looking.set_result(None)
+                looking.set_result(found)
         if found is None:
             return True
         now = self._now()
-        staleness = max(0.0, now - found.fresh_until)
-        if staleness and now >= found.stale_until:
+        if now >= max(found.fresh_until, found.stale_until):
             return False
-        self._stats.misses += 1
-        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
         mine = self._entry_of(key)
         # What was invalidated while the tier was asked may be answered to who asked before, and not kept.
         if self.flights.forgotten == forgotten and (mine is None or mine.began_at <= found.began_at):
             self._remember(key, found)
             if now >= found.fresh_until:
                 self._refresh(key, load, freshness, tags)
-        return Lookup(found.value, "second", now - found.began_at, staleness)
+        return self._from_second(found, now, "second")
+
+    def _from_second(self, found: Entry[Any], now: float, source: Source) -> Lookup[Any]:
+        staleness = max(0.0, now - found.fresh_until)
+        self._stats.misses += 1
+        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        return Lookup(found.value, source, now - found.began_at, staleness)
 
     def begin_now(
         self,

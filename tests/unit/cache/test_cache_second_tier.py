@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.cache import Cache, CacheEvent, Entry, Freshness
+from fairlead.cache import Cache, CacheEvent, Entry, Freshness, MemoryStore
 from fairlead.cache.second_tier import SecondTier
 from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, request_context
@@ -90,6 +90,41 @@ async def test_callers_share_the_question_to_the_second_tier(here: Process, ther
     await loaded(here)
     await asyncio.gather(*(there.ask() for _ in range(100)))
     assert there.store.calls == [("get_many", 1)]
+
+
+async def test_callers_share_the_question_also_when_memory_does_not_keep_the_answer(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    await loaded(here)
+    small = Cache(MemoryStore(max_bytes=1), second=SecondTier(there.store, clock=clock), clock=clock)
+    found = await asyncio.gather(*(small.lookup("k", there.load, PLAIN) for _ in range(100)))
+    assert [each.source for each in found] == ["second"] + ["joined"] * 99
+    assert there.store.calls == [("get_many", 1)]
+    assert (small.stats.misses, small.stats.joined, small.stats.loads) == (100, 99, 0)
+    await small.close()
+
+
+async def test_a_caller_that_comes_after_a_removal_does_not_get_the_answer_to_an_older_question(
+    here: Process, there: Process, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await loaded(here)
+    await there.ask("another key")  # listens from now on
+    get, late = there.tier.get, []
+
+    async def and_then_remove(key: Hashable) -> Entry[Any] | None:
+        found = await get(key)
+        monkeypatch.undo()
+        await here.cache.remove(key)
+        there.value = "new"
+        clock.advance(0.001)
+        await settle()
+        late.append(asyncio.create_task(there.ask()))
+        await settle()
+        return found
+
+    monkeypatch.setattr(there.tier, "get", and_then_remove)
+    assert await there.ask() == "value"  # asked before the removal
+    assert await late[0] == "new"
 
 
 async def test_a_multi_get_asks_the_second_tier_once_and_loads_what_it_lacks_in_one_call(
