@@ -8,7 +8,8 @@ push out another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Hashable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -52,9 +53,9 @@ async def prewarm(
 
     keys: the hottest first, from any iterable; it is read as places come free, so it may be a cursor or a file.
     It stops before the store would evict for the number of entries, and once it has evicted for their size or
-    refused one, because what goes is what came first. A key that fails
-    is counted and the rest goes on; what `keys` itself raises ends it. Cancelled, it takes no more keys and
-    leaves the loads under way to the cache. Per process.
+    refused one, because what goes is what came first; an asynchronous generator is closed then, and however it
+    ends. A key that fails is counted and the rest goes on; what `keys` itself raises ends it. Cancelled, it
+    takes no more keys and leaves the loads under way to the cache. Per process.
 
     >>> async def main():
     ...     cache = Cache()
@@ -66,7 +67,6 @@ async def prewarm(
     """
     check_whole("prewarm.concurrency", concurrency, low=1, high=_MOST_AT_ONCE)
     labels = tuple(tags) if not isinstance(tags, str) else tags
-    source = _each(keys)
     store = cache._store
     turned_away = store.evicted + store.rejected
     counts = {"loaded": 0, "present": 0, "failed": 0}
@@ -83,31 +83,36 @@ async def prewarm(
             return "failed"
         return "loaded" if found.source == "load" else "present"
 
-    try:
-        async for key in source:
-            # Each key under way may need a place of its own.
-            full = len(store) + len(running) >= store.max_entries
-            if full or store.evicted + store.rejected > turned_away:
-                is_full = True
-                break
-            running.add(asyncio.create_task(one(key)))
-            if len(running) >= concurrency:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    async with aclosing(_each(keys)) as source:
+        try:
+            async for key in source:
+                # Each key under way may need a place of its own.
+                full = len(store) + len(running) >= store.max_entries
+                if full or store.evicted + store.rejected > turned_away:
+                    is_full = True
+                    break
+                running.add(asyncio.create_task(one(key)))
+                if len(running) >= concurrency:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        counts[task.result()] += 1
+            if running:
+                done, running = await asyncio.wait(running)
                 for task in done:
                     counts[task.result()] += 1
-        if running:
-            done, running = await asyncio.wait(running)
-            for task in done:
-                counts[task.result()] += 1
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
     return Prewarmed(**counts, error=error, is_full=is_full)
 
 
-async def _each(keys: Iterable[_K] | AsyncIterable[_K]) -> AsyncIterator[_K]:
-    if isinstance(keys, AsyncIterable):
+async def _each(keys: Iterable[_K] | AsyncIterable[_K]) -> AsyncGenerator[_K, None]:
+    if isinstance(keys, AsyncGenerator):
+        async with aclosing(keys):  # it may hold a cursor, which nobody else would close
+            async for key in keys:
+                yield key
+    elif isinstance(keys, AsyncIterable):
         async for key in keys:
             yield key
     else:

@@ -109,6 +109,22 @@ async def test_a_source_that_fails_ends_it(cache: Cache):
     await settle()
 
 
+async def test_a_source_that_holds_a_cursor_is_closed_when_it_stops():
+    closed = False
+
+    async def keys() -> AsyncIterator[int]:
+        nonlocal closed
+        try:
+            for key in range(100):
+                yield key
+        finally:
+            await asyncio.sleep(0)
+            closed = True
+
+    assert (await prewarm(Cache(MemoryStore(max_entries=5)), keys(), load, PLAIN)).is_full
+    assert closed
+
+
 async def test_an_impossible_concurrency_is_refused(cache: Cache):
     with pytest.raises(InvalidInput, match=r"prewarm\.concurrency"):
         await prewarm(cache, [1], load, PLAIN, concurrency=0)
