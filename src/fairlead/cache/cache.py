@@ -331,6 +331,14 @@ class Cache:
             registry,
             cache=self.name,
         )
+        export_counts(
+            "fairlead_cache_memory_total",
+            "What memory turned away: entries evicted for a bound, and rejected before they were kept.",
+            self._store,
+            ("evicted", "rejected"),
+            registry,
+            cache=self.name,
+        )
         gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
             ("entries", "Entries in memory.", lambda: len(self._store)),
             ("bytes", "Bytes in memory, if they are bounded.", lambda: self._store.bytes),

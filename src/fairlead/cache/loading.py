@@ -159,6 +159,8 @@ class Loads:
         deadline = current().deadline
         if deadline.at != math.inf and deadline.remaining() <= second.budget:
             return False
+        if freshness.soft_timeout is not None and entry is not None and now < entry.error_until:
+            return False  # the old value answers at the soft timeout, however long the tier takes
         loop = asyncio.get_running_loop()
         while (asked := self._looking.get(key)) is not None and asked[0].get_loop() is loop:
             other, asked_at = asked

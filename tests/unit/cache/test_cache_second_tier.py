@@ -505,3 +505,17 @@ async def test_a_change_that_is_refused_is_refused_again_and_not_taken_for_appli
         with pytest.raises(InvalidInput):
             await process.cache.apply(event)
     assert (process.cache.stats.events_applied, process.cache.stats.events_ignored) == (0, 0)
+
+
+async def test_the_soft_timeout_counts_from_the_call_however_long_the_tier_takes(
+    here: Process, there: Process, clock: ManualClock
+) -> None:
+    soft = Freshness(ttl=1.0, jitter=0.0, stale_if_error=600.0, soft_timeout=0.01)
+    await loaded(here, freshness=soft)
+    clock.advance(2.0)
+    here.store.hung = True
+    asking = asyncio.create_task(here.cache.lookup("k", here.load, soft))
+    await clock.run_for(0.01)
+    assert (await asking).source == "stale_slow"
+    here.store.hung = False
+    await here.cache.close()
