@@ -296,7 +296,7 @@ class Loads:
         """Whether this caller, by lot, finds a fresh value due for a refresh: XFetch.
 
         The lot falls on a caller with probability exp(-left / (beta * cost)), `left` seconds before the end
-        and for a load that took `cost` seconds (Vattani, Chierichetti and Lowenstein 2015, section 4).
+        and for a load that took `cost` seconds (Vattani, Chierichetti and Lowenstein 2015).
         """
         cost = freshness.early_refresh * (entry.stored_at - entry.began_at)
         if cost <= 0.0:
