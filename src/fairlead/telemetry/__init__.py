@@ -1,8 +1,9 @@
 """What happened: facts as typed events, and numbers as metrics, recorded without the request waiting for
 either.
 
-An `Event` goes into an `EventSink`. `BufferedSink` takes it in a fraction of a microsecond and lets its own
-thread write it, through an `EventWriter` such as `JsonLinesSegments`; `read_events` reads it back, typed. A
+An `Event` is of a kind that an `EventRegistry` knows, and goes into an `EventSink`. `BufferedSink` takes it in
+a fraction of a microsecond and lets its own thread write it, through an `EventWriter` such as
+`JsonLinesSegments`; `read_events` reads it back, typed, and what is no event goes into a `DeadLetterFile`. A
 number goes into a `Counter`, a `Gauge` or a `Histogram` from a `MetricRegistry`;
 `fairlead.telemetry.prometheus.render` shows them to a scraper. Everything here belongs to one process;
 segments and histograms of many processes add up afterwards.
@@ -13,8 +14,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fairlead.telemetry.classification import Internal, Personal, Public
 from fairlead.telemetry.event import (
+    Condition,
     Event,
+    EventSchema,
     Exposure,
     LoadSample,
     LoadWindow,
@@ -23,23 +27,29 @@ from fairlead.telemetry.event import (
     RequestEnding,
     RequestFinished,
     StateChanged,
-    UnknownEvent,
-    decode_event,
     encode_event,
 )
 from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
 from fairlead.telemetry.metrics import Counter, Family, Gauge, MetricRegistry
 
 if TYPE_CHECKING:
+    from fairlead.telemetry.dead_letter import DeadLetter, DeadLetterFile, read_dead_letters
     from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
+    from fairlead.telemetry.sampling import SamplingSink, sampled
+    from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent, decode_event
     from fairlead.telemetry.sink import BufferedSink, EventSink, EventWriter, MemorySink, NullSink, SinkStats
 else:
     # Imported when first asked for: the request path needs none of these, and would wait for them.
     _LATER = {
-        **dict.fromkeys(("JsonLinesSegments", "ReadReport", "read_events"), "jsonl"),
-        **dict.fromkeys(
-            ("BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"), "sink"
-        ),
+        name: module
+        for module, names in {
+            "dead_letter": ("DeadLetter", "DeadLetterFile", "read_dead_letters"),
+            "jsonl": ("JsonLinesSegments", "ReadReport", "read_events"),
+            "sampling": ("SamplingSink", "sampled"),
+            "schema": ("EVENTS", "EventRegistry", "UnknownEvent", "decode_event"),
+            "sink": ("BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"),
+        }.items()
+        for name in names
     }
 
     def __getattr__(name: str) -> object:
@@ -49,9 +59,15 @@ else:
 
 
 __all__ = [
+    "EVENTS",
     "BufferedSink",
+    "Condition",
     "Counter",
+    "DeadLetter",
+    "DeadLetterFile",
     "Event",
+    "EventRegistry",
+    "EventSchema",
     "EventSink",
     "EventWriter",
     "Exposure",
@@ -59,21 +75,27 @@ __all__ = [
     "Gauge",
     "Histogram",
     "HistogramSnapshot",
+    "Internal",
     "JsonLinesSegments",
     "LoadSample",
     "LoadWindow",
     "MemorySink",
     "MetricRegistry",
     "NullSink",
+    "Personal",
     "PolicyActed",
     "PolicyAction",
+    "Public",
     "ReadReport",
     "RequestEnding",
     "RequestFinished",
+    "SamplingSink",
     "SinkStats",
     "StateChanged",
     "UnknownEvent",
     "decode_event",
     "encode_event",
+    "read_dead_letters",
     "read_events",
+    "sampled",
 ]

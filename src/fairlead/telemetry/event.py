@@ -2,9 +2,9 @@
 
 A log line is written for a person and guessed at by a program; every later figure then rests on a regular
 expression. Here each kind of fact is a frozen struct. It travels as one JSON object whose field `event` names
-the kind (`request_finished`, `exposure`, …), and is read back against the same struct: a line that names no
-known kind, or breaks its kind's fields, is an error that says so, never a row with holes. Fields unknown to
-this version are ignored, so an older reader can read a newer writer.
+the kind (`request_finished`, `exposure`, …). Every field says how much harm it can do when seen, and every
+kind says what it is for, when it tells of a failure and whether it may be sampled (`EventSchema`); an
+`EventRegistry` reads lines back by them.
 
 Fields carry their unit. `at_utc_seconds` is the wall clock, comparable between machines as far as their
 clocks are; spans (`latency_seconds`) come from the monotonic clock. Do not put NaN into a field: JSON has no
@@ -14,14 +14,18 @@ NaN, so it is written as null and the line is reported as malformed when it is r
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import msgspec
 
-from fairlead.errors import BrokenDocument
+from fairlead.telemetry.classification import Internal, Personal, Public
 
 __all__ = [
+    "Condition",
     "Event",
+    "EventRole",
+    "EventSchema",
     "Exposure",
     "LoadSample",
     "LoadWindow",
@@ -30,8 +34,6 @@ __all__ = [
     "RequestEnding",
     "RequestFinished",
     "StateChanged",
-    "UnknownEvent",
-    "decode_event",
     "encode_event",
 ]
 
@@ -48,159 +50,196 @@ def _tag(class_name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", class_name).lower()
 
 
+EventRole = Literal["exposure", "outcome", "operational"]
+"""What a kind of event is for. exposure: a unit met a variant; outcome: what a change is judged by; operational: how
+the service itself fared. Only the last may be sampled.
+"""
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One comparison of a field with a value: `Condition("status", ">=", 500)`."""
+
+    field: str
+    op: Literal["=", "!=", "<", "<=", ">", ">="]
+    value: bool | int | float | str
+
+    def holds(self, event: Event) -> bool:
+        """Whether it is true of `event`. A field that is None satisfies `!=` and nothing else."""
+        found = getattr(event, self.field)
+        if self.op == "=":
+            return bool(found == self.value)
+        if self.op == "!=":
+            return bool(found != self.value)
+        if found is None:
+            return False
+        if self.op == "<":
+            return bool(found < self.value)
+        if self.op == "<=":
+            return bool(found <= self.value)
+        return bool(found > self.value if self.op == ">" else found >= self.value)
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.op} {self.value!r}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventSchema:
+    """What a kind of event means, beside its fields. Checked when the kind is registered."""
+
+    role: EventRole = "operational"
+    """What it is for."""
+    failure: tuple[Condition, ...] = ()
+    """It tells of a failure when any of these holds. Empty: it has no such meaning, or none of it fails."""
+    sampling: float = 1.0
+    """Share of the requests whose events of this kind are kept, above 0 and at most 1. Failures are kept all, and so
+    is what belongs to no request. Below 1 only for an operational kind."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="event", tag=_tag):
-    """What every fact carries."""
+    """What every fact carries.
+
+    A kind of your own derives from it, gives each field a classification and is registered:
+
+        @EVENTS.register
+        class OrderPlaced(Event, frozen=True, kw_only=True):
+            order_id: Internal[str]
+            buyer: Personal[str]
+            schema: ClassVar[EventSchema] = EventSchema(role="outcome")
+    """
 
     # gc=False: events hold no cycles, and a buffer full of them should not slow the collector down.
 
-    at_utc_seconds: float
+    schema: ClassVar[EventSchema] = EventSchema()
+
+    at_utc_seconds: Internal[float]
     """When it happened: seconds since the Unix epoch, from `Clock.utc()`."""
-    request_id: str = ""
+    request_id: Internal[str] = ""
     """The request it belongs to; empty outside a request."""
+    schema_version: Internal[int] = 1
+    """Version of the kind's fields. A kind overrides the default when a field changes its meaning or goes away; a new
+    field with a default is no new version."""
+    inclusion_probability: Internal[float] = 1.0
+    """Probability with which an event like this one was kept, above 0 and at most 1. It counts for 1 / this."""
+
+    def failed(self) -> bool:
+        """Whether it tells of a failure, as its kind's schema says."""
+        return any(condition.holds(self) for condition in self.schema.failure)
 
 
 class RequestFinished(Event, frozen=True, kw_only=True, gc=False):
     """A request was answered, well or badly. One per request, on the server's side."""
 
-    service: str
-    route: str
+    schema: ClassVar[EventSchema] = EventSchema(
+        failure=(Condition("status", "<", 100), Condition("status", ">=", 500), Condition("error", "!=", ""))
+    )
+
+    service: Public[str]
+    route: Public[str]
     """The route's pattern (`/feed/{user}`), not the path: paths are unbounded."""
-    status: int
+    status: Public[int]
     """HTTP status; 0 when no answer was sent."""
-    latency_seconds: float
+    latency_seconds: Internal[float]
     """From the request's arrival to its last byte."""
-    degraded: bool = False
+    degraded: Internal[bool] = False
     """A fallback answered in place of the real thing."""
-    stale: bool = False
+    stale: Internal[bool] = False
     """Some part of the answer was past its time to live."""
-    staleness_seconds: float = 0.0
+    staleness_seconds: Internal[float] = 0.0
     """How far the stalest part was past its time to live; 0 when fresh."""
-    age_seconds: float = 0.0
+    age_seconds: Internal[float] = 0.0
     """Age of the oldest part of the answer; 0 when nothing came from a cache."""
-    error: str = ""
+    error: Internal[str] = ""
     """Class name of the error that ended it; empty when none did."""
-    variant: str = ""
+    variant: Internal[str] = ""
     """The variant that served it; empty when no flag was asked."""
-    attributes: dict[str, str] = {}
-    """A few more dimensions, for grouping. Keep them small: they are written with every request."""
+    attributes: Internal[dict[str, str]] = {}
+    """A few more dimensions, for grouping. Keep them small, they are written with every request, and impersonal."""
 
 
 class Exposure(Event, frozen=True, kw_only=True, gc=False):
     """A unit was given a variant by a flag. Never sampled: an experiment counts them."""
 
-    flag: str
-    variant: str
-    targeting_key: str
+    schema: ClassVar[EventSchema] = EventSchema(role="exposure")
+
+    flag: Internal[str]
+    variant: Internal[str]
+    targeting_key: Personal[str]
     """The unit of randomisation (user, device, shop)."""
-    reason: str
+    reason: Internal[str]
     """Why this variant: OpenFeature's word (SPLIT, TARGETING_MATCH, DEFAULT, …)."""
 
 
 class StateChanged(Event, frozen=True, kw_only=True, gc=False):
     """A part of the service changed state: a breaker opened, a limit moved."""
 
-    component: str
+    component: Internal[str]
     """The kind of part: `circuit_breaker`, `concurrency_limit`, …"""
-    name: str
+    name: Internal[str]
     """Which one."""
-    previous: str
-    current: str
-    reason: str = ""
+    previous: Internal[str]
+    current: Internal[str]
+    reason: Internal[str] = ""
 
 
 class PolicyActed(Event, frozen=True, kw_only=True, gc=False):
     """A policy did something about a call that did not go straight."""
 
-    policy: str
+    schema: ClassVar[EventSchema] = EventSchema(failure=(Condition("action", "=", "refused"),))
+
+    policy: Internal[str]
     """The policy's name."""
-    action: PolicyAction
-    reason: str
+    action: Internal[PolicyAction]
+    reason: Internal[str]
     """Class name of the failure that was retried, fallen back from or raised as the refusal; `slow` for a hedge."""
-    attempt: int = 1
+    attempt: Internal[int] = 1
     """The attempt that it happened to, from 1."""
 
 
 class LoadSample(Event, frozen=True, kw_only=True, gc=False):
     """One request of a load run, seen by the one who sent it."""
 
-    phase: str
-    arm: str
+    schema: ClassVar[EventSchema] = EventSchema(
+        role="outcome",
+        failure=tuple(Condition("ending", "=", ending) for ending in ("timeout", "error", "refused")),
+    )
+
+    phase: Internal[str]
+    arm: Internal[str]
     """The variant under test: `control` or `treatment`."""
-    cycle: int
+    cycle: Internal[int]
     """Arms take turns, cycle by cycle; the number of this one, from 0."""
-    key: str
-    intended_seconds: float
+    key: Personal[str]
+    intended_seconds: Internal[float]
     """When it should have been sent, in seconds since this turn's load began. Latency counts from here."""
-    send_lag_seconds: float
+    send_lag_seconds: Internal[float]
     """How much later than intended it was really sent."""
-    latency_seconds: float
+    latency_seconds: Internal[float]
     """From the intended send time to the last byte, or to giving up."""
-    status: int
+    status: Public[int]
     """HTTP status; 0 when no answer came."""
-    degraded: bool
-    staleness_seconds: float | None
+    degraded: Internal[bool]
+    staleness_seconds: Internal[float | None]
     """As the answer reports it; None when it does not say."""
-    age_seconds: float | None
+    age_seconds: Internal[float | None]
     """Age of the answer's oldest part, as it reports it; None when it does not say."""
-    ending: RequestEnding
+    ending: Internal[RequestEnding]
 
 
 class LoadWindow(Event, frozen=True, kw_only=True, gc=False):
     """What a system counted of one arm in one phase of a load run, beside the requests."""
 
-    phase: str
-    arm: str
-    cycle: int
-    values: dict[str, float]
+    schema: ClassVar[EventSchema] = EventSchema(role="outcome")
+
+    phase: Internal[str]
+    arm: Internal[str]
+    cycle: Internal[int]
+    values: Internal[dict[str, float]]
     """Counters over the phase, and gauges at its end, by name."""
 
 
 _encoder = msgspec.json.Encoder()
-_AnyEvent = RequestFinished | Exposure | StateChanged | PolicyActed | LoadSample | LoadWindow
-_decoder: msgspec.json.Decoder[_AnyEvent] = msgspec.json.Decoder(_AnyEvent)
-
-
-# Bytes that are not UTF-8 leave the decoder as Python's own error, not as one of msgspec's.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-
-class UnknownEvent(BrokenDocument):
-    """A well-formed event of a kind that this version does not know."""
-
-
-class _AnyKind(msgspec.Struct):
-    event: str
-
-
-_KNOWN = frozenset(_tag(kind.__name__) for kind in get_args(_AnyEvent))
 
 
 def encode_event(event: Event) -> bytes:
     """The event as one line of JSON, without its end. Raises TypeError for a field that JSON cannot hold."""
     return _encoder.encode(event)
-
-
-def decode_event(line: bytes) -> Event:
-    """The event in one JSON object.
-
-    Raises UnknownEvent for a kind that this version does not know, BrokenDocument for anything else that is
-    not an event.
-
-    >>> shown = Exposure(at_utc_seconds=1.0, flag="f", variant="on", targeting_key="u", reason="SPLIT")
-    >>> decode_event(encode_event(shown)) == shown
-    True
-    """
-    try:
-        return _decoder.decode(line)
-    except _UNREADABLE as error:
-        kind = _kind(line)
-        if kind is not None and kind not in _KNOWN:
-            raise UnknownEvent(f"event {kind[:64]!r} is not one of {', '.join(sorted(_KNOWN))}") from error
-        raise BrokenDocument(f"not an event: {error}") from error
-
-
-def _kind(line: bytes) -> str | None:
-    try:
-        return msgspec.json.decode(line, type=_AnyKind).event
-    except _UNREADABLE:
-        return None

@@ -25,7 +25,9 @@ from typing import Literal
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
-from fairlead.telemetry.event import Event, UnknownEvent, decode_event
+from fairlead.telemetry.dead_letter import DeadLetterFile
+from fairlead.telemetry.event import Event
+from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent
 
 __all__ = ["JsonLinesSegments", "ReadReport", "read_events"]
 
@@ -214,28 +216,41 @@ class ReadReport:
             self.problems.append(problem)
 
 
-def read_events(path: str | os.PathLike[str], *, report: ReadReport | None = None) -> Iterator[Event]:
+def read_events(
+    path: str | os.PathLike[str],
+    *,
+    report: ReadReport | None = None,
+    registry: EventRegistry = EVENTS,
+    dead_letters: DeadLetterFile | None = None,
+) -> Iterator[Event]:
     """The events in a directory of segments, in the order of the segments' names, or in one segment file.
 
     Segments of several processes follow one another; sort by `at_utc_seconds` where that matters. With a
     `report`, lines that are not events are counted in it and skipped; without one, the first raises
     BrokenDocument. A last line cut by a crash is never an error. Raises InvalidInput when there is no such
     path.
+
+    registry: the kinds that count as events. dead_letters: takes what is none; with it, nothing is raised.
     """
     root = Path(path)
     if not root.exists():
         raise InvalidInput(f"{root}: no such file or directory, so there are no events to read")
-    return _read(sorted(root.glob("*.jsonl")) if root.is_dir() else [root], report)
+    return _read(sorted(root.glob("*.jsonl")) if root.is_dir() else [root], report, registry, dead_letters)
 
 
-def _read(segments: Sequence[Path], report: ReadReport | None) -> Iterator[Event]:
-    strict = report is None
+def _read(
+    segments: Sequence[Path],
+    report: ReadReport | None,
+    registry: EventRegistry,
+    dead_letters: DeadLetterFile | None,
+) -> Iterator[Event]:
+    strict = report is None and dead_letters is None
     report = report or ReadReport()
     for segment in segments:
         report.segments += 1
         for number, line in _lines(segment):
             try:
-                event = decode_event(line)
+                event = registry.decode(line)
             except BrokenDocument as error:
                 if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
                     report.truncated += 1
@@ -246,6 +261,8 @@ def _read(segments: Sequence[Path], report: ReadReport | None) -> Iterator[Event
                     report.malformed += 1
                 problem = f"{segment}:{number}: {error}"
                 report._note(problem)
+                if dead_letters is not None:
+                    dead_letters.put(line.rstrip(b"\n"), reason=str(error), source=f"{segment}:{number}")
                 if strict:
                     raise type(error)(problem) from error
             else:

@@ -29,7 +29,9 @@ from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
 from fairlead.errors import InvalidInput
+from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.event import Event, encode_event
+from fairlead.telemetry.schema import EVENTS, EventRegistry
 
 __all__ = ["BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"]
 
@@ -121,6 +123,8 @@ class BufferedSink:
         batch: int = 512,
         flush_interval: float = 0.1,
         max_event_bytes: int = 65_536,
+        registry: EventRegistry | None = EVENTS,
+        dead_letters: DeadLetterFile | None = None,
     ) -> None:
         """Takes the writer over; its thread starts with the first event.
 
@@ -129,6 +133,9 @@ class BufferedSink:
         batch: events per write, 1 or more. Encoding 512 holds the interpreter lock for about 0.3 ms in all.
         flush_interval: seconds that events wait for company, > 0 and at most 60.
         max_event_bytes: a longer encoded event is counted as lost; one runaway string must not fill the disk.
+        registry: an event that it could not read back (an unregistered kind, a field of another type, NaN) is
+            counted as lost, here instead of a month later; None writes it unseen. Costs the thread about 1 µs each.
+        dead_letters: takes the lines of such events, and of those too long, with the reason.
         """
         for name, number in (("capacity", capacity), ("batch", batch), ("max_event_bytes", max_event_bytes)):
             if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 2**31:
@@ -142,6 +149,8 @@ class BufferedSink:
         self._batch = batch
         self._flush_interval = flush_interval
         self._max_event_bytes = max_event_bytes
+        self._registry = registry
+        self._dead_letters = dead_letters
         self._closed = False
         self._finished = False
         self._start_afresh()
@@ -308,15 +317,22 @@ class BufferedSink:
             self._write(lines)
 
     def _encode(self, event: Event) -> bytes | None:
+        line = b""
         try:
             line = encode_event(event)
             if len(line) > self._max_event_bytes:
                 raise InvalidInput(
                     f"{type(event).__name__} of {len(line)} bytes: an event may have {self._max_event_bytes}"
                 )
+            if self._registry is not None:
+                self._registry.decode(line)
         except Exception as error:  # whatever a foreign value raises must not stop the events behind it
             self._lost += 1
             self._remember(error)
+            if self._dead_letters is not None:
+                self._dead_letters.put(
+                    line or _shown(event), reason=f"{type(error).__name__}: {error}", source="sink"
+                )
             return None
         return line
 
@@ -338,6 +354,14 @@ class BufferedSink:
         if self._failure is None:
             # Without its traceback: the frames would keep a whole batch alive for as long as the sink lives.
             self._failure = error.with_traceback(None)
+
+
+def _shown(event: Event) -> bytes:
+    """What a person can read of an event that JSON cannot hold."""
+    try:
+        return repr(event).encode("utf-8", "backslashreplace")
+    except Exception:  # a foreign value's repr; the kind is then all there is
+        return type(event).__name__.encode()
 
 
 _live: weakref.WeakSet[BufferedSink] = weakref.WeakSet()

@@ -8,8 +8,7 @@ from fairlead.clock import ManualClock
 from fairlead.context import RequestContext, request_context
 from fairlead.errors import InvalidInput
 from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
-from fairlead.telemetry import Event, Exposure
-from fairlead.telemetry.event import decode_event, encode_event
+from fairlead.telemetry import Event, Exposure, decode_event, encode_event
 
 FEED = {
     "state": "ENABLED",

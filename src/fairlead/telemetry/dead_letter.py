@@ -1,0 +1,135 @@
+"""What could not be taken as an event, kept with the reason.
+
+A pipeline that skips bad lines loses the very events that a new release broke; one that stops at them loses
+all the others. Here the line goes aside, with why and where it came from, and the rest goes on. Once the
+schema is mended, `read_dead_letters` hands the lines back.
+
+The file only grows, up to a bound: a release that breaks every event must not fill the disk too. What no
+longer fits is counted. Several processes may share one file: each letter is one appended write.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from fairlead.errors import BrokenDocument, InvalidInput
+
+__all__ = ["DeadLetter", "DeadLetterFile", "read_dead_letters"]
+
+_LONGEST_LINE = 2**20
+_LONGEST_REASON = 500
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line that was no event."""
+
+    at_utc_seconds: float
+    """When it was put aside."""
+    source: str
+    """Where it came from: a sink's name, or `file:line`."""
+    reason: str
+    """What is wrong with it."""
+    text: str | None = None
+    """The line; None when it is not UTF-8."""
+    base64: str | None = None
+    """The line, where it is not UTF-8."""
+    cut_bytes: int = 0
+    """Bytes beyond the first mebibyte, which are not kept."""
+
+    @property
+    def line(self) -> bytes:
+        """The line as it came."""
+        return self.text.encode() if self.text is not None else base64.b64decode(self.base64 or "")
+
+
+class DeadLetterFile:
+    """An append-only file of dead letters, mode 0600: they hold whatever the events held.
+
+    `put` never raises: a letter that cannot be written is counted in `lost`. Counters are per process, the
+    bound is the file's.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 64 * 2**20) -> None:
+        """path: made with its directory when the first letter comes. max_bytes: no letter is added beyond it."""
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+            raise InvalidInput(f"max_bytes = {max_bytes!r}: expected a whole number, 1 or more")
+        self.path = Path(path)
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self.kept = 0
+        """Letters written."""
+        self.lost = 0
+        """Letters not written: the file is at its bound, or the disk refused."""
+        self.failure: BaseException | None = None
+        """The first reason for a lost letter."""
+
+    def put(self, line: bytes, *, reason: str, source: str) -> None:
+        """Puts one line aside. From any thread; waits for the disk."""
+        cut = line[:_LONGEST_LINE]
+        try:
+            text: str | None = cut.decode()
+        except UnicodeDecodeError:
+            text = None
+        letter = msgspec.json.encode(
+            DeadLetter(
+                at_utc_seconds=time.time(),
+                source=source,
+                reason=reason[:_LONGEST_REASON],
+                text=text,
+                base64=None if text is not None else base64.b64encode(cut).decode(),
+                cut_bytes=len(line) - len(cut),
+            )
+        )
+        with self._lock:
+            try:
+                self._append(letter + b"\n")
+            except OSError as error:
+                self.lost += 1
+                self.failure = self.failure or error.with_traceback(None)
+            else:
+                self.kept += 1
+
+    def _append(self, data: bytes) -> None:
+        # Opened for each letter: they are rare, and an open file would have to be owned, closed and forked.
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(file).st_size + len(data) > self._max_bytes:
+                raise OSError(
+                    errno.EFBIG, f"the file of dead letters has its {self._max_bytes} bytes", str(self.path)
+                )
+            written = os.write(file, data)
+            if written < len(data):
+                raise OSError(errno.ENOSPC, "a dead letter was cut short by a full disk", str(self.path))
+        finally:
+            os.close(file)
+
+
+def read_dead_letters(path: str | os.PathLike[str]) -> Iterator[DeadLetter]:
+    """The letters of a file, in order. A last one cut by a crash is left out.
+
+    Raises InvalidInput when there is no such file, BrokenDocument for a line that is no dead letter.
+    """
+    decoder = msgspec.json.Decoder(DeadLetter)
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115  # closed below; the error belongs to the caller's path
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{path}: no such file, so there are no dead letters to read") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield decoder.decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                if line.endswith(b"\n"):
+                    raise BrokenDocument(f"{path}:{number}: not a dead letter: {error}") from error
