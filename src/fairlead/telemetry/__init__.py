@@ -35,9 +35,12 @@ from fairlead.telemetry.metrics import Counter, Family, Gauge, MetricRegistry
 if TYPE_CHECKING:
     from fairlead.telemetry.dead_letter import DeadLetter, DeadLetterFile, read_dead_letters
     from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
+    from fairlead.telemetry.logs import JsonLogFormatter
+    from fairlead.telemetry.redact import PATTERNS, Pattern, Redactor, load_key
     from fairlead.telemetry.sampling import SamplingSink, sampled
     from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent, decode_event
     from fairlead.telemetry.sink import BufferedSink, EventSink, EventWriter, MemorySink, NullSink, SinkStats
+    from fairlead.telemetry.token_vault import TokenVault
 else:
     # Imported when first asked for: the request path needs none of these, and would wait for them.
     _LATER = {
@@ -45,9 +48,12 @@ else:
         for module, names in {
             "dead_letter": ("DeadLetter", "DeadLetterFile", "read_dead_letters"),
             "jsonl": ("JsonLinesSegments", "ReadReport", "read_events"),
+            "logs": ("JsonLogFormatter",),
+            "redact": ("PATTERNS", "Pattern", "Redactor", "load_key"),
             "sampling": ("SamplingSink", "sampled"),
             "schema": ("EVENTS", "EventRegistry", "UnknownEvent", "decode_event"),
             "sink": ("BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"),
+            "token_vault": ("TokenVault",),
         }.items()
         for name in names
     }
@@ -60,6 +66,7 @@ else:
 
 __all__ = [
     "EVENTS",
+    "PATTERNS",
     "BufferedSink",
     "Condition",
     "Counter",
@@ -77,24 +84,29 @@ __all__ = [
     "HistogramSnapshot",
     "Internal",
     "JsonLinesSegments",
+    "JsonLogFormatter",
     "LoadSample",
     "LoadWindow",
     "MemorySink",
     "MetricRegistry",
     "NullSink",
+    "Pattern",
     "Personal",
     "PolicyActed",
     "PolicyAction",
     "Public",
     "ReadReport",
+    "Redactor",
     "RequestEnding",
     "RequestFinished",
     "SamplingSink",
     "SinkStats",
     "StateChanged",
+    "TokenVault",
     "UnknownEvent",
     "decode_event",
     "encode_event",
+    "load_key",
     "read_dead_letters",
     "read_events",
     "sampled",

@@ -26,12 +26,15 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.event import Event, encode_event
 from fairlead.telemetry.schema import EVENTS, EventRegistry
+
+if TYPE_CHECKING:
+    from fairlead.telemetry.redact import Redactor
 
 __all__ = ["BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"]
 
@@ -125,6 +128,7 @@ class BufferedSink:
         max_event_bytes: int = 65_536,
         registry: EventRegistry | None = EVENTS,
         dead_letters: DeadLetterFile | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         """Takes the writer over; its thread starts with the first event.
 
@@ -136,6 +140,7 @@ class BufferedSink:
         registry: an event that it could not read back (an unregistered kind, a field of another type, NaN) is
             counted as lost, here instead of a month later; None writes it unseen. Costs the thread about 1 µs each.
         dead_letters: takes the lines of such events, and of those too long, with the reason.
+        redactor: takes personal data out of every event before it is encoded; None writes events as they are.
         """
         for name, number in (("capacity", capacity), ("batch", batch), ("max_event_bytes", max_event_bytes)):
             if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 2**31:
@@ -151,6 +156,7 @@ class BufferedSink:
         self._max_event_bytes = max_event_bytes
         self._registry = registry
         self._dead_letters = dead_letters
+        self._redactor = redactor
         self._closed = False
         self._finished = False
         self._start_afresh()
@@ -319,6 +325,8 @@ class BufferedSink:
     def _encode(self, event: Event) -> bytes | None:
         line = b""
         try:
+            if self._redactor is not None:
+                event = self._redactor.event(event)
             line = encode_event(event)
             if len(line) > self._max_event_bytes:
                 raise InvalidInput(

@@ -1,0 +1,98 @@
+"""Log lines that a program can read, and that name no one.
+
+    logging → JsonLogFormatter → one JSON object a line: when, how bad, who, which request, what, and the fields
+
+The request's id comes from the running RequestContext, so every line of a request can be found without anyone
+passing it along. Fields that are personal by name, because a registered event has a personal field of that
+name or because you said so, become tokens; messages, other fields and tracebacks are searched for patterns.
+Formatting happens where logging happens, in the caller: put a `logging.handlers.QueueHandler` in front where
+that must not wait for the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from fairlead.context import current
+from fairlead.telemetry.classification import classifications
+from fairlead.telemetry.redact import Redactor
+from fairlead.telemetry.schema import EVENTS, EventRegistry
+
+__all__ = ["JsonLogFormatter"]
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "request_id"}
+_OURS = ("at_utc_seconds", "level", "logger", "message", "request_id", "error", "traceback")
+
+
+class JsonLogFormatter(logging.Formatter):
+    """Formats a record as one line of JSON.
+
+    >>> formatter = JsonLogFormatter(Redactor(b"k" * 32))
+    >>> record = logging.makeLogRecord({"msg": "refused %s", "args": ("ann@example.com",), "levelname": "INFO"})
+    >>> msgspec.json.decode(formatter.format(record))["message"]
+    'refused [email:klwnpadcgfssyhyt]'
+    """
+
+    def __init__(
+        self,
+        redactor: Redactor | None,
+        *,
+        personal: Iterable[str] = (),
+        registry: EventRegistry = EVENTS,
+        fixed: dict[str, str] | None = None,
+    ) -> None:
+        """redactor: None only where logs may hold personal data.
+
+        personal: names of `extra=` fields to replace whole, beside the personal fields of the registry's events.
+        fixed: fields of every line, such as {"service": "feed"}.
+        """
+        super().__init__()
+        self._redactor = redactor
+        self._personal = frozenset(personal) | {
+            name
+            for kind in registry.kinds.values()
+            for name, said in classifications(kind).items()
+            if said == "personal"
+        }
+        self._fixed = dict(fixed or {})
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end. A value that JSON cannot hold is shown by its repr."""
+        line: dict[str, Any] = {
+            "at_utc_seconds": record.created,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": self._searched(record.getMessage()),
+            # A queue hands the record to another thread, where the context is gone: it may bring its own.
+            "request_id": getattr(record, "request_id", "") or current().request_id,
+            **self._fixed,
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            line["error"] = record.exc_info[0].__name__
+            line["traceback"] = self._searched("".join(traceback.format_exception(*record.exc_info)))
+        elif record.exc_text:
+            line["traceback"] = self._searched(record.exc_text)
+        for name, value in record.__dict__.items():
+            if name not in _STANDARD:
+                # A field of the caller's must not pass for one of ours.
+                line[f"extra_{name}" if name in _OURS else name] = self._field(name, value)
+        return msgspec.json.encode(line).decode()
+
+    def _field(self, name: str, value: object) -> object:
+        try:
+            plain = msgspec.to_builtins(value, str_keys=True, enc_hook=repr)
+        except (TypeError, ValueError, RecursionError):
+            plain = repr(value)
+        if self._redactor is None or plain is None:
+            return plain
+        if name in self._personal:
+            return self._redactor.token(plain if isinstance(plain, str) else str(plain))
+        return self._redactor.value(plain)
+
+    def _searched(self, text: str) -> str:
+        return text if self._redactor is None else self._redactor.text(text)
