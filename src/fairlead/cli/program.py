@@ -23,9 +23,12 @@ __all__ = ["COMMANDS", "Commands", "parse", "run"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "try": ("try_", "Plays a reference system: the same load on control and treatment, with faults."),
+    "events": ("events", "Checks events, shows them as they come, and prints their schemas."),
     "doctor": ("doctor", "Tells what is installed, reachable and missing here, each with its fix."),
 }
-"""Name: module in this folder, first line of its help. Typer reads the module's function `command`."""
+"""Name: module in this folder, first line of its help. Typer reads the module's function `command`, or its group
+`app` where there are commands within it.
+"""
 
 
 class Commands(TyperGroup):
@@ -40,6 +43,10 @@ class Commands(TyperGroup):
             hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(COMMANDS)}"
             raise InvalidInput(f"no command named {cmd_name[:64]!r}; {hint}")
         module = importlib.import_module(f"fairlead.cli.{COMMANDS[cmd_name][0]}")
+        if hasattr(module, "app"):
+            group = typer.main.get_group(module.app)
+            group.name = cmd_name
+            return group
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name)(module.command)
         return typer.main.get_command(single)
@@ -99,7 +106,13 @@ def parse(arguments: Sequence[str]) -> None:
         for name in arguments[start : start + 1]:
             command = group.get_command(context, name)
             if command is not None:
-                command.make_context(name, list(arguments[start + 1 :]), parent=context).close()
+                rest = list(arguments[start + 1 :])
+                inner = command.make_context(name, rest, parent=context)
+                if isinstance(command, TyperGroup) and rest:
+                    within = command.get_command(inner, rest[0])
+                    if within is not None:
+                        within.make_context(rest[0], rest[1:], parent=inner).close()
+                inner.close()
 
 
 def _group() -> TyperGroup:

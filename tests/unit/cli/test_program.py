@@ -15,8 +15,9 @@ from fairlead.errors import InvalidInput
 @pytest.mark.parametrize("name", COMMANDS)
 def test_static_help_line_is_that_of_the_command(name: str):
     module, summary = COMMANDS[name]
-    command = importlib.import_module(f"fairlead.cli.{module}").command
-    assert inspect.getdoc(command).splitlines()[0] == summary
+    found = importlib.import_module(f"fairlead.cli.{module}")
+    said = found.app.info.help if hasattr(found, "app") else inspect.getdoc(found.command)
+    assert said.splitlines()[0] == summary
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
@@ -40,7 +41,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
     ("arguments", "part"),
     [
         (["tri"], "no command named 'tri'; did you mean 'try'?"),
-        (["zzz"], "there are: try, doctor"),
+        (["zzz"], "there are: try, events, doctor"),
         (["--wrong"], "(see fairlead --help)"),
         (["try", "--wrong"], "(see fairlead try --help)"),
         (["try", "--seed", "x", "home_feed"], "'--seed'"),
@@ -50,6 +51,13 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
         (["try", "--rate", "nan", "home_feed"], "rate nan"),
         (["try", "--port", "70000", "home_feed"], "port 70000"),
         (["try", "no_such_system"], "no_such_system"),
+        (["events", "chekc"], "'chekc'"),
+        (["events", "check"], "(see fairlead events check --help)"),
+        (["events", "check", "/no/such/place"], "/no/such/place: no such file or directory"),
+        (["events", "schema", "page_painted"], "'page_painted' is not one of exposure, "),
+        (["events", "schema", "--schemas", "no_such_module"], "--schemas no_such_module: cannot be imported"),
+        (["events", "tail", "/", "--where", "status"], "expected FIELD=VALUE"),
+        (["events", "tail", "/", "--where", "colour=red"], "no registered event has a field 'colour'"),
     ],
 )
 def test_wrong_command_line_is_one_line_and_exit_code_2(
@@ -74,6 +82,9 @@ def test_missing_parser_is_a_missing_extra(
 def test_parse_runs_nothing_and_refuses_what_run_would(capsys: pytest.CaptureFixture[str]):
     parse(["--traceback", "try", "home_feed", "--quick", "--ablate", "cache", "--ablate", "batching"])
     parse(["doctor", "--json"])
+    parse(["events", "check", "somewhere", "--json"])
     assert capsys.readouterr().out == ""
     with pytest.raises(InvalidInput, match="--fast"):
         parse(["try", "home_feed", "--fast"])
+    with pytest.raises(InvalidInput, match="--fast"):
+        parse(["events", "check", "somewhere", "--fast"])
