@@ -40,6 +40,7 @@ from fairlead.telemetry.metrics import MetricRegistry
 if TYPE_CHECKING:
     from fairlead.cache.second_tier import SecondTier
     from fairlead.cache.two_nodes import TwoNodes
+    from fairlead.telemetry.tracing import Tracer
 
 __all__ = ["Cache"]
 
@@ -76,6 +77,7 @@ class Cache:
         refresh_concurrency: int = 16,
         load_timeout: float = 30.0,
         name: str = "cache",
+        tracer: Tracer | None = None,
     ) -> None:
         """store: where entries lie; a `MemoryStore()` of its own by default. Two caches must not share one.
 
@@ -86,6 +88,7 @@ class Cache:
         refresh_concurrency: background refreshes at once, over all keys. 16: a mass invalidation refreshes
         at the pace of 16 loads, and the rest is served stale until its bound.
         load_timeout: seconds after which a load is given up. name: a label for metrics and `repr`.
+        tracer: told of loads and stale answers, never of a hit; `fairlead.telemetry.opentelemetry` has one.
         """
         whole = isinstance(refresh_concurrency, int) and not isinstance(refresh_concurrency, bool)
         if not (whole and 1 <= refresh_concurrency <= _MOST_REFRESHES):
@@ -107,6 +110,8 @@ class Cache:
             refresh_concurrency=refresh_concurrency,
             load_timeout=load_timeout,
             second=second,
+            tracer=tracer,
+            name=name,
         )
         self._flights = self._loads.flights
         self._generations = Generations(_MOST_GENERATIONS)

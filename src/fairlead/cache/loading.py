@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fairlead.cache.second_tier import SecondTier
     from fairlead.cache.shared_load import SharedLoad
     from fairlead.cache.two_nodes import TwoNodes
+    from fairlead.telemetry.tracing import Span, Tracer
 
 __all__ = ["Loads", "Lookup", "Source"]
 
@@ -75,7 +76,11 @@ class Loads:
         refresh_concurrency: int,
         load_timeout: float,
         second: SecondTier | TwoNodes | None = None,
+        tracer: Tracer | None = None,
+        name: str = "cache",
     ) -> None:
+        self._tracer = tracer
+        self._name = name
         self.flights = SingleFlight(load_timeout=load_timeout, clock=clock)
         self._store = store
         self._entry_of = store.entries.get
@@ -132,6 +137,8 @@ class Loads:
         flight: Flight[_T] | None = self.flights.joinable(key)
         if flight is not None:
             stats.joined += 1
+            if flight.span is not None and self._tracer is not None:
+                self._tracer.link(flight.span)
             return flight, "joined"
         deadline = current().deadline
         if deadline.at != math.inf:
@@ -204,8 +211,13 @@ class Loads:
     def _from_second(self, found: Entry[Any], now: float, source: Source) -> Lookup[Any]:
         staleness = max(0.0, now - found.fresh_until)
         self._stats.misses += 1
-        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        self._count_staleness(staleness)
         return Lookup(found.value, source, now - found.began_at, staleness)
+
+    def _count_staleness(self, staleness: float) -> None:
+        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        if staleness and self._tracer is not None:
+            self._tracer.mark(stale=True, staleness_seconds=staleness)
 
     def begin_now(
         self,
@@ -249,7 +261,7 @@ class Loads:
         if found is None:
             return Lookup(value, source, now - flight.began_at, 0.0)
         staleness = max(0.0, now - found.fresh_until)
-        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        self._count_staleness(staleness)
         return Lookup(value, "second" if source == "load" else source, now - found.began_at, staleness)
 
     def keep(
@@ -306,7 +318,7 @@ class Loads:
     def _stale(self, key: Hashable, entry: Entry[Any], now: float, source: Source) -> Lookup[Any]:
         self._store.touch(key)
         staleness = max(0.0, now - entry.fresh_until)
-        self._stats.max_staleness_served = max(self._stats.max_staleness_served, staleness)
+        self._count_staleness(staleness)
         return Lookup(entry.value, source, now - entry.began_at, staleness)
 
     def _refresh(
@@ -342,9 +354,10 @@ class Loads:
         looked: bool = False,
     ) -> Flight[_T]:
         labels = check_tags(tags)
+        span = None if self._tracer is None else self._span(self._tracer, key, refresh)
         if self._second is None:
             landed = partial(self._landed, freshness, refresh)
-            flight = self.flights.start(key, load, on_landing=landed, tags=labels)
+            flight = self.flights.start(key, load, on_landing=landed, tags=labels, span=span)
             self._count_load()
             return flight
         mine = self._entry_of(key) if refresh else None
@@ -359,7 +372,12 @@ class Loads:
             clock=self._clock,
         )
         landed = partial(self._landed_shared, load, freshness, refresh, shared, self._second)
-        return self.flights.start(key, shared, on_landing=landed, tags=labels)
+        return self.flights.start(key, shared, on_landing=landed, tags=labels, span=span)
+
+    def _span(self, tracer: Tracer, key: Hashable, refresh: bool) -> Span | None:
+        # The rest of a key may name a person.
+        first = key[0] if isinstance(key, tuple) and key and isinstance(key[0], str) else ""
+        return tracer.root("cache.load", cache=self._name, key_class=first, refresh=refresh)
 
     def _count_load(self) -> None:
         self._stats.loads += 1

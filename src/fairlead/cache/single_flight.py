@@ -24,7 +24,7 @@ import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fairlead.cache.entry import Entry
 from fairlead.cache.keys import shown
@@ -33,6 +33,9 @@ from fairlead.clock import SYSTEM_CLOCK, Clock, Timer
 from fairlead.context import Priority, RequestContext, current, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import DeadlineExceeded, InvalidInput, LoadCancelled
+
+if TYPE_CHECKING:
+    from fairlead.telemetry.tracing import Span
 
 __all__ = ["Flight", "SingleFlight"]
 
@@ -60,6 +63,7 @@ class Flight(Generic[_T]):
         "landed",
         "loop",
         "running",
+        "span",
         "tags",
         "task",
         "ticket",
@@ -73,8 +77,11 @@ class Flight(Generic[_T]):
         began_at: float,
         on_landing: Callable[[Flight[_T], bool], object] | None,
         tags: frozenset[str],
+        span: Span | None,
     ) -> None:
         self.key = key
+        self.span = span
+        """What a tracer knows the load by."""
         self.tags = tags
         self.loop = loop
         self.began_at = began_at
@@ -212,18 +219,19 @@ class SingleFlight:
         on_landing: Callable[[Flight[_T], bool], object] | None = None,
         priority: Priority | None = None,
         tags: frozenset[str] = _NO_TAGS,
+        span: Span | None = None,
     ) -> Flight[_T]:
         """Starts a load now, in the place of any other under `key`, and returns without waiting.
 
         on_landing: called with the flight, and whether it still held its slot, once the outcome is set and
         before anybody wakes, in one step of the loop. priority: the load's; None takes the caller's. tags: by
-        which `forget_tag` finds it.
+        which `forget_tag` finds it. span: current while it runs, and ended with it.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._move_to(loop)
         began_at = self._clock.now()
-        flight: Flight[_T] = Flight(key, loop, began_at, on_landing, tags)
+        flight: Flight[_T] = Flight(key, loop, began_at, on_landing, tags, span)
         self._flights[key] = flight
         self.started += 1
         running = self._running[key] = self._running.get(key, 0) + 1
@@ -304,7 +312,7 @@ class SingleFlight:
                     f"cache load of {shown(flight.key)}: the loader returned {type(awaitable).__qualname__}, "
                     "which cannot be awaited; pass a coroutine function"
                 )
-            value = await awaitable
+            value = await (awaitable if flight.span is None else flight.span.around(awaitable))
         except Exception as error:
             self._count_out(flight)
             self._land(flight, error)

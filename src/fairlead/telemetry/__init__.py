@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent, decode_event
     from fairlead.telemetry.sink import BufferedSink, EventSink, EventWriter, MemorySink, NullSink, SinkStats
     from fairlead.telemetry.token_vault import TokenVault
+    from fairlead.telemetry.tracing import Span, Tracer
 else:
     # Imported when first asked for: the request path needs none of these, and would wait for them.
     _LATER = {
@@ -54,6 +55,7 @@ else:
             "schema": ("EVENTS", "EventRegistry", "UnknownEvent", "decode_event"),
             "sink": ("BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"),
             "token_vault": ("TokenVault",),
+            "tracing": ("Span", "Tracer"),
         }.items()
         for name in names
     }
@@ -101,8 +103,10 @@ __all__ = [
     "RequestFinished",
     "SamplingSink",
     "SinkStats",
+    "Span",
     "StateChanged",
     "TokenVault",
+    "Tracer",
     "UnknownEvent",
     "decode_event",
     "encode_event",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -44,12 +44,14 @@ class JsonLogFormatter(logging.Formatter):
         *,
         personal: Iterable[str] = (),
         registry: EventRegistry = EVENTS,
-        fixed: dict[str, str] | None = None,
+        fixed: Mapping[str, str] | None = None,
+        context: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """redactor: None only where logs may hold personal data.
 
         personal: names of `extra=` fields to replace whole, beside the personal fields of the registry's events.
-        fixed: fields of every line, such as {"service": "feed"}.
+        fixed: fields of every line, such as {"service": "feed"}. context: called for each line, gives the fields of
+            where it was logged, such as `fairlead.telemetry.opentelemetry.trace_fields`.
         """
         super().__init__()
         self._redactor = redactor
@@ -60,6 +62,7 @@ class JsonLogFormatter(logging.Formatter):
             if said == "personal"
         }
         self._fixed = dict(fixed or {})
+        self._context = context
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, without its end. A value that JSON cannot hold is shown by its repr."""
@@ -71,6 +74,7 @@ class JsonLogFormatter(logging.Formatter):
             # A queue hands the record to another thread, where the context is gone: it may bring its own.
             "request_id": getattr(record, "request_id", "") or current().request_id,
             **self._fixed,
+            **self._context(),
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
