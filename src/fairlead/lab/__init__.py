@@ -1,8 +1,8 @@
 """A place to try a change under load that behaves as users do.
 
-`Schedule` decides beforehand who asks for what and when (Poisson arrivals, Zipf keys, a viral `Surge`);
-`drive` sends it open-loop and returns one row per request, with a verdict on its own punctuality; `Topology`
-runs the services as real processes and lets none of them outlive the run.
+`Schedule` decides beforehand who asks for what and when (Poisson arrivals, Zipf keys, a viral `Surge`), or
+`Recording` takes it from real traffic; `drive` sends it open-loop and returns one row per request, with a verdict
+on its own punctuality; `Topology` runs the services as real processes and lets none of them outlive the run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from fairlead.lab.load import Progress, RequestSpec, drive
 from fairlead.lab.popularity import Zipf
 from fairlead.lab.process import Usage
 from fairlead.lab.readiness import HttpReady, TcpReady
+from fairlead.lab.recording import Recording
 from fairlead.lab.samples import Ending, Failure, Samples, Validity
 from fairlead.lab.schedule import Schedule
 from fairlead.lab.service import Service
@@ -22,6 +23,7 @@ __all__ = [
     "Failure",
     "HttpReady",
     "Progress",
+    "Recording",
     "RequestSpec",
     "RunningService",
     "Samples",

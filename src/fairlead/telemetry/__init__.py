@@ -26,6 +26,7 @@ from fairlead.telemetry.event import (
     PolicyAction,
     RequestEnding,
     RequestFinished,
+    RequestRecorded,
     StateChanged,
     encode_event,
 )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from fairlead.telemetry.dead_letter import DeadLetter, DeadLetterFile, read_dead_letters
     from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
     from fairlead.telemetry.logs import JsonLogFormatter
+    from fairlead.telemetry.recording import RecordingMiddleware
     from fairlead.telemetry.redact import PATTERNS, Pattern, Redactor, load_key
     from fairlead.telemetry.sampling import SamplingSink, sampled
     from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent, decode_event
@@ -50,6 +52,7 @@ else:
             "dead_letter": ("DeadLetter", "DeadLetterFile", "read_dead_letters"),
             "jsonl": ("JsonLinesSegments", "ReadReport", "read_events"),
             "logs": ("JsonLogFormatter",),
+            "recording": ("RecordingMiddleware",),
             "redact": ("PATTERNS", "Pattern", "Redactor", "load_key"),
             "sampling": ("SamplingSink", "sampled"),
             "schema": ("EVENTS", "EventRegistry", "UnknownEvent", "decode_event"),
@@ -98,9 +101,11 @@ __all__ = [
     "PolicyAction",
     "Public",
     "ReadReport",
+    "RecordingMiddleware",
     "Redactor",
     "RequestEnding",
     "RequestFinished",
+    "RequestRecorded",
     "SamplingSink",
     "SinkStats",
     "Span",

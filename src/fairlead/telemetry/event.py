@@ -33,6 +33,7 @@ __all__ = [
     "PolicyAction",
     "RequestEnding",
     "RequestFinished",
+    "RequestRecorded",
     "StateChanged",
     "encode_event",
 ]
@@ -154,6 +155,30 @@ class RequestFinished(Event, frozen=True, kw_only=True, gc=False):
     """The variant that served it; empty when no flag was asked."""
     attributes: Internal[dict[str, str]] = {}
     """A few more dimensions, for grouping. Keep them small, they are written with every request, and impersonal."""
+
+
+class RequestRecorded(Event, frozen=True, kw_only=True, gc=False):
+    """A request as it came in, redacted, for sending it again. `at_utc_seconds` is its arrival."""
+
+    method: Public[str]
+    route: Public[str]
+    """The route's pattern; `_unrouted` when none matched."""
+    target: Internal[str]
+    """Path and query, percent-encoded; personal values in it are tokens."""
+    headers: Internal[dict[str, str]] = {}
+    """Those that were asked for, by lower-case name."""
+    body: Internal[str] = ""
+    """The JSON body, redacted; empty when there was none, or it was not kept."""
+    body_bytes: Internal[int] = 0
+    """Size of the body as it came, kept or not."""
+    user: Personal[str] = ""
+    """Who asked, as a token; empty when unknown."""
+    priority: Internal[int] = 1
+    """As of `Priority`."""
+    status: Public[int] = 0
+    """HTTP status of the answer; 0 when none was sent."""
+    latency_seconds: Internal[float] = 0.0
+    """From arrival until the application was done with it."""
 
 
 class Exposure(Event, frozen=True, kw_only=True, gc=False):

@@ -27,6 +27,7 @@ from fairlead.telemetry.event import (
     LoadWindow,
     PolicyActed,
     RequestFinished,
+    RequestRecorded,
     StateChanged,
 )
 
@@ -246,7 +247,9 @@ def _default_version(kind: type[Event]) -> int:
     return version
 
 
-EVENTS = EventRegistry([RequestFinished, Exposure, StateChanged, PolicyActed, LoadSample, LoadWindow])
+EVENTS = EventRegistry(
+    [RequestFinished, RequestRecorded, Exposure, StateChanged, PolicyActed, LoadSample, LoadWindow]
+)
 """The registry that readers and writers use unless told otherwise, with Fairlead's own kinds in it."""
 
 
