@@ -182,6 +182,10 @@ class LoadShedder:
 
     async def _enter(self, priority: Priority, deadline: Deadline) -> None:
         limit = self.limit
+        if not isinstance(
+            priority, Priority
+        ):  # before a place is taken: what raises after that keeps it for ever
+            raise InvalidInput(f"{self.name}: {priority!r} is not a Priority")
         if deadline.at != inf:
             deadline.check(self.name)
         if self._state is not _NORMAL:

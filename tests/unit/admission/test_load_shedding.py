@@ -478,3 +478,17 @@ async def test_an_admission_is_entered_once(clock: ManualClock) -> None:
         with pytest.raises(InvalidInput, match="entered once"):
             await admission.__aenter__()
     assert shedder.in_flight == 0
+
+
+@pytest.mark.parametrize("priority", [3, -1, 1, "high", None])
+async def test_a_priority_that_is_none_is_refused_and_costs_no_place(
+    clock: ManualClock, priority: Any
+) -> None:
+    shedder = LoadShedder("svc", clock=clock)
+    with (
+        request_context(RequestContext(priority=priority)),
+        pytest.raises(InvalidInput, match="is not a Priority"),
+    ):
+        async with shedder.admit():
+            raise AssertionError("not reached")
+    assert shedder.in_flight == 0
