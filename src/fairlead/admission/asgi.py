@@ -142,13 +142,11 @@ class AdmissionMiddleware:
             await self.app(scope, receive, response.send)
         except BaseException as error:
             if open_expiry and expiries.close(open_expiry.pop()):
-                raise DeadlineExceeded(
-                    f"{scope['method']} {scope['path'][:100]}: no response within its deadline; the application was "
-                    f"cancelled"
-                ) from error
+                raise _no_response(scope) from error
             raise
-        if open_expiry:
-            expiries.close(open_expiry.pop())
+        if open_expiry and expiries.close(open_expiry.pop()) and not response.begun:
+            # It swallowed the cancellation and said nothing, which servers answer with 500.
+            raise _no_response(scope)
 
     def _read(self, scope: Scope) -> tuple[Deadline, str]:
         """The deadline and the id that the request comes with."""
@@ -165,6 +163,12 @@ class AdmissionMiddleware:
             elif name == self._request_id_header and not request_id:
                 request_id = _fit_for_logs(value)
         return deadline, request_id or f"{self._rng.getrandbits(64):016x}"
+
+
+def _no_response(scope: Scope) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{scope['method']} {scope['path'][:100]}: no response within its deadline; the application was cancelled"
+    )
 
 
 class _BadDeadline(InvalidInput):

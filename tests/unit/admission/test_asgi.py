@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -408,3 +409,19 @@ def test_several_forwarding_headers_count_as_one() -> None:
 def test_a_setting_outside_its_bounds_is_refused_by_name(settings: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput, match=rf"^AdmissionMiddleware\.{field}: "):
         AdmissionMiddleware(App(), **settings)
+
+
+async def test_an_application_that_swallows_its_end_and_says_nothing_is_answered_504(
+    clock: ManualClock,
+) -> None:
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    shedder = shedder_of(clock)
+    task = asyncio.create_task(
+        ask(AdmissionMiddleware(silent, shedder=shedder, clock=clock), x_request_timeout_ms="500")
+    )
+    await clock.run_for(0.6)
+    assert task.result().status == 504
+    assert shedder.in_flight == 0
