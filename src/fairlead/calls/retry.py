@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.rolling_window import RollingWindow
@@ -141,7 +142,7 @@ def asked_to_wait(error: Exception) -> float:
     seconds = getattr(error, "retry_after", None)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:  # also NaN
         return 0.0
-    return float(seconds)
+    return inf if seconds > _LONGEST else float(seconds)  # an int may be too large for a float
 
 
 def check_failures(name: str, on: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fairlead.calls import Retry, RetryBudget
+from fairlead.calls.retry import asked_to_wait
 from fairlead.clock import ManualClock
 from fairlead.errors import InvalidInput
 
@@ -94,3 +95,10 @@ def test_what_was_earned_and_spent_leaves_with_the_window() -> None:
 
 def test_the_maximum_amplification_is_one_plus_the_ratio() -> None:
     assert RetryBudget(ratio=0.25).maximum_amplification == 1.25
+
+
+@pytest.mark.parametrize("seconds", [10**400, float("inf"), 1e300])
+def test_a_failure_that_asks_for_longer_than_any_cap_is_not_repeated(seconds: float) -> None:
+    error = ConnectionError("away")
+    error.retry_after = seconds  # type: ignore[attr-defined]
+    assert asked_to_wait(error) > 86_400.0
