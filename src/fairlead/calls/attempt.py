@@ -26,7 +26,7 @@ from fairlead.context import (
     RequestContext,
     _current,  # request_context() costs five times the set and reset it stands for
 )
-from fairlead.errors import CircuitOpen, DeadlineExceeded, Overloaded, Refused
+from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput, Overloaded, Refused
 from fairlead.telemetry.event import Event, PolicyAction
 
 if TYPE_CHECKING:
@@ -228,12 +228,13 @@ class Attempts:
 
 
 class Attempt:
-    """One attempt as an async context manager; the block's exception is its outcome."""
+    """One attempt as an async context manager; the block's exception is its outcome. One block at a time."""
 
     __slots__ = (
         "_attempts",
         "_began",
         "_end",
+        "_entered",
         "_expiry",
         "_found",
         "_generation",
@@ -243,8 +244,22 @@ class Attempt:
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
+        self._entered = False
 
     async def __aenter__(self) -> Attempt:
+        if self._entered:
+            raise InvalidInput(
+                f"{self._attempts.name}: an attempt is for one block at a time; call attempt() for each"
+            )
+        self._entered = True
+        try:
+            await self._begin()
+        except BaseException:
+            self._entered = False
+            raise
+        return self
+
+    async def _begin(self) -> None:
         attempts = self._attempts
         breaker, limit = attempts._breaker, attempts._limit
         now = attempts._now()
@@ -279,12 +294,12 @@ class Attempt:
         self._token: Token[RequestContext] | None = None
         if self._end < end:
             self._token = _current.set(AttemptContext(request, self._end, attempts._clock))  # type: ignore[arg-type]
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         attempts = self._attempts
+        self._entered = False
         if self._token is not None:
             try:  # noqa: SIM105 - closed by the garbage collector, in a context that is not ours
                 _current.reset(self._token)

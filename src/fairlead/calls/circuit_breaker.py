@@ -307,15 +307,21 @@ class CircuitBreaker:
 
 
 class BreakerPermit:
-    """One call's passage through a breaker, as a context manager; the block's exception is its outcome."""
+    """One call's passage through a breaker, as a context manager; the block's exception is its outcome.
+
+    One block at a time: of two at once, only one outcome would be counted, and a probe's permit be lost.
+    """
 
     __slots__ = ("_began", "_breaker", "_generation", "_patience")
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
+        self._generation: int | None = None
 
     def __enter__(self) -> BreakerPermit:
         breaker = self._breaker
+        if self._generation is not None:
+            raise InvalidInput(f"{breaker.name}: a permit is for one block at a time; call permit() for each")
         now = breaker.clock.now()
         probe = breaker.ask(now)
         self._generation = breaker.generation if probe is None else probe
@@ -327,5 +333,6 @@ class BreakerPermit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         breaker = self._breaker
-        if breaker.unwatch(self, self._patience):
-            breaker.record(self._generation, breaker.judge(error), breaker.clock.now(), self._began)
+        generation, self._generation = self._generation, None
+        if generation is not None and breaker.unwatch(self, self._patience):
+            breaker.record(generation, breaker.judge(error), breaker.clock.now(), self._began)

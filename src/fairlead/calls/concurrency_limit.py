@@ -25,7 +25,7 @@ from weakref import WeakSet
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.limit_algorithm import Aimd, LimitAlgorithm
 from fairlead.clock import SYSTEM_CLOCK, Clock
-from fairlead.errors import Overloaded, Refused
+from fairlead.errors import InvalidInput, Overloaded, Refused
 
 if TYPE_CHECKING:
     from fairlead.calls.expiry import Expiries
@@ -172,16 +172,27 @@ def _refuse(granted: asyncio.Future[bool]) -> None:
 
 
 class LimitPermit:
-    """One call's place under a limit, as an async context manager; the block's exception is its outcome."""
+    """One call's place under a limit, as an async context manager; the block's exception is its outcome.
 
-    __slots__ = ("_began", "_found", "_limit")
+    One block at a time, so that each call is measured from its own beginning.
+    """
+
+    __slots__ = ("_began", "_entered", "_found", "_limit")
 
     def __init__(self, limit: ConcurrencyLimit) -> None:
         self._limit = limit
+        self._entered = False
 
     async def __aenter__(self) -> LimitPermit:
         limit = self._limit
-        await limit.wait_for_permit(limit.clock.now())
+        if self._entered:
+            raise InvalidInput(f"{limit.name}: a permit is for one block at a time; call permit() for each")
+        self._entered = True
+        try:
+            await limit.wait_for_permit(limit.clock.now())
+        except BaseException:
+            self._entered = False
+            raise
         self._began = limit.clock.now()
         self._found = limit.in_flight
         return self
@@ -190,6 +201,7 @@ class LimitPermit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         limit = self._limit
+        self._entered = False
         if error is None:
             limit.succeeded(self._began, self._found, limit.clock.now())
         elif is_drop(error):

@@ -12,7 +12,7 @@ from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, Polic
 from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, current, request_context
 from fairlead.deadline import Deadline
-from fairlead.errors import CircuitOpen, DeadlineExceeded, Overloaded
+from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput, Overloaded
 
 
 @pytest.fixture
@@ -295,3 +295,15 @@ def leave_hanging(*policies: Policy, fn: Any = hang) -> list[asyncio.Task[Any]]:
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what these tests are about
     loop.close()
     return kept
+
+
+async def test_one_attempt_is_not_two_blocks_at_once(clock: ManualClock) -> None:
+    policy = guarded(clock, limit=ConcurrencyLimit("p", clock=clock))
+    attempt = policy.attempt()
+    for _ in range(2):  # one after the other is well
+        async with attempt:
+            with pytest.raises(InvalidInput, match="one block at a time"):
+                async with attempt:
+                    raise AssertionError("not reached")
+    assert policy._limit is not None
+    assert policy._limit.in_flight == 0

@@ -363,3 +363,14 @@ def test_slow_calls_leave_the_window_with_time(clock: ManualClock) -> None:
     clock.advance(20.0)
     outcome(breaker, clock, seconds=0.6)
     assert breaker.state is BreakerState.CLOSED
+
+
+def test_one_permit_is_not_two_at_once_so_no_probe_is_lost(clock: ManualClock) -> None:
+    breaker = opened(clock, half_open_permits=1, open_for=1.0)
+    clock.advance(2.0)
+    permit = breaker.permit()
+    with permit, pytest.raises(InvalidInput, match="one block at a time"), permit:
+        raise AssertionError("not reached")
+    assert breaker.state is BreakerState.CLOSED
+    with permit:  # one after the other is well
+        pass

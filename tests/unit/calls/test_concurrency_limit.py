@@ -307,3 +307,14 @@ def test_an_algorithm_setting_outside_its_bounds_is_refused_by_name(
 ) -> None:
     with pytest.raises(InvalidInput, match=rf"^{kind.__name__}\.{field}: "):
         kind(**{field: value})
+
+
+async def test_one_permit_is_not_two_at_once(clock: ManualClock) -> None:
+    limit = ConcurrencyLimit("dep", clock=clock)
+    permit = limit.permit()
+    for _ in range(2):  # one after the other is well
+        async with permit:
+            with pytest.raises(InvalidInput, match="one block at a time"):
+                async with permit:
+                    raise AssertionError("not reached")
+    assert limit.in_flight == 0
