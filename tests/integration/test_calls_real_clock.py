@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 import uvloop
 
+from fairlead.admission.asgi import AdmissionMiddleware
 from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, Hedge, Policy, Retry, RetryBudget
+from fairlead.context import current
 from fairlead.errors import CircuitOpen, DeadlineExceeded
 
 
@@ -139,3 +142,34 @@ def test_hedges_answer_for_connections_that_hang_and_leave_none_open(loop: str) 
             assert open_now == 0
 
     run(loop, work())
+
+
+def test_workers_forked_from_one_process_draw_different_numbers() -> None:
+    """Or all would retry and probe in step, and give the same ids to different requests."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(current().request_id)
+
+    middleware = AdmissionMiddleware(app)
+    policy = Policy(name="p", retry=Retry(on=ConnectionError))
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+
+    def in_a_child() -> str:
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                asyncio.run(middleware(scope, None, None))  # type: ignore[arg-type]
+                os.write(writer, f"{seen[0]} {Retry(on=OSError).wait_before(2, policy._rng)}".encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as found:
+            drawn = found.read()
+        os.waitpid(child, 0)
+        return drawn
+
+    first, second = in_a_child().split(), in_a_child().split()
+    assert len(first) == len(second) == 2
+    assert first[0] != second[0]
+    assert first[1] != second[1]

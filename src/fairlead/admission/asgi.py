@@ -87,7 +87,7 @@ class AdmissionMiddleware:
         self._timeout = timeout
         self._request_id_header = request_id_header.lower().encode("latin-1")
         self._clock = clock
-        self._rng = rng or random.Random()
+        self._rng = rng or random.SystemRandom()  # workers forked later must not share its state
         self._expiries = Expiries(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

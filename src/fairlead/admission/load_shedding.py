@@ -108,7 +108,7 @@ class LoadShedder:
         self.clock = clock
         self._bound = queue
         self._queue: CodelQueue[_Waiter] = CodelQueue(target=target, interval=interval)
-        self._rng = rng or random.Random()
+        self._rng = rng or random.SystemRandom()  # workers forked later must not share its state
         self._on_event = on_event
         self._left = 0
         self._state = _NORMAL

@@ -120,7 +120,7 @@ class CircuitBreaker:
         self._open_for_cap = open_for_cap
         self._half_open_permits = half_open_permits
         self._is_failure = is_failure
-        self._rng = rng or random.Random()
+        self._rng = rng or random.SystemRandom()  # workers forked later must not share its state
         self._listeners: tuple[Callable[[StateChanged], object], ...] = (on_event,) if on_event else ()
         # Policy asks only from this moment on; before it, a call passes and a success is one more in `outcomes`.
         # Never later than the end of the bucket or the first call to fall due, and in the past unless closed.

@@ -134,7 +134,7 @@ class Policy(Attempts):
         self._hedging = self._hedger if idempotent else None
         self._fallback = fallback
         self._fallback_budget = fallback_budget
-        self._rng = rng or random.Random()
+        self._rng = rng or random.SystemRandom()  # workers forked later must not share its state
         self._other: Policy | None = None
         self._single: Policy | None = None
         if fallback is not None:
