@@ -104,24 +104,28 @@ class AdmissionMiddleware:
 
     async def _enter(self, scope: Scope, receive: Receive, response: _Response) -> None:
         deadline, request_id = self._read(scope)
-        deadline.check(f"{scope['method']} {scope['path'][:100]}")
+        priority = self._priority(scope) if self._priority is not None else Priority.NORMAL
+        shedder = self._shedder if priority is not None else None
+        if shedder is not None and deadline.expired():
+            async with shedder.admit(priority, deadline):
+                pass  # it raises, and counts
+        deadline.check(_named(scope))
         if self._rate_limiter is not None:
             decision = self._rate_limiter.check(self._client(scope))
             if not isinstance(decision, RateDecision):
                 decision = await decision
             response.headers = [(name.lower().encode(), value.encode()) for name, value in decision.headers()]
             decision.require()
-        priority = self._priority(scope) if self._priority is not None else Priority.NORMAL
         context = RequestContext(
             request_id=request_id,
             deadline=deadline,
             priority=Priority.NORMAL if priority is None else priority,
         )
         with request_context(context):
-            if self._shedder is None or priority is None:
+            if shedder is None:
                 await self._run(scope, receive, response, deadline)
                 return
-            async with self._shedder.admit(priority, deadline) as admission:
+            async with shedder.admit(priority, deadline) as admission:
                 response.admission = admission
                 await self._run(scope, receive, response, deadline)
                 if not response.begun:
@@ -167,8 +171,12 @@ class AdmissionMiddleware:
 
 def _no_response(scope: Scope) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"{scope['method']} {scope['path'][:100]}: no response within its deadline; the application was cancelled"
+        f"{_named(scope)}: no response within its deadline; the application was cancelled"
     )
+
+
+def _named(scope: Scope) -> str:
+    return f"{scope['method']} {scope['path'][:100]}"
 
 
 class _BadDeadline(InvalidInput):

@@ -30,7 +30,7 @@ from fairlead.calls.bounds import check_number, check_whole
 from fairlead.clock import SYSTEM_CLOCK, Clock, Timer
 from fairlead.context import Priority, current
 from fairlead.deadline import Deadline
-from fairlead.errors import InvalidInput, Overloaded, RateLimited, Refused
+from fairlead.errors import DeadlineExceeded, InvalidInput, Overloaded, RateLimited, Refused
 from fairlead.telemetry import Counter, MetricRegistry, StateChanged
 
 __all__ = ["Admission", "LoadShedder", "Outcome", "RefusalReason", "ShedderStats"]
@@ -187,7 +187,11 @@ class LoadShedder:
         ):  # before a place is taken: what raises after that keeps it for ever
             raise InvalidInput(f"{self.name}: {priority!r} is not a Priority")
         if deadline.at != inf:
-            deadline.check(self.name)
+            try:
+                deadline.check(self.name)
+            except DeadlineExceeded:
+                self._refused[priority, "deadline"].add()
+                raise
         if self._state is not _NORMAL:
             self._calm_down(self.clock.now())
         if limit.in_flight < limit.limit and not self._queue:

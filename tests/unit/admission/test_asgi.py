@@ -425,3 +425,11 @@ async def test_an_application_that_swallows_its_end_and_says_nothing_is_answered
     await clock.run_for(0.6)
     assert task.result().status == 504
     assert shedder.in_flight == 0
+
+
+async def test_a_request_that_comes_too_late_is_counted_and_takes_no_token(clock: ManualClock) -> None:
+    shedder, limiter = shedder_of(clock), RateLimiter(RateLimit(rate=1.0, burst=1), clock=clock)
+    middleware = AdmissionMiddleware(App(), shedder=shedder, rate_limiter=limiter, clock=clock)
+    assert (await ask(middleware, x_request_timeout_ms="0")).status == 504
+    assert shedder.stats.refused == {(Priority.NORMAL, "deadline"): 1}
+    assert len(limiter) == 0

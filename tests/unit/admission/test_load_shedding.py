@@ -492,3 +492,12 @@ async def test_a_priority_that_is_none_is_refused_and_costs_no_place(
         async with shedder.admit():
             raise AssertionError("not reached")
     assert shedder.in_flight == 0
+
+
+async def test_a_deadline_that_had_passed_is_a_refusal_that_is_counted(clock: ManualClock) -> None:
+    shedder = LoadShedder("svc", clock=clock)
+    with pytest.raises(DeadlineExceeded):
+        async with shedder.admit(HIGH, Deadline.after(0.0, clock)):
+            raise AssertionError("not reached")
+    assert shedder.stats.refused == {(HIGH, "deadline"): 1}
+    assert shedder.state == "normal"  # it says nothing about the service
