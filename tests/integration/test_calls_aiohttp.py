@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from fairlead.calls import Policy, Retry, RetryBudget
+from fairlead.calls import Fallback, Policy, Retry, RetryBudget
 from fairlead.calls.aiohttp import PolicyMiddleware, transient
 from fairlead.context import RequestContext, request_context
 from fairlead.deadline import Deadline
-from fairlead.errors import DeadlineExceeded
+from fairlead.errors import DeadlineExceeded, InvalidInput
 from fairlead.testing import Act, HttpPeer, Send, TransportContract
 
 
@@ -129,6 +129,7 @@ async def test_a_long_answer_is_due_when_the_call_is() -> None:
                 await response.content.readany()
             assert time.monotonic() - began < 0.6
             assert isinstance(caught.value, aiohttp.ClientError)
+            assert guard.stats.timed_out == 1
 
 
 async def test_each_origin_has_a_policy_of_its_own() -> None:
@@ -144,3 +145,9 @@ async def test_each_origin_has_a_policy_of_its_own() -> None:
                 async with http.get(peer.address):
                     pass
         assert made == [peer.address.removeprefix("http://") for peer in (one, other)]
+
+
+async def test_a_fallback_that_is_no_response_is_named_and_leaves_no_answer_open() -> None:
+    async with HttpPeer(Act.FAIL) as peer, session(policy(fallback=Fallback(answer="spare"))) as http:
+        with pytest.raises(InvalidInput, match="its fallback answered 'spare', not an aiohttp"):
+            await http.post(peer.address)

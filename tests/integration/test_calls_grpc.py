@@ -14,11 +14,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, Policy, Retry
+from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, Fallback, Policy, Retry
 from fairlead.calls.grpc import DeadlineInterceptor, client_interceptors, transient
 from fairlead.context import RequestContext, current, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import CircuitOpen, DeadlineExceeded, Overloaded
+from fairlead.telemetry import MemorySink, PolicyActed
 from fairlead.testing import Act, Arrived, Send, TransportContract
 
 ONCE, TWICE, STREAM = "/test.Peer/Once", "/test.Peer/Twice", "/test.Peer/Stream"
@@ -341,7 +342,7 @@ async def test_a_stream_that_hangs_ends_with_the_deadline() -> None:
     breaker = CircuitBreaker("peer", minimum_calls=9)
     async with (
         served(count, stream=True) as address,
-        connected(address, Policy(name="peer", timeout=0.3, breaker=breaker)) as channel,
+        connected(address, policy := Policy(name="peer", timeout=0.3, breaker=breaker)) as channel,
     ):
         messages = aiter(channel.unary_stream(STREAM)(b"hang"))
         assert [await anext(messages), await anext(messages)] == [b"1", b"2"]
@@ -349,13 +350,15 @@ async def test_a_stream_that_hangs_ends_with_the_deadline() -> None:
             await anext(messages)
         assert breaker.outcomes.counts(time.monotonic()) == (1, 1)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert policy.stats.timed_out == 1
 
 
-async def test_an_open_breaker_refuses_a_stream() -> None:
-    breaker = CircuitBreaker("peer", minimum_calls=1)
+async def test_an_open_breaker_refuses_a_stream_and_counts_and_tells_it() -> None:
+    breaker, sink = CircuitBreaker("peer", minimum_calls=1), MemorySink()
+    policy = Policy(name="peer", timeout=5.0, breaker=breaker, on_event=sink.emit)
     async with (
         served(count, stream=True) as address,
-        connected(address, Policy(name="peer", timeout=5.0, breaker=breaker)) as channel,
+        connected(address, policy) as channel,
     ):
         stream = channel.unary_stream(STREAM)
         with pytest.raises(grpc.aio.AioRpcError):
@@ -363,6 +366,8 @@ async def test_an_open_breaker_refuses_a_stream() -> None:
         with pytest.raises(CircuitOpen) as caught:
             [message async for message in stream(b"")]
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert policy.stats.refused == 1
+        assert [event.reason for event in sink.of(PolicyActed)] == ["CircuitOpen"]
 
 
 async def test_a_stream_that_its_reader_leaves_says_nothing_and_is_cancelled() -> None:
@@ -378,3 +383,30 @@ async def test_a_stream_that_its_reader_leaves_says_nothing_and_is_cancelled() -
             [message async for message in call]
         assert breaker.outcomes.counts(time.monotonic()) == (0, 0)
         assert breaker.in_flight == 0
+
+
+async def test_a_fallback_makes_a_message_from_the_failure_and_the_request() -> None:
+    async def fail(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+
+    def spare(error: Exception, request: bytes) -> bytes:
+        return b"spare " + request
+
+    guard = Policy(name="peer", fallback=Fallback(answer=spare))
+    async with served(fail) as address, connected(address, guard) as channel:
+        assert await channel.unary_unary(TWICE)(b"pen") == b"spare pen"
+    assert guard.stats.fell_back == 1
+
+
+async def test_a_deadline_is_lengthened_on_the_wire_by_4_percent_at_most() -> None:
+    """gRPC sends a timeout of the same connection again for one that is up to 3 % shorter, and rounds up."""
+    gained = []
+
+    async def remains(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return str(context.time_remaining()).encode()
+
+    async with served(remains) as address, connected(address, Policy(name="peer")) as channel:
+        for percent in range(100, 40, -1):
+            timeout = 20.0 * percent / 100
+            gained.append(float(await channel.unary_unary(TWICE)(b"", timeout=timeout)) / timeout - 1.0)
+    assert 0.005 < max(gained) < 0.04

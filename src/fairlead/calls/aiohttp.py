@@ -39,7 +39,15 @@ from fairlead.calls.http_semantics import (
 from fairlead.calls.policy import Policy
 from fairlead.context import current
 from fairlead.deadline import TIMEOUT_HEADER
-from fairlead.errors import CircuitOpen, DeadlineExceeded, FailedStatus, MissingExtra, Overloaded, Refused
+from fairlead.errors import (
+    CircuitOpen,
+    DeadlineExceeded,
+    FailedStatus,
+    InvalidInput,
+    MissingExtra,
+    Overloaded,
+    Refused,
+)
 
 try:
     import aiohttp
@@ -93,7 +101,12 @@ class PolicyMiddleware:
         exchange: Exchange[ClientResponse] = Exchange(policy, self._failures, request.url.host or "")
         response = None
         try:
-            response = await policy.call(self._attempt, exchange, request, handler)
+            response = await policy.call(partial(self._attempt, exchange, handler), request)
+            if not isinstance(response, ClientResponse):
+                raise InvalidInput(
+                    f"{policy.name}: its fallback answered {response!r:.100}, not an aiohttp.ClientResponse; put the "
+                    f"fallback around the call instead"
+                )
         except FailedStatus:
             response = exchange.failed
             if response is None:
@@ -112,7 +125,7 @@ class PolicyMiddleware:
         return response
 
     async def _attempt(
-        self, exchange: Exchange[ClientResponse], request: ClientRequest, handler: ClientHandlerType
+        self, exchange: Exchange[ClientResponse], handler: ClientHandlerType, request: ClientRequest
     ) -> ClientResponse:
         if exchange.failed is not None:
             exchange.failed = None
@@ -164,13 +177,14 @@ def _let_body_end(response: ClientResponse, policy: Policy, due: float) -> None:
         return
     late = _DeadlineExceeded(f"{policy.name}: the answer began in time, its body did not end in time")
     # By a weak reference: one that its caller dropped half read must not live on until the moment.
-    timer = policy._clock.call_at(due, partial(_break_off, ref(response), late))
+    timer = policy.clock.call_at(due, partial(_break_off, ref(response), policy, late))
     content.on_eof(timer.cancel)
 
 
-def _break_off(referred: ReferenceType[ClientResponse], late: Exception) -> None:
+def _break_off(referred: ReferenceType[ClientResponse], policy: Policy, late: Exception) -> None:
     response = referred()
     if response is not None and not response.content.is_eof() and not response.closed:
+        policy.count_late()
         response.content.set_exception(late)
         response.close()
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fairlead.calls.attempt_context import AttemptContext
-from fairlead.calls.circuit_breaker import CircuitBreaker
+from fairlead.calls.circuit_breaker import BreakerPermit, CircuitBreaker
 from fairlead.calls.concurrency_limit import ConcurrencyLimit, is_drop
 from fairlead.calls.expiry import Expiries, Expiry, resume
 from fairlead.calls.retry import RetryBudget
@@ -26,6 +26,7 @@ from fairlead.context import (
     RequestContext,
     _current,  # request_context() costs five times the set and reset it stands for
 )
+from fairlead.deadline import Deadline
 from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput, Overloaded, Refused
 from fairlead.telemetry.event import Event, PolicyAction
 
@@ -49,14 +50,14 @@ class Attempts:
 
     __slots__ = (
         "_breaker",
-        "_clock",
         "_counts",
         "_earnings",
-        "_expiries",
         "_first_timeout",
         "_limit",
         "_now",
         "_on_event",
+        "clock",
+        "expiries",
         "name",
     )
 
@@ -74,16 +75,17 @@ class Attempts:
     ) -> None:
         self.name = name
         self._first_timeout = min(timeout, attempt_timeout)
-        self._expiries = Expiries(clock)
+        self.expiries = Expiries(clock)
+        """The ends of what is in flight: of attempts, and of answers that outlive theirs."""
         self._earnings = budget.earnings if budget else None
         self._breaker = breaker
         self._limit = limit
-        self._clock = clock
+        self.clock = clock
         self._now = clock.now
         self._on_event = on_event
         self._counts = Counts()
         if limit is not None:
-            limit.holders.add(self._expiries)
+            limit.holders.add(self.expiries)
         if breaker is not None and on_event is not None:
             breaker.subscribe(on_event)
 
@@ -109,7 +111,7 @@ class Attempts:
         expiry = None
         try:
             if attempt_end != inf or (limit is not None and current_task() is not None):
-                expiry = self._expiries.add(attempt_end, breaker, generation, coroutine, patience)
+                expiry = self.expiries.add(attempt_end, breaker, generation, coroutine, patience)
             result = await resume(coroutine, waits_for)
         except BaseException as error:
             coroutine.close()  # it has ended, unless no timer could be set for it
@@ -119,7 +121,7 @@ class Attempts:
             raise
         now = self._now()
         if expiry is not None:
-            self._expiries.close(expiry)
+            self.expiries.close(expiry)
             if expiry.expired:  # and the coroutine swallowed that, so its result stands
                 if limit is not None:
                     limit.dropped(began, now)
@@ -144,7 +146,7 @@ class Attempts:
         """Tells breaker and limit of an attempt that raised; True if our timer, and only it, cancelled it."""
         breaker = self._breaker
         now = self._now()
-        only_ours = expiry is not None and self._expiries.close(expiry)
+        only_ours = expiry is not None and self.expiries.close(expiry)
         expired = expiry is not None and expiry.expired
         if not expired and breaker is not None and breaker.unwatch(call, patience):
             cancelled = isinstance(error, CancelledError)
@@ -175,8 +177,26 @@ class Attempts:
             f"{self.name}: the deadline passed {late * 1000:.0f} ms ago, so it was not started"
         )
 
+    def begin_stream(self, deadline: Deadline) -> BreakerPermit | None:
+        """For an answer that comes as a stream: asks the deadline and the breaker, whose permit lasts as long as it."""
+        left = deadline.remaining()
+        if left <= 0.0:
+            raise self._too_late(-left)
+        if self._breaker is None:
+            return None
+        try:
+            return self._breaker.permit().__enter__()
+        except CircuitOpen:
+            self._refuse("CircuitOpen")
+            raise
+
+    def count_late(self) -> None:
+        """Counts an answer that began in time and did not end in time."""
+        self._counts.timed_out += 1
+
     def _refuse(self, reason: str) -> None:
         self._counts.refused += 1
+        self._counts.refused_for[reason] += 1
         self._tell("refused", reason)
 
     def _ask(self, breaker: CircuitBreaker, now: float, failure: Exception | None) -> int | None:
@@ -224,7 +244,7 @@ class Attempts:
     ) -> None:
         if self._on_event is not None:
             request_id = (request or _current.get()).request_id
-            tell(self._on_event, self._clock, self.name, action, reason, attempt, request_id)
+            tell(self._on_event, self.clock, self.name, action, reason, attempt, request_id)
 
 
 class Attempt:
@@ -265,7 +285,7 @@ class Attempt:
         now = attempts._now()
         request = _current.get()
         end = request.deadline.at
-        if request.deadline.clock is not attempts._clock:
+        if request.deadline.clock is not attempts.clock:
             end = now + request.deadline.remaining()
         if end <= now:
             raise attempts._too_late(now - end)
@@ -284,7 +304,7 @@ class Attempt:
             self._generation = breaker.generation if probe is None else probe
             self._patience = breaker.watch(self, self._generation, now)
         try:
-            self._expiry = attempts._expiries.add(self._end, breaker, self._generation, self, self._patience)
+            self._expiry = attempts.expiries.add(self._end, breaker, self._generation, self, self._patience)
         except BaseException:  # no task, or no loop that could set a timer: nothing begins
             if breaker is not None and breaker.unwatch(self, self._patience):
                 breaker.record(self._generation, None, now)
@@ -293,7 +313,7 @@ class Attempt:
             raise
         self._token: Token[RequestContext] | None = None
         if self._end < end:
-            self._token = _current.set(AttemptContext(request, self._end, attempts._clock))  # type: ignore[arg-type]
+            self._token = _current.set(AttemptContext(request, self._end, attempts.clock))  # type: ignore[arg-type]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -323,7 +343,7 @@ class Attempt:
         attempts = self._attempts
         limit = attempts._limit
         now = attempts._now()
-        attempts._expiries.close(self._expiry)
+        attempts.expiries.close(self._expiry)
         if self._expiry.expired:  # and the block swallowed that
             if limit is not None:
                 limit.dropped(self._began, now)

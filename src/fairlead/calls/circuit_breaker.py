@@ -22,16 +22,19 @@ import logging
 import random
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from math import inf
 from types import TracebackType
 
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.count_window import CountWindow
 from fairlead.calls.rolling_window import RollingWindow
+from fairlead.calls.stats import count_words
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import current
 from fairlead.errors import CircuitOpen, InvalidInput
 from fairlead.telemetry.event import StateChanged
+from fairlead.telemetry.metrics import MetricRegistry
 
 __all__ = ["BreakerPermit", "BreakerState", "CircuitBreaker"]
 
@@ -134,6 +137,10 @@ class CircuitBreaker:
         self._failed_probes = 0
         self._free_permits = 0
         self._proven = 0
+        self.refused = 0
+        """Calls refused since the start."""
+        self.changes = dict.fromkeys(BreakerState, 0)
+        """How often it became each state since the start."""
         # In flight, by patience: within one patience, order of start is order of falling due.
         self._ages: dict[float, dict[object, tuple[float, int]]] = {}
 
@@ -152,6 +159,17 @@ class CircuitBreaker:
         """Adds a receiver of state changes; the same one is added once."""
         if on_event not in self._listeners:
             self._listeners += (on_event,)
+
+    def export(self, registry: MetricRegistry) -> None:
+        """Shows its refusals and changes of state in `registry`; Policy.export does it for its own breaker."""
+        refused = registry.counter("fairlead_breaker_refused_total", "Calls refused.", labels=("breaker",))
+        refused.labels(breaker=self.name).track(lambda: self.refused)
+        changes = registry.counter(
+            "fairlead_breaker_changes_total", "Changes of state, by the new one.", labels=("breaker", "state")
+        )
+        count_words(
+            changes, self.name, {each: partial(self.changes.__getitem__, each) for each in BreakerState}
+        )
 
     def permit(self) -> BreakerPermit:
         """For use without a Policy: `with breaker.permit(): await call()`; raises CircuitOpen on entry.
@@ -190,6 +208,7 @@ class CircuitBreaker:
         if self._state is BreakerState.OPEN:
             if now < self._open_until:
                 wait = self._open_until - now
+                self.refused += 1
                 raise CircuitOpen(
                     f"{self.name}: the circuit is open; next probe in {wait:.1f} s", retry_after=wait
                 )
@@ -197,6 +216,7 @@ class CircuitBreaker:
             self._proven = 0
             self._become(BreakerState.HALF_OPEN, f"{self._half_open_permits} probes allowed")
         if not self._free_permits:
+            self.refused += 1
             raise CircuitOpen(f"{self.name}: the circuit is half open and all its probes are out")
         self._free_permits -= 1
         return self.generation
@@ -287,6 +307,7 @@ class CircuitBreaker:
 
     def _become(self, state: BreakerState, reason: str) -> None:
         previous, self._state = self._state, state
+        self.changes[state] += 1
         self._closed = state is BreakerState.CLOSED
         self.passes_until = -inf
         self.generation += 1

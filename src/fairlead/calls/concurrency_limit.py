@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -26,6 +27,7 @@ from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.limit_algorithm import Aimd, LimitAlgorithm
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput, Overloaded, Refused
+from fairlead.telemetry.metrics import MetricRegistry
 
 if TYPE_CHECKING:
     from fairlead.calls.expiry import Expiries
@@ -68,6 +70,8 @@ class ConcurrencyLimit:
         self.waiters: deque[asyncio.Future[bool]] = deque()
         self.holders: WeakSet[Expiries] = WeakSet()
         """Where the calls in flight of each policy with this limit are known."""
+        self.refused = 0
+        """Calls refused since the start."""
         self._loop: asyncio.AbstractEventLoop | None = None
         # Policy reads and writes these on its hot path.
         self.limit = initial
@@ -79,6 +83,18 @@ class ConcurrencyLimit:
     def waiting(self) -> int:
         """Calls that queue for a permit; 0 unless max_wait is set."""
         return len(self.waiters)
+
+    def export(self, registry: MetricRegistry) -> None:
+        """Shows itself in `registry`, for use without a Policy."""
+        refused = registry.counter("fairlead_limit_refused_total", "Calls refused.", labels=("limit",))
+        refused.labels(limit=self.name).track(lambda: self.refused)
+        gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
+            ("fairlead_limit_allowed", "Calls that may be in flight.", lambda: self.limit),
+            ("fairlead_limit_in_flight", "Calls in flight.", lambda: self.in_flight),
+            ("fairlead_limit_waiting", "Calls in the queue.", lambda: self.waiting),
+        )
+        for name, meaning, read in gauges:
+            registry.gauge(name, meaning, labels=("limit",)).labels(limit=self.name).track(read)
 
     def permit(self) -> LimitPermit:
         """For use without a Policy: `async with limit.permit(): await call()`; raises Overloaded on entry.
@@ -160,6 +176,7 @@ class ConcurrencyLimit:
         self.limit = int(self._estimate)
 
     def _overloaded(self, waited: float) -> Overloaded:
+        self.refused += 1
         after = f" after {waited:.3f} s in the queue" if waited else ""
         return Overloaded(
             f"{self.name}: {self.in_flight} of {self.limit} calls are in flight; refused{after}"

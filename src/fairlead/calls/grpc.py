@@ -96,7 +96,7 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  
         policy = self._policies.of(method)
         policy = policy.replayable if method in self._idempotent else policy.once
 
-        async def attempt() -> Any:
+        async def attempt(request: Any) -> Any:
             deadline = current().deadline
             call = await continuation(_for_attempt(client_call_details), request)
             try:
@@ -114,7 +114,7 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  
 
         try:
             with request_context(_bounded(client_call_details.timeout)):
-                return await policy.call(attempt)
+                return await policy.call(attempt, request)
         except RpcFailure as failure:
             original = failure.__cause__
             if original is None:
@@ -135,14 +135,10 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         method = _text(client_call_details.method)
         policy = self._policies.of(method)
-        context = _bounded(client_call_details.timeout)
-        if policy._timeout != inf:
-            context = replace(context, deadline=context.deadline.sooner(policy._timeout))
-        permit = None if policy._breaker is None else policy._breaker.permit()
+        with request_context(_bounded(client_call_details.timeout)) as context:
+            context = replace(context, deadline=policy.deadline())
         try:
-            context.deadline.check(policy.name)
-            if permit is not None:
-                permit.__enter__()
+            permit = policy.begin_stream(context.deadline)
         except (Refused, DeadlineExceeded) as error:
             raise in_family(error, _FAMILY) from None
         with request_context(context):
@@ -151,7 +147,7 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
             except BaseException as error:
                 _end(permit, error)
                 raise
-        messages = _Messages(call, permit, policy.name, context.deadline)
+        messages = _Messages(call, permit, policy, context.deadline)
         call.add_done_callback(messages.over)
         return messages.read()
 
@@ -159,10 +155,10 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
 class _Messages:
     """The messages of one stream, whose end is the breaker's outcome, whether or not it is read to there."""
 
-    def __init__(self, call: Any, permit: BreakerPermit | None, name: str, deadline: Deadline) -> None:
+    def __init__(self, call: Any, permit: BreakerPermit | None, policy: Policy, deadline: Deadline) -> None:
         self._call = call
         self._permit = permit
-        self._name = name
+        self._policy = policy
         self._deadline = deadline
         self._awaited = False
 
@@ -178,7 +174,8 @@ class _Messages:
             pass
         except grpc.aio.AioRpcError as error:
             if error.code() is _Code.DEADLINE_EXCEEDED and self._deadline.remaining() <= _TIMER_SLACK:
-                raise _DeadlineExceeded(f"{self._name}: the stream did not end in time") from error
+                self._policy.count_late()
+                raise _DeadlineExceeded(f"{self._policy.name}: the stream did not end in time") from error
             raise
         finally:
             self._call.cancel()  # its reader may have had enough; does nothing to a call that is over

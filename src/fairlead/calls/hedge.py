@@ -141,7 +141,7 @@ class Hedging:
         if self.delay is None or began + self.delay >= attempt_end or asyncio.current_task() is None:
             return await self._alone(coroutine, waits_for, probe, began, attempt_end)
         race = Race(partial(self._begin, second), copy_context())
-        attempts._expiries.push(began + self.delay, race)
+        attempts.expiries.push(began + self.delay, race)
         try:
             result = await attempts._finish(coroutine, waits_for, probe, began, attempt_end, race)
         except GeneratorExit:
@@ -187,7 +187,7 @@ class Hedging:
     def _first_ended(self, race: Race) -> bool:
         only_ours = race.first_ended()
         if race.due:
-            self._attempts._expiries.drop()
+            self._attempts.expiries.drop()
         return only_ours
 
     def _begin(self, second: Second, race: Race, now: float) -> Coroutine[Any, Any, None] | None:
@@ -222,7 +222,7 @@ class Hedging:
         attempt_end = min(now + self._attempt_timeout, end)
         try:
             if attempt_end < request_end:
-                _current.set(AttemptContext(request, attempt_end, attempts._clock))  # type: ignore[arg-type]
+                _current.set(AttemptContext(request, attempt_end, attempts.clock))  # type: ignore[arg-type]
             else:
                 _current.set(request)
             try:

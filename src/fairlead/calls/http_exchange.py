@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 from fairlead.calls.http_semantics import failed_status, parse_retry_after
 from fairlead.calls.policy import Policy
-from fairlead.context import current
 
 __all__ = ["Exchange"]
 
@@ -27,8 +26,7 @@ class Exchange(Generic[_Response]):
         self.policy = policy
         self._failures = failures
         self._host = host
-        now = policy._clock.now()
-        self.due = min(now + policy._timeout, now + current().deadline.remaining())
+        self.due = policy.deadline().at
         """When the last byte of the answer is due, on the policy's clock."""
         self.open: list[_Response] = []
         """Answers that nobody has closed or taken."""
@@ -44,5 +42,5 @@ class Exchange(Generic[_Response]):
         raise failed_status(
             f"{self.policy.name}: HTTP {status} from {self._host}",
             status,
-            parse_retry_after(headers.get("retry-after"), headers.get("date"), self.policy._clock.utc()),
+            parse_retry_after(headers.get("retry-after"), headers.get("date"), self.policy.clock.utc()),
         )

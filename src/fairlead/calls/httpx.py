@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Collection
+from functools import partial
 from math import inf
 from types import TracebackType
 
@@ -37,7 +38,15 @@ from fairlead.calls.http_semantics import (
 from fairlead.calls.policy import Policy
 from fairlead.context import current
 from fairlead.deadline import TIMEOUT_HEADER
-from fairlead.errors import CircuitOpen, DeadlineExceeded, FailedStatus, MissingExtra, Overloaded, Refused
+from fairlead.errors import (
+    CircuitOpen,
+    DeadlineExceeded,
+    FailedStatus,
+    InvalidInput,
+    MissingExtra,
+    Overloaded,
+    Refused,
+)
 
 try:
     import httpx
@@ -91,7 +100,11 @@ class PolicyTransport(httpx.AsyncBaseTransport):
         exchange: Exchange[httpx.Response] = Exchange(policy, self._failures, url.host)
         response = None
         try:
-            response = await policy.call(self._attempt, exchange, request)
+            response = await policy.call(partial(self._attempt, exchange), request)
+            if not isinstance(response, httpx.Response):
+                raise InvalidInput(
+                    f"{policy.name}: its fallback answered {response!r:.100}, not an httpx.Response"
+                )
         except FailedStatus:
             response = exchange.failed
             if response is None:
@@ -177,10 +190,10 @@ class _DueBody(httpx.AsyncByteStream):
         self._due = due
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        expiries = self._policy._expiries
+        expiries = self._policy.expiries
         chunks = self._body.__aiter__()
         while True:
-            if self._policy._clock.now() >= self._due:
+            if self._policy.clock.now() >= self._due:
                 raise self._late()
             expiry = expiries.add(self._due, None, 0, None, inf)
             try:
@@ -196,6 +209,7 @@ class _DueBody(httpx.AsyncByteStream):
             yield chunk
 
     def _late(self) -> DeadlineExceeded:
+        self._policy.count_late()
         return _DeadlineExceeded(
             f"{self._policy.name}: the answer began in time, its body did not end in time"
         )

@@ -34,6 +34,7 @@ from fairlead.calls.retry import Retry, RetryBudget, asked_to_wait
 from fairlead.calls.stats import PolicyStats, export_counts
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import _current  # request_context() costs five times the set and reset it stands for
+from fairlead.deadline import Deadline
 from fairlead.errors import DeadlineExceeded, InvalidInput, Refused
 from fairlead.telemetry.event import Event
 from fairlead.telemetry.metrics import MetricRegistry
@@ -140,6 +141,13 @@ class Policy(Attempts):
         if fallback is not None:
             self.__class__ = _FallingBack  # so that the hot path of all others need not look for one
 
+    def deadline(self) -> Deadline:
+        """When a call that begins now is due: after `timeout`, or at the request's deadline if that is earlier."""
+        now = self._now()
+        request = _current.get().deadline
+        request_end = request.at if request.clock is self.clock else now + request.remaining()
+        return Deadline(min(now + self._timeout, request_end), self.clock)
+
     @property
     def once(self) -> Policy:
         """This policy, with the same state, for calls that must not be served twice."""
@@ -182,8 +190,12 @@ class Policy(Attempts):
         return unbounded + (budget.ratio if budget is not None else 0.0)
 
     def export(self, registry: MetricRegistry) -> None:
-        """Shows the policy's counts in `registry`; they are read at each scrape and cost a call nothing."""
+        """Shows the policy and its breaker in `registry`; counts are read at each scrape and cost a call nothing."""
         export_counts(self.name, self._counts, registry)
+        amplification = registry.gauge(
+            "fairlead_policy_maximum_amplification", "Attempts per call at worst.", labels=("policy",)
+        )
+        amplification.labels(policy=self.name).set(self.maximum_amplification)
         if (limit := self._limit) is not None:
             in_flight = registry.gauge("fairlead_policy_in_flight", "Attempts in flight.", labels=("policy",))
             in_flight.labels(policy=self.name).track(lambda: limit.in_flight)
@@ -194,6 +206,7 @@ class Policy(Attempts):
                 "fairlead_policy_circuit_open", "1 unless the circuit is closed.", labels=("policy",)
             )
             refusing.labels(policy=self.name).track(lambda: breaker.state is not BreakerState.CLOSED)
+            breaker.export(registry)
 
     def __call__(self, fn: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
         """As a decorator: each call of the function goes through this policy."""
@@ -240,7 +253,7 @@ class Policy(Attempts):
         began = now = self._now()
         request = _current.get()
         deadline = request.deadline
-        request_end = deadline.at if deadline.clock is self._clock else now + deadline.remaining()
+        request_end = deadline.at if deadline.clock is self.clock else now + deadline.remaining()
         if request_end <= now:
             raise self._too_late(now - request_end)
         window = self._earnings
@@ -267,7 +280,7 @@ class Policy(Attempts):
                 window = None
             attempt_end = now + attempt_timeout
             if attempt_end < request_end:
-                token = _current.set(AttemptContext(request, attempt_end, self._clock))  # type: ignore[arg-type]
+                token = _current.set(AttemptContext(request, attempt_end, self.clock))  # type: ignore[arg-type]
             else:
                 attempt_end = request_end
             try:
@@ -317,7 +330,7 @@ class Policy(Attempts):
                         _current.reset(token)
                     except ValueError:
                         pass  # closed by the garbage collector, in a context that is not ours
-            await self._clock.sleep(delay)
+            await self.clock.sleep(delay)
             now = self._now()
             if now >= end:
                 raise self._not_again(

@@ -8,15 +8,15 @@ receiver that raises harms no call. All of it is per process; Prometheus adds th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 
 from fairlead.clock import Clock
 from fairlead.telemetry.event import Event, PolicyActed, PolicyAction
-from fairlead.telemetry.metrics import MetricRegistry
+from fairlead.telemetry.metrics import Counter, Family, MetricRegistry
 
-__all__ = ["Counts", "PolicyStats", "export_counts", "tell"]
+__all__ = ["REFUSALS", "Counts", "PolicyStats", "count_words", "export_counts", "tell"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class PolicyStats:
     retries_suppressed: int
     """Retries that a failure deserved and the budget refused."""
     timed_out: int
-    """Attempts ended by their own timeout or the deadline."""
+    """Attempts ended by their own timeout or the deadline, and answers that began in time and did not end in time."""
     refused: int
     """Attempts not begun: breaker open, limit full, or deadline passed."""
     hedged: int
@@ -45,18 +45,25 @@ class PolicyStats:
     """Failures raised because the fallback budget was spent."""
 
 
+_COUNTED = tuple(field.name for field in fields(PolicyStats))
+REFUSALS = ("CircuitOpen", "DeadlineExceeded", "Overloaded")
+"""Class names of what a policy raises before an attempt begins."""
+
+
 class Counts:
     """The same, while they are being counted; one for a policy and those derived from it."""
 
-    __slots__ = tuple(field.name for field in fields(PolicyStats))
+    __slots__ = (*_COUNTED, "refused_for")
 
     def __init__(self) -> None:
+        self.refused_for = dict.fromkeys(REFUSALS, 0)
+        """The same as `refused`, by class name of the refusal."""
         self.retried = self.retries_suppressed = self.timed_out = self.refused = 0
         self.hedged = self.hedges_won = self.hedges_suppressed = 0
         self.fell_back = self.fallbacks_suppressed = 0
 
     def snapshot(self) -> PolicyStats:
-        return PolicyStats(**{name: getattr(self, name) for name in self.__slots__})
+        return PolicyStats(**{name: getattr(self, name) for name in _COUNTED})
 
 
 def tell(
@@ -85,9 +92,33 @@ def tell(
 
 
 def export_counts(policy: str, counts: Counts, registry: MetricRegistry) -> None:
-    """Has each count read at the scrape, under the label `what`."""
-    family = registry.counter(
-        "fairlead_policy_total", "What policies did that was not the straight way.", labels=("policy", "what")
+    """Has each count read at the scrape, under the labels `what` and `reason`."""
+    count_words(
+        registry.counter(
+            "fairlead_policy_total",
+            "What policies did that was not the straight way.",
+            labels=("policy", "what"),
+        ),
+        policy,
+        {name: partial(getattr, counts, name) for name in _COUNTED},
     )
-    for name in Counts.__slots__:
-        family.labels(policy=policy, what=name).track(partial(getattr, counts, name))
+    count_words(
+        registry.counter(
+            "fairlead_policy_refused_total",
+            "Attempts not begun, by what was raised.",
+            labels=("policy", "reason"),
+        ),
+        policy,
+        {reason: partial(counts.refused_for.__getitem__, reason) for reason in REFUSALS},
+    )
+
+
+def count_words(family: Family[Counter], owner: str, reads: Mapping[str, Callable[[], float]]) -> None:
+    """Has one counter per word read at the scrape; the family's labels are the owner and the word."""
+    if not family.children():
+        family.max_label_sets *= len(
+            reads
+        )  # so that the bound is one of owners, of which each has all the words
+    name, word = family.label_names
+    for each, read in reads.items():
+        family.labels(**{name: owner, word: each}).track(read)

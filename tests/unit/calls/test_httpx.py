@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from fairlead.calls import BreakerState, CircuitBreaker, ConcurrencyLimit, Policy, Retry, RetryBudget
+from fairlead.calls import (
+    BreakerState,
+    CircuitBreaker,
+    ConcurrencyLimit,
+    Fallback,
+    Policy,
+    Retry,
+    RetryBudget,
+)
 from fairlead.calls.httpx import PolicyTransport, transient
 from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, request_context
@@ -279,6 +287,7 @@ async def test_a_long_answer_is_due_when_the_call_is(clock: ManualClock):
             await rest
     assert isinstance(caught.value, httpx.TimeoutException)
     assert body.closed == 1
+    assert guard.stats.timed_out == 1
 
 
 async def test_reading_on_after_the_deadline_reads_nothing(clock: ManualClock):
@@ -359,3 +368,21 @@ async def test_one_policy_counts_for_all_methods(clock: ManualClock):
             with pytest.raises(httpx.ConnectError):
                 await http.request(method, "/")
     assert guard.stats.retried == 4
+
+
+async def test_a_fallback_makes_its_answer_from_the_failure_and_the_request(clock: ManualClock):
+    def spare(error: Exception, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text=f"{type(error).__name__} {request.url.path}")
+
+    guard = policy(clock, fallback=Fallback(answer=spare))
+    async with client(Origin(503), guard) as http:
+        assert (await http.post("/u1")).text == "FailedStatus /u1"
+    assert guard.stats.fell_back == 1
+
+
+async def test_a_fallback_that_is_no_response_is_named(clock: ManualClock):
+    async with client(Origin(503), policy(clock, fallback=Fallback(answer=["spare"]))) as http:
+        with pytest.raises(
+            InvalidInput, match=r"^api: its fallback answered \['spare'\], not an httpx.Response$"
+        ):
+            await http.post("/")

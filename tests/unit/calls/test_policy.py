@@ -135,7 +135,7 @@ async def test_ends_of_finished_calls_do_not_pile_up(clock: CountingClock) -> No
     policy = Policy(name="p", timeout=60.0, clock=clock)
     for _ in range(1000):
         await policy.call(asyncio.sleep, 0)
-    assert len(policy._expiries._heap) < 300
+    assert len(policy.expiries._heap) < 300
 
 
 # Deadline

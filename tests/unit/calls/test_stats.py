@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Fallback, Policy, Retry, RetryBudget
+from fairlead.calls import Bulkhead, CircuitBreaker, ConcurrencyLimit, Fallback, Policy, Retry, RetryBudget
 from fairlead.clock import ManualClock
 from fairlead.context import RequestContext, request_context
-from fairlead.errors import CircuitOpen, Overloaded
+from fairlead.deadline import Deadline
+from fairlead.errors import CircuitOpen, DeadlineExceeded, Overloaded
 from fairlead.telemetry import (
     Event,
     MemorySink,
@@ -216,3 +217,76 @@ async def test_the_wait_that_a_refusal_names_is_honoured_for_a_call_that_is_not_
 )
 def test_the_maximum_amplification_can_be_read(retry: Retry | None, most: float) -> None:
     assert Policy(name="p", retry=retry).maximum_amplification == most
+
+
+# Everything on /metrics by one call
+
+
+async def test_one_export_shows_every_refusal_by_its_reason_and_the_breakers_changes(
+    clock: ManualClock,
+) -> None:
+    policy, _ = told(
+        clock,
+        retry=None,
+        breaker=CircuitBreaker("dep", minimum_calls=1, half_open_permits=1, open_for=1.0, clock=clock),
+        limit=ConcurrencyLimit("p", initial=1, minimum=1, clock=clock),
+    )
+    registry = MetricRegistry()
+    policy.export(registry)
+    holder = asyncio.ensure_future(policy.call(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await policy.call(fail)
+    holder.cancel()
+    await asyncio.wait([holder])
+    with pytest.raises(ConnectionError):
+        await policy.call(fail)
+    with pytest.raises(CircuitOpen):
+        await policy.call(fail)
+    with (
+        request_context(RequestContext(deadline=Deadline.after(0.0, clock))),
+        pytest.raises(DeadlineExceeded),
+    ):
+        await policy.call(fail)
+    clock.advance(2.0)
+    await policy.call(asyncio.sleep, 0)
+    text = render(registry)
+    for line in (
+        'fairlead_policy_total{policy="p",what="refused"} 3.0',
+        'fairlead_policy_refused_total{policy="p",reason="CircuitOpen"} 1.0',
+        'fairlead_policy_refused_total{policy="p",reason="DeadlineExceeded"} 1.0',
+        'fairlead_policy_refused_total{policy="p",reason="Overloaded"} 1.0',
+        'fairlead_policy_maximum_amplification{policy="p"} 1.0',
+        'fairlead_breaker_refused_total{breaker="dep"} 1.0',
+        'fairlead_breaker_changes_total{breaker="dep",state="open"} 1.0',
+        'fairlead_breaker_changes_total{breaker="dep",state="half_open"} 1.0',
+        'fairlead_breaker_changes_total{breaker="dep",state="closed"} 1.0',
+    ):
+        assert line + "\n" in text
+
+
+def test_a_hundred_policies_are_each_seen_with_all_their_counts(clock: ManualClock) -> None:
+    registry = MetricRegistry()
+    for each in range(100):
+        breaker = CircuitBreaker(f"p{each}", clock=clock)
+        Policy(name=f"p{each}", breaker=breaker, clock=clock).export(registry)
+    text = render(registry)
+    assert "_overflow" not in text
+    assert 'fairlead_policy_total{policy="p99",what="fallbacks_suppressed"} 0.0' in text
+
+
+async def test_a_limit_by_itself_is_seen(clock: ManualClock) -> None:
+    limit, registry = Bulkhead("exports", calls=1, clock=clock), MetricRegistry()
+    limit.export(registry)
+    async with limit.permit():
+        with pytest.raises(Overloaded):
+            async with limit.permit():
+                raise AssertionError("not reached")
+        text = render(registry)
+    for line in (
+        'fairlead_limit_refused_total{limit="exports"} 1.0',
+        'fairlead_limit_allowed{limit="exports"} 1.0',
+        'fairlead_limit_in_flight{limit="exports"} 1.0',
+        'fairlead_limit_waiting{limit="exports"} 0.0',
+    ):
+        assert line + "\n" in text
