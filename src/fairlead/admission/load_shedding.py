@@ -68,7 +68,7 @@ class LoadShedder:
     """Admits as much as is served in time, highest priority first. Per process; not thread-safe.
 
     name: of what is protected, in errors, events and metrics.
-    limit: how much may be in flight; its own, not shared with a Policy or another shedder. Gradient() by
+    limit: how much may be in flight; its own: one that a Policy or another shedder uses is refused. Gradient() by
         default: it follows the latency, which rises long before callers give up. Aimd() learns only from
         requests that time out, so it needs callers that say their deadline. `max_wait` of the limit is not used.
     queue: requests that may wait at once, over all priorities, 0 to 100,000.
@@ -105,6 +105,7 @@ class LoadShedder:
         check_number("LoadShedder.interval", interval, low=target, high=60.0)
         self.name = name
         self.limit = limit or ConcurrencyLimit(name, algorithm=Gradient(), clock=clock)
+        self.limit.reserve(self, f"LoadShedder {name!r}")
         self.clock = clock
         self._bound = queue
         self._queue: CodelQueue[_Waiter] = CodelQueue(target=target, interval=interval)

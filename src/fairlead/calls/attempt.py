@@ -85,7 +85,7 @@ class Attempts:
         self._on_event = on_event
         self._counts = Counts()
         if limit is not None:
-            limit.holders.add(self.expiries)
+            limit.share(self.expiries)
         if breaker is not None and on_event is not None:
             breaker.subscribe(on_event)
 

@@ -21,7 +21,7 @@ from functools import partial
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.limit_algorithm import Aimd, LimitAlgorithm
@@ -70,6 +70,7 @@ class ConcurrencyLimit:
         self.waiters: deque[asyncio.Future[bool]] = deque()
         self.holders: WeakSet[Expiries] = WeakSet()
         """Where the calls in flight of each policy with this limit are known."""
+        self._sole_user: ReferenceType[object] | None = None
         self.refused = 0
         """Calls refused since the start."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -96,12 +97,34 @@ class ConcurrencyLimit:
         for name, meaning, read in gauges:
             registry.gauge(name, meaning, labels=("limit",)).labels(limit=self.name).track(read)
 
+    def share(self, holder: Expiries) -> None:
+        """Lets a policy take places, which any number of policies may."""
+        self._check_free("a Policy")
+        self.holders.add(holder)
+
+    def reserve(self, user: object, who: str) -> None:
+        """Gives the limit to one user, as long as that lives, who hands its places out from a queue of its own.
+
+        A place that anyone else gave back would not reach that queue: requests would wait while places are free.
+        """
+        self._check_free(who)
+        if self.holders:
+            raise InvalidInput(f"{self.name}: a Policy uses this limit already; give {who} one of its own")
+        self._sole_user = ref(user)
+
+    def _check_free(self, who: str) -> None:
+        if self._sole_user is not None and self._sole_user() is not None:
+            raise InvalidInput(
+                f"{self.name}: a LoadShedder uses this limit already; give {who} one of its own"
+            )
+
     def permit(self) -> LimitPermit:
         """For use without a Policy: `async with limit.permit(): await call()`; raises Overloaded on entry.
 
         A TimeoutError or a Refused from the block counts as a drop, a success is measured, anything else
         is neither.
         """
+        self._check_free("permit()")
         return LimitPermit(self)
 
     async def wait_for_permit(self, now: float, until: float = inf) -> None:

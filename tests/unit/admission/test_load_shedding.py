@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import random
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from fairlead.admission import LoadShedder
-from fairlead.calls import Aimd, Bulkhead, ConcurrencyLimit
+from fairlead.calls import Aimd, Bulkhead, ConcurrencyLimit, Policy
 from fairlead.clock import ManualClock, settle
 from fairlead.context import Priority, RequestContext, request_context
 from fairlead.deadline import Deadline
@@ -501,3 +502,32 @@ async def test_a_deadline_that_had_passed_is_a_refusal_that_is_counted(clock: Ma
             raise AssertionError("not reached")
     assert shedder.stats.refused == {(HIGH, "deadline"): 1}
     assert shedder.state == "normal"  # it says nothing about the service
+
+
+async def test_a_limit_is_the_shedders_own_or_places_would_pass_its_queue_by(clock: ManualClock) -> None:
+    limit = ConcurrencyLimit("dep", clock=clock)
+    shedder = LoadShedder("svc", limit=limit, clock=clock)
+    with pytest.raises(
+        InvalidInput, match="a LoadShedder uses this limit already; give LoadShedder 'two' one"
+    ):
+        LoadShedder("two", limit=limit, clock=clock)
+    with pytest.raises(InvalidInput, match="give a Policy one of its own"):
+        Policy(name="p", limit=limit, clock=clock)
+    with pytest.raises(InvalidInput, match=r"give permit\(\) one of its own"):
+        limit.permit()
+    async with shedder.admit():
+        assert limit.in_flight == 1
+
+
+async def test_a_limit_of_a_policy_is_refused_and_one_of_a_shedder_that_is_gone_is_not(
+    clock: ManualClock,
+) -> None:
+    limit = ConcurrencyLimit("dep", clock=clock)
+    policies = [Policy(name=name, limit=limit, clock=clock) for name in ("p", "q")]  # who may share
+    with pytest.raises(InvalidInput, match="a Policy uses this limit already"):
+        LoadShedder("svc", limit=limit, clock=clock)
+    assert len(policies) == 2
+    free = ConcurrencyLimit("free", clock=clock)
+    for _ in range(2):
+        LoadShedder("svc", limit=free, clock=clock)
+        gc.collect()
