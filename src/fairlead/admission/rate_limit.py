@@ -35,6 +35,7 @@ __all__ = ["ClientLimiter", "RateDecision", "RateLimit", "RateLimiter"]
 _LONGEST_NAME = 64
 _NAME = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
 _ROUNDING = 1e-9  # seconds: sums of many small costs must not refuse the last token of a bucket
+_SHOWN = 1e-6  # seconds: so much more is not another whole second
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,16 +74,21 @@ class RateDecision(msgspec.Struct, frozen=True, gc=False):
     """Seconds until this request would be allowed; 0 if it was, None if it costs more than the bucket holds."""
 
     def headers(self) -> list[tuple[str, str]]:
-        """`RateLimit-Policy` and `RateLimit`, as in draft-ietf-httpapi-ratelimit-headers-10.
+        """`RateLimit-Policy` and `RateLimit`, as in draft-ietf-httpapi-ratelimit-headers-11.
+
+        `t` is the seconds within which no more than `r` can be used: until the next token. So it never ends after
+        `Retry-After`.
 
         >>> limit = RateLimit(rate=5.0, burst=10)
         >>> RateLimiter(limit).check("192.0.2.1").headers()
         [('RateLimit-Policy', '"default";q=10;w=2'), ('RateLimit', '"default";r=9;t=1')]
         """
         limit = self.limit
+        whole = (limit.refill_seconds - self.reset) * limit.rate
+        wait = (self.remaining + 1 - whole) / limit.rate
         return [
             ("RateLimit-Policy", f'"{limit.name}";q={limit.burst};w={ceil(limit.refill_seconds)}'),
-            ("RateLimit", f'"{limit.name}";r={self.remaining};t={ceil(self.reset)}'),
+            ("RateLimit", f'"{limit.name}";r={self.remaining};t={max(1, ceil(wait - _SHOWN))}'),
         ]
 
     def require(self) -> None:

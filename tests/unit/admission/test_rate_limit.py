@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -130,8 +131,30 @@ def test_headers_are_those_of_the_draft(clock: ManualClock) -> None:
     limits.check("a")
     assert limits.check("a").headers() == [
         ("RateLimit-Policy", '"per_user";q=3;w=6'),
-        ("RateLimit", '"per_user";r=1;t=4'),
+        ("RateLimit", '"per_user";r=1;t=2'),
     ]
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5, 1.0, 3.0, 7.0])
+def test_the_window_of_the_headers_never_ends_after_retry_after(clock: ManualClock, rate: float) -> None:
+    """The draft's word to servers: whoever obeys one of the two must not be too early for the other."""
+    limits = RateLimiter(RateLimit(rate=rate, burst=4), clock=clock)
+    limited = 0
+    for _ in range(200):
+        decision = limits.check("a", cost=1 + limited % 2)
+        window = int(dict(decision.headers())["RateLimit"].rpartition("t=")[2])
+        assert window >= 1
+        if not decision.allowed:
+            limited += 1
+            assert decision.retry_after is not None
+            assert window <= max(1, math.ceil(decision.retry_after))
+        clock.advance(0.07)
+    assert limited > 10
+
+
+def test_a_bucket_that_nothing_was_taken_from_has_a_window_too(clock: ManualClock) -> None:
+    limits = RateLimiter(RateLimit(rate=0.5, burst=3), clock=clock)
+    assert limits.check("a", cost=0.0).headers()[1] == ("RateLimit", '"default";r=3;t=2')
 
 
 def test_decisions_are_counted(clock: ManualClock) -> None:
