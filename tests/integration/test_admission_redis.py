@@ -184,3 +184,10 @@ async def test_a_cluster_holds_the_buckets_too() -> None:
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match=r"^RedisRateLimiter\.url: "):
         RedisRateLimiter(SLOW, url)
+
+
+async def test_a_name_that_is_no_unicode_is_counted_and_opens_no_breaker(server: RedisServer) -> None:
+    async with limiter(server) as limits:
+        for client in ("\ud800", "\udcff\x00", "a" * 63 + "\udfff"):
+            assert await allowed(limits, client, 7) == 5
+        assert (limits.fallbacks, limits.last_error) == (0, "")

@@ -190,7 +190,9 @@ class RedisRateLimiter:
                 await self._client.initialize()
             self._connecting = None
         arguments = (ceil(limit.refill_seconds * 1e6), ceil(cost / limit.rate * 1e6))
-        allowed, debt = await self._script(keys=[self._prefix + client], args=arguments)
+        # A lone surrogate from a client's JSON would raise here, and open the breaker for everybody.
+        key = (self._prefix + client).encode("utf-8", "surrogatepass")
+        allowed, debt = await self._script(keys=[key], args=arguments)
         return allowed, debt
 
     def _answered(self, task: asyncio.Task[tuple[int, bytes]]) -> None:
