@@ -228,6 +228,7 @@ async def test_work_that_comes_too_late_is_refused_before_it_begins() -> None:
         (Overloaded("db: 9 of 9", retry_after=1.5), grpc.StatusCode.RESOURCE_EXHAUSTED, "1500"),
         (Overloaded("db: 9 of 9"), grpc.StatusCode.RESOURCE_EXHAUSTED, None),
         (CircuitOpen("db: open", retry_after=2.0), grpc.StatusCode.UNAVAILABLE, "2000"),
+        (CircuitOpen("db: open", retry_after=float("nan")), grpc.StatusCode.UNAVAILABLE, "0"),
         (DeadlineExceeded("db: late"), grpc.StatusCode.DEADLINE_EXCEEDED, None),
     ],
 )

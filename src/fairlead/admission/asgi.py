@@ -26,6 +26,7 @@ from fairlead.admission.load_shedding import Admission, LoadShedder, Outcome
 from fairlead.admission.rate_limit import ClientLimiter, RateDecision
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.expiry import Expiries
+from fairlead.calls.retry import asked_to_wait
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import Priority, RequestContext, request_context
 from fairlead.deadline import TIMEOUT_HEADER, Deadline
@@ -41,6 +42,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _TIMEOUT_HEADER = TIMEOUT_HEADER.encode()
 _LONGEST_REQUEST_ID = 128
+_LONGEST_WAIT = 86_400.0
 
 
 class AdmissionMiddleware:
@@ -236,7 +238,8 @@ async def _answer(
         *headers,
     ]
     if isinstance(error, Refused) and error.retry_after is not None:
-        headers.append((b"retry-after", str(max(1, ceil(error.retry_after))).encode()))
+        seconds = min(asked_to_wait(error), _LONGEST_WAIT)  # the application's number may be NaN or infinite
+        headers.append((b"retry-after", str(max(1, ceil(seconds))).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -29,6 +29,7 @@ from fairlead.calls.error_family import Family, in_family
 from fairlead.calls.expiry import first_step
 from fairlead.calls.http_semantics import REQUEST_ID_HEADER, request_id_for
 from fairlead.calls.policy import Policy
+from fairlead.calls.retry import asked_to_wait
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import RequestContext, current, request_context
 from fairlead.deadline import Deadline
@@ -383,8 +384,8 @@ async def _abort(context: Any, error: Refused | DeadlineExceeded) -> None:
     if isinstance(error, DeadlineExceeded):
         await context.abort(_Code.DEADLINE_EXCEEDED, "the deadline passed")
         return
-    wait = error.retry_after
-    trailing = () if wait is None else ((_PUSHBACK, str(int(min(max(wait, 0.0), _LONGEST_WAIT) * 1000))),)
+    wait = min(asked_to_wait(error), _LONGEST_WAIT)
+    trailing = () if error.retry_after is None else ((_PUSHBACK, str(int(wait * 1000))),)
     if isinstance(error, CircuitOpen):
         await context.abort(_Code.UNAVAILABLE, "a dependency is not available", trailing)
     else:

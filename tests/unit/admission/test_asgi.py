@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -433,3 +434,14 @@ async def test_a_request_that_comes_too_late_is_counted_and_takes_no_token(clock
     assert (await ask(middleware, x_request_timeout_ms="0")).status == 504
     assert shedder.stats.refused == {(Priority.NORMAL, "deadline"): 1}
     assert len(limiter) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(math.nan, "1"), (math.inf, "86400"), (-5.0, "1"), (1e300, "86400"), (2.1, "3")]
+)
+async def test_a_refusal_with_any_number_of_seconds_is_503(
+    clock: ManualClock, seconds: float, shown: str
+) -> None:
+    app = App(fails=CircuitOpen("dep: open", retry_after=seconds))
+    exchange = await ask(AdmissionMiddleware(app, clock=clock))
+    assert (exchange.status, exchange.headers["retry-after"]) == (503, shown)
