@@ -27,6 +27,7 @@ from typing import Literal, get_args
 from fairlead.admission.codel import CodelQueue
 from fairlead.calls import ConcurrencyLimit, Gradient
 from fairlead.calls.bounds import check_number, check_whole
+from fairlead.calls.fastest import FastestOfLate
 from fairlead.clock import SYSTEM_CLOCK, Clock, Timer
 from fairlead.context import Priority, current
 from fairlead.deadline import Deadline
@@ -50,7 +51,6 @@ _CALM = 1.0  # seconds without a refusal after which the state is called normal 
 _TIMER_SLACK = 0.002  # uvloop's timers may ring that much early
 _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 30.0  # Retry-After counts in whole seconds
 _RETRY_SPREAD = 2.0
-_FASTEST_WINDOW = 10.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,8 +114,7 @@ class LoadShedder:
         self._left = 0
         self._state = _NORMAL
         self._refused_at = -inf
-        # The fastest success of this window of time and of the one before.
-        self._fastest, self._fastest_before, self._fastest_turns_at = inf, inf, -inf
+        self._fastest = FastestOfLate()
         self._count(metrics or MetricRegistry())
 
     def _count(self, metrics: MetricRegistry) -> None:
@@ -232,7 +231,7 @@ class LoadShedder:
         if deadline.at == inf:
             return inf
         # No answer comes faster than the fastest of late; a place held by one that is hopeless is lost to the others.
-        return now + deadline.remaining() - self._fastest_of_late(now)
+        return now + deadline.remaining() - self._fastest.of_late(now)
 
     def _arm(self, waiter: _Waiter, now: float) -> None:
         due = self._queue.due(waiter, now)
@@ -315,24 +314,12 @@ class LoadShedder:
         now = self.clock.now()
         if outcome == "success":
             self.limit.succeeded(began, found, now)
-            if now >= self._fastest_turns_at:
-                self._fastest_before = (
-                    self._fastest if now < self._fastest_turns_at + _FASTEST_WINDOW else inf
-                )
-                self._fastest, self._fastest_turns_at = inf, now + _FASTEST_WINDOW
-            self._fastest = min(self._fastest, now - began)
-        elif outcome == "refused" or (outcome == "timeout" and now - began >= self._fastest_of_late(now)):
+            self._fastest.note(now - began, now)
+        elif outcome == "refused" or (outcome == "timeout" and now - began >= self._fastest.of_late(now)):
             # A timeout shorter than any success says nothing: callers who name 1 ms must not shrink the limit.
             self.limit.dropped(began, now)
         if self._queue:
             self._serve(now)  # the limit may have grown
-
-    def _fastest_of_late(self, now: float) -> float:
-        """Seconds of the fastest success in the last 10 to 20 s; 0 if there was none."""
-        if now >= self._fastest_turns_at + _FASTEST_WINDOW:
-            return 0.0
-        fastest = min(self._fastest, self._fastest_before)
-        return fastest if fastest != inf else 0.0
 
 
 class _Waiter:

@@ -19,6 +19,7 @@ from fairlead.calls.attempt_context import AttemptContext
 from fairlead.calls.circuit_breaker import BreakerPermit, CircuitBreaker
 from fairlead.calls.concurrency_limit import ConcurrencyLimit, is_drop
 from fairlead.calls.expiry import Expiries, Expiry, resume
+from fairlead.calls.fastest import FastestOfLate
 from fairlead.calls.retry import RetryBudget
 from fairlead.calls.stats import Counts, tell
 from fairlead.clock import Clock
@@ -52,6 +53,7 @@ class Attempts:
         "_breaker",
         "_counts",
         "_earnings",
+        "_fastest",
         "_first_timeout",
         "_limit",
         "_now",
@@ -77,6 +79,7 @@ class Attempts:
         self._first_timeout = min(timeout, attempt_timeout)
         self.expiries = Expiries(clock)
         """The ends of what is in flight: of attempts, and of answers that outlive theirs."""
+        self._fastest = FastestOfLate()
         self._earnings = budget.earnings if budget else None
         self._breaker = breaker
         self._limit = limit
@@ -109,23 +112,29 @@ class Attempts:
             if breaker.hung_after is not None or probe is not None:
                 patience = breaker.watch(coroutine, generation, began)
         expiry = None
+        hurried = attempt_end - began < self._first_timeout and self._hurried(began, attempt_end)
         try:
             if attempt_end != inf or (limit is not None and current_task() is not None):
-                expiry = self.expiries.add(attempt_end, breaker, generation, coroutine, patience)
+                told = None if hurried else breaker
+                expiry = self.expiries.add(attempt_end, told, generation, coroutine, patience)
             result = await resume(coroutine, waits_for)
         except BaseException as error:
             coroutine.close()  # it has ended, unless no timer could be set for it
             beaten = race is not None and race.beaten
-            if self._ended(error, coroutine, expiry, generation, patience, began, attempt_end, beaten):
+            if self._ended(
+                error, coroutine, expiry, generation, patience, began, attempt_end, hurried, beaten
+            ):
                 raise Expired from error
             raise
         now = self._now()
         if expiry is not None:
             self.expiries.close(expiry)
             if expiry.expired:  # and the coroutine swallowed that, so its result stands
-                if limit is not None:
-                    limit.dropped(began, now)
+                self._overran(coroutine, generation, patience, began, now, hurried)
                 return result
+        fastest = self._fastest
+        if now - began < fastest.seconds or now >= fastest.turns_at:
+            fastest.note(now - began, now)
         if breaker is not None and (patience == inf or breaker.unwatch(coroutine, patience)):
             breaker.record(generation, True, now, began)
         if limit is not None:
@@ -141,6 +150,7 @@ class Attempts:
         patience: float,
         began: float,
         attempt_end: float,
+        hurried: bool,
         beaten: bool = False,
     ) -> bool:
         """Tells breaker and limit of an attempt that raised; True if our timer, and only it, cancelled it."""
@@ -148,15 +158,30 @@ class Attempts:
         now = self._now()
         only_ours = expiry is not None and self.expiries.close(expiry)
         expired = expiry is not None and expiry.expired
-        if not expired and breaker is not None and breaker.unwatch(call, patience):
-            cancelled = isinstance(error, CancelledError)
+        cancelled = isinstance(error, CancelledError)
+        silent = beaten or (hurried and (expired or cancelled or isinstance(error, TimeoutError)))
+        if (hurried or not expired) and breaker is not None and breaker.unwatch(call, patience):
             # Late: a caller's timer for the same moment came first. That is no whim of the caller.
             late = cancelled and now >= attempt_end - TIMER_SLACK
-            success = None if beaten else False if late else breaker.judge(error)
+            success = None if silent else False if late else breaker.judge(error)
             breaker.record(generation, success, now, began)
-        if self._limit is not None and (expired or (is_drop(error) and not beaten)):
+        if self._limit is not None and not silent and (expired or is_drop(error)):
             self._limit.dropped(began, now)
         return only_ours and isinstance(error, CancelledError)
+
+    def _hurried(self, began: float, attempt_end: float) -> bool:
+        """Whether an attempt has less time than any success of late needed, so that its timeout says nothing."""
+        return attempt_end - began < self._fastest.of_late(began)
+
+    def _overran(
+        self, call: object, generation: int, patience: float, began: float, now: float, hurried: bool
+    ) -> None:
+        """Tells breaker and limit of an attempt that swallowed our cancellation and returned."""
+        if not hurried:  # the breaker was told when the timer fired
+            if self._limit is not None:
+                self._limit.dropped(began, now)
+        elif self._breaker is not None and self._breaker.unwatch(call, patience):
+            self._breaker.record(generation, None, now, began)
 
     def _failed_at_once(self, error: BaseException, probe: int | None, now: float) -> None:
         if (breaker := self._breaker) is not None:
@@ -258,6 +283,7 @@ class Attempt:
         "_expiry",
         "_found",
         "_generation",
+        "_hurried",
         "_patience",
         "_token",
     )
@@ -304,7 +330,9 @@ class Attempt:
             self._generation = breaker.generation if probe is None else probe
             self._patience = breaker.watch(self, self._generation, now)
         try:
-            self._expiry = attempts.expiries.add(self._end, breaker, self._generation, self, self._patience)
+            self._hurried = attempts._hurried(now, self._end)
+            told = None if self._hurried else breaker
+            self._expiry = attempts.expiries.add(self._end, told, self._generation, self, self._patience)
         except BaseException:  # no task, or no loop that could set a timer: nothing begins
             if breaker is not None and breaker.unwatch(self, self._patience):
                 breaker.record(self._generation, None, now)
@@ -329,7 +357,14 @@ class Attempt:
             if error is None:
                 self._succeeded()
             elif attempts._ended(
-                error, self, self._expiry, self._generation, self._patience, self._began, self._end
+                error,
+                self,
+                self._expiry,
+                self._generation,
+                self._patience,
+                self._began,
+                self._end,
+                self._hurried,
             ):
                 attempts._counts.timed_out += 1
                 raise DeadlineExceeded(
@@ -345,9 +380,9 @@ class Attempt:
         now = attempts._now()
         attempts.expiries.close(self._expiry)
         if self._expiry.expired:  # and the block swallowed that
-            if limit is not None:
-                limit.dropped(self._began, now)
+            attempts._overran(self, self._generation, self._patience, self._began, now, self._hurried)
             return
+        attempts._fastest.note(now - self._began, now)
         breaker = attempts._breaker
         if breaker is not None and breaker.unwatch(self, self._patience):
             breaker.record(self._generation, True, now, self._began)

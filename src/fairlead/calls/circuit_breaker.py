@@ -11,9 +11,9 @@ again.
 
 Invariant: every permit ends in exactly one of success, failure or nothing. A cancelled call is nothing:
 the caller left, which says nothing about the dependency; a cancelled probe gives its permit back. Our own
-timeout is a failure. A call in flight for longer than its patience counts as a failure already, so a
-dependency that hangs opens the breaker before its timeouts return. Outcomes of calls that began before the
-last change of state are ignored.
+timeout is a failure, unless it left less time than any success of late took (`fastest`). A call in flight for
+longer than its patience counts as a failure already, so a dependency that hangs opens the breaker before its
+timeouts return. Outcomes of calls that began before the last change of state are ignored.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import gc
 import inspect
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -882,3 +883,103 @@ async def test_a_change_of_state_at_a_timeout_is_not_laid_to_another_request(clo
     await clock.run_for(1.0)
     assert isinstance(call.exception(), DeadlineExceeded)
     assert [event.request_id for event in events] == [""]  # it has none, rather than a wrong one
+
+
+# Callers in a hurry
+
+
+async def within(clock: ManualClock, policy: Policy, seconds: float, work: float = 0.05) -> object:
+    """What becomes of a call that needs `work` seconds and has `seconds`."""
+
+    async def call() -> str:
+        await clock.sleep(work)
+        return "ok"
+
+    async def guarded() -> str:
+        with request_context(RequestContext(deadline=Deadline.after(seconds, clock))):
+            return await policy.call(call)
+
+    task = asyncio.ensure_future(guarded())
+    await clock.run_for(min(seconds, work) + 0.001)
+    return task.exception() or task.result()
+
+
+def hurriable(clock: ManualClock, **changes: Any) -> Policy:
+    settings: dict[str, Any] = {"breaker": CircuitBreaker("p", minimum_calls=5, open_for=1.0, clock=clock)}
+    limit = ConcurrencyLimit("p", initial=20, clock=clock)
+    return Policy(name="p", timeout=1.0, limit=limit, clock=clock, **(settings | changes))
+
+
+async def test_callers_who_name_tiny_deadlines_neither_open_the_breaker_nor_cut_the_limit() -> None:
+    clock = ManualClock()
+    policy = hurriable(clock)
+    assert await within(clock, policy, 1.0) == "ok"
+    for _ in range(50):
+        assert isinstance(await within(clock, policy, 0.001), DeadlineExceeded)
+    assert await within(clock, policy, 1.0) == "ok"
+    assert policy._limit is not None
+    assert policy._limit.limit == 20
+    assert policy._breaker is not None
+    assert policy._breaker.outcomes.counts(clock.now()) == (2, 0)
+
+
+async def test_a_deadline_that_left_as_long_as_a_success_needed_is_a_failure() -> None:
+    clock = ManualClock()
+    policy = hurriable(clock)
+    assert await within(clock, policy, 1.0) == "ok"
+    for _ in range(4):
+        assert isinstance(await within(clock, policy, 0.06, work=5.0), DeadlineExceeded)
+    assert isinstance(await within(clock, policy, 1.0), CircuitOpen)
+
+
+async def test_without_a_success_of_late_every_timeout_counts() -> None:
+    clock = ManualClock()
+    policy = hurriable(clock)
+    assert await within(clock, policy, 1.0) == "ok"
+    clock.advance(25.0)
+    for _ in range(5):
+        assert isinstance(await within(clock, policy, 0.001), DeadlineExceeded)
+    assert isinstance(await within(clock, policy, 1.0), CircuitOpen)
+
+
+async def test_a_probe_of_a_caller_in_a_hurry_gives_its_permit_back() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("p", minimum_calls=5, open_for=1.0, half_open_permits=1, clock=clock)
+    policy = hurriable(clock, breaker=breaker)
+    assert await within(clock, policy, 1.0) == "ok"
+    for _ in range(5):
+        await within(clock, policy, 0.5, work=5.0)
+    assert breaker.state is BreakerState.OPEN
+    clock.advance(1.5)
+    assert isinstance(await within(clock, policy, 0.001), DeadlineExceeded)
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert await within(clock, policy, 1.0) == "ok"
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_a_hurried_block_that_swallows_its_end_leaves_nothing_watched() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("p", hung_after=10.0, clock=clock)
+    policy = hurriable(clock, breaker=breaker)
+    assert await within(clock, policy, 1.0) == "ok"
+
+    async def block() -> None:
+        with request_context(RequestContext(deadline=Deadline.after(0.001, clock))):
+            async with policy.attempt():
+                with suppress(asyncio.CancelledError):
+                    await clock.sleep(1.0)
+
+    async def call() -> None:
+        with suppress(asyncio.CancelledError):
+            await clock.sleep(1.0)
+
+    async def hurried() -> None:
+        with request_context(RequestContext(deadline=Deadline.after(0.001, clock))):
+            await policy.call(call)
+
+    for work in (block, hurried):
+        task = asyncio.ensure_future(work())
+        await clock.run_for(0.01)
+        assert task.done()
+    assert breaker.in_flight == 0
+    assert breaker.outcomes.counts(clock.now()) == (1, 0)
