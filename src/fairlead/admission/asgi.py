@@ -108,10 +108,11 @@ class AdmissionMiddleware:
         deadline, request_id = self._read(scope)
         priority = self._priority(scope) if self._priority is not None else Priority.NORMAL
         shedder = self._shedder if priority is not None else None
-        if shedder is not None and deadline.expired():
-            async with shedder.admit(priority, deadline):
-                pass  # it raises, and counts
-        deadline.check(_named(scope))
+        if deadline.expired():
+            if shedder is not None:
+                async with shedder.admit(priority, deadline):
+                    pass  # it raises, and counts
+            deadline.check(_named(scope))
         if self._rate_limiter is not None:
             decision = self._rate_limiter.check(self._client(scope))
             if not isinstance(decision, RateDecision):
