@@ -23,13 +23,13 @@ from aiolimiter import AsyncLimiter
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from bench.harness import Bar, Timing, interleave_async, ratio
-from bench.overload_model import CAPACITY as MODEL_CAPACITY
-from bench.overload_model import overload
+from bench.overload_model import FAST, SLOW, Outcomes, overload
 from bench.overload_service import CAPACITY, PATIENCE
 from fairlead.admission import LoadShedder, RateLimit, RateLimiter
 from fairlead.admission.asgi import AdmissionMiddleware
 from fairlead.calls import Aimd, ConcurrencyLimit, Gradient
 from fairlead.clock import ManualClock
+from fairlead.context import Priority
 from fairlead.errors import RunInvalid
 from fairlead.lab import Ending, Samples, Schedule, Service, Topology, Zipf, drive
 
@@ -146,6 +146,7 @@ def _lasting(quick: bool) -> Bar:
         "aimd": (Aimd(), False),
         "aimd_told_deadlines": (Aimd(), True),
         "gradient": (Gradient(), False),
+        "gradient_told_deadlines": (Gradient(), True),
     }
     shares: dict[str, list[float]] = {}
     figures: dict[str, float] = {"virtual_seconds": seconds}
@@ -156,11 +157,20 @@ def _lasting(quick: bool) -> Bar:
             outcomes = asyncio.run(
                 overload(limit, clock, times=3.0, seconds=seconds, deadlines=deadlines, seed=seed)
             )
-            shares.setdefault(name, []).append(outcomes.total_in_time / seconds / MODEL_CAPACITY)
+            shares.setdefault(name, []).append(outcomes.total_in_time / seconds / FAST.capacity)
             figures[f"{name}_goodput_share_of_capacity_seed_{seed}"] = shares[name][-1]
             latencies = sorted(outcomes.latencies)
             figures[f"{name}_p50_seconds_seed_{seed}"] = latencies[len(latencies) // 2]
             figures[f"{name}_limit_seed_{seed}"] = outcomes.limit
+            figures |= _by_priority(outcomes, name, seed)
+    for seed in seeds:
+        # Where a place comes free every 62 ms, the queue's bounds have to grow, or it refuses those who had time.
+        clock = ManualClock()
+        limit = ConcurrencyLimit("model", algorithm=Gradient(), clock=clock)
+        outcomes = asyncio.run(
+            overload(limit, clock, times=3.0, seconds=seconds, deadlines=False, seed=seed, shape=SLOW)
+        )
+        figures |= _by_priority(outcomes, "slow_places", seed)
     others = ", ".join(
         f"{name} {statistics.median(shares[name]):.2f}" for name in rules if name != "gradient"
     )
@@ -169,11 +179,17 @@ def _lasting(quick: bool) -> Bar:
         value=statistics.median(shares["gradient"]),
         limit=0.9,
         at_most=False,
-        n=int(seconds * MODEL_CAPACITY * 3) * len(seeds),
+        n=int(seconds * FAST.capacity * 3) * len(seeds),
         spread=(min(shares["gradient"]), max(shares["gradient"])),
         note=f"the others: {others}; the spread is the whole range of {len(seeds)} seeds",
         figures=figures,
     )
+
+
+def _by_priority(outcomes: Outcomes, name: str, seed: int) -> dict[str, float]:
+    """The share in time of each priority."""
+    shares = [in_time / offered for in_time, offered in zip(outcomes.in_time, outcomes.offered, strict=True)]
+    return {f"{name}_{each.name.lower()}_in_time_seed_{seed}": shares[each] for each in Priority}
 
 
 # Costs

@@ -1,6 +1,6 @@
 """A service whose dependency is the bottleneck, on virtual time: what a limit does over many minutes of overload.
 
-The dependency has `WORKERS` workers and one queue, first in, first out. It does not learn that a caller has left, so
+The dependency has some workers and one queue, first in, first out. It does not learn that a caller has left, so
 it works for those too; that is what makes overload last. Arrivals are Poisson, service times log-normal.
 
 simulated: the dependency, its callers, time itself. Real: LoadShedder, ConcurrencyLimit and its rules.
@@ -21,14 +21,31 @@ from fairlead.context import Priority
 from fairlead.deadline import Deadline
 from fairlead.errors import DeadlineExceeded, Overloaded
 
-__all__ = ["CAPACITY", "PATIENCE", "Outcomes", "overload"]
+__all__ = ["FAST", "SLOW", "Outcomes", "Shape", "overload"]
 
-WORKERS = 8
-SERVICE_TIME = 0.05
 SIGMA = 0.5
-PATIENCE = 0.5
-CAPACITY = WORKERS / SERVICE_TIME
 MIX = {Priority.BACKGROUND: 0.3, Priority.NORMAL: 0.5, Priority.CRITICAL: 0.2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """A dependency, and how long callers wait for it."""
+
+    workers: int
+    service_time: float
+    """Mean seconds of one call."""
+    patience: float
+    """Seconds that a caller waits."""
+
+    @property
+    def capacity(self) -> float:
+        """Calls per second."""
+        return self.workers / self.service_time
+
+
+FAST = Shape(workers=8, service_time=0.05, patience=0.5)
+SLOW = Shape(workers=16, service_time=1.0, patience=5.0)
+"""A place comes free every 62 ms, ten times as seldom."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +64,8 @@ class Outcomes:
 
 
 class _Dependency:
-    def __init__(self, clock: ManualClock, rng: random.Random) -> None:
+    def __init__(self, shape: Shape, clock: ManualClock, rng: random.Random) -> None:
+        self._shape = shape
         self._clock = clock
         self._rng = rng
         self._busy = 0
@@ -55,7 +73,7 @@ class _Dependency:
 
     def call(self) -> asyncio.Future[None]:
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._busy < WORKERS:
+        if self._busy < self._shape.workers:
             self._begin(answer)
         else:
             self._queue.append(answer)
@@ -63,7 +81,7 @@ class _Dependency:
 
     def _begin(self, answer: asyncio.Future[None]) -> None:
         self._busy += 1
-        seconds = self._rng.lognormvariate(math.log(SERVICE_TIME) - SIGMA * SIGMA / 2, SIGMA)
+        seconds = self._rng.lognormvariate(math.log(self._shape.service_time) - SIGMA * SIGMA / 2, SIGMA)
         self._clock.call_at(self._clock.now() + seconds, lambda: self._end(answer))
 
     def _end(self, answer: asyncio.Future[None]) -> None:
@@ -82,13 +100,14 @@ async def overload(
     seconds: float,
     deadlines: bool,
     seed: int,
+    shape: Shape = FAST,
 ) -> Outcomes:
     """What becomes of `times` the capacity over `seconds`; limit None: without admission.
 
     deadlines: callers say their patience, and the service gives a request up when it has passed.
     """
     rng = random.Random(seed)
-    dependency = _Dependency(clock, random.Random(seed + 1))
+    dependency = _Dependency(shape, clock, random.Random(seed + 1))
     shedder = LoadShedder("model", limit=limit, clock=clock, rng=random.Random(seed + 2)) if limit else None
     outcomes = Outcomes(offered=[0, 0, 0], in_time=[0, 0, 0], latencies=[])
     tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +125,7 @@ async def overload(
 
     async def request(priority: Priority) -> None:
         began = clock.now()
-        deadline = Deadline.after(PATIENCE, clock) if deadlines else Deadline.never(clock)
+        deadline = Deadline.after(shape.patience, clock) if deadlines else Deadline.never(clock)
         try:
             if shedder is None:
                 await work(deadline)
@@ -116,7 +135,7 @@ async def overload(
         except (Overloaded, DeadlineExceeded, TimeoutError):
             return
         latency = clock.now() - began
-        if latency <= PATIENCE:
+        if latency <= shape.patience:
             outcomes.in_time[priority] += 1
             outcomes.latencies.append(latency)
 
@@ -126,7 +145,7 @@ async def overload(
         task = asyncio.create_task(request(priority))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        following = clock.now() + rng.expovariate(times * CAPACITY)
+        following = clock.now() + rng.expovariate(times * shape.capacity)
         if following < end:
             clock.call_at(following, arrive)
 
