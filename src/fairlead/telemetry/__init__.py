@@ -35,13 +35,22 @@ from fairlead.telemetry.metrics import Counter, Family, Gauge, MetricRegistry
 
 if TYPE_CHECKING:
     from fairlead.telemetry.dead_letter import DeadLetter, DeadLetterFile, read_dead_letters
+    from fairlead.telemetry.identity import SeenEvents, event_id
     from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
     from fairlead.telemetry.logs import JsonLogFormatter
     from fairlead.telemetry.recording import RecordingMiddleware
     from fairlead.telemetry.redact import PATTERNS, Pattern, Redactor, load_key
     from fairlead.telemetry.sampling import SamplingSink, sampled
     from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent, decode_event
-    from fairlead.telemetry.sink import BufferedSink, EventSink, EventWriter, MemorySink, NullSink, SinkStats
+    from fairlead.telemetry.sink import (
+        BufferedSink,
+        EventSink,
+        EventWriter,
+        MemorySink,
+        NullSink,
+        SinkStats,
+        TendedWriter,
+    )
     from fairlead.telemetry.token_vault import TokenVault
     from fairlead.telemetry.tracing import Span, Tracer
 else:
@@ -50,13 +59,22 @@ else:
         name: module
         for module, names in {
             "dead_letter": ("DeadLetter", "DeadLetterFile", "read_dead_letters"),
+            "identity": ("SeenEvents", "event_id"),
             "jsonl": ("JsonLinesSegments", "ReadReport", "read_events"),
             "logs": ("JsonLogFormatter",),
             "recording": ("RecordingMiddleware",),
             "redact": ("PATTERNS", "Pattern", "Redactor", "load_key"),
             "sampling": ("SamplingSink", "sampled"),
             "schema": ("EVENTS", "EventRegistry", "UnknownEvent", "decode_event"),
-            "sink": ("BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"),
+            "sink": (
+                "BufferedSink",
+                "EventSink",
+                "EventWriter",
+                "MemorySink",
+                "NullSink",
+                "SinkStats",
+                "TendedWriter",
+            ),
             "token_vault": ("TokenVault",),
             "tracing": ("Span", "Tracer"),
         }.items()
@@ -107,14 +125,17 @@ __all__ = [
     "RequestFinished",
     "RequestRecorded",
     "SamplingSink",
+    "SeenEvents",
     "SinkStats",
     "Span",
     "StateChanged",
+    "TendedWriter",
     "TokenVault",
     "Tracer",
     "UnknownEvent",
     "decode_event",
     "encode_event",
+    "event_id",
     "load_key",
     "read_dead_letters",
     "read_events",

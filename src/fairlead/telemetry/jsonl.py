@@ -6,6 +6,9 @@ or age; a finished segment never changes. Names sort by the time the segment beg
 
     events-20260102T030405.678901Z-4711-000001.jsonl        prefix, UTC, process id, number
 
+A segment is locked (flock) while it is written, so that whoever compacts, ships or deletes can tell a finished
+one from one at work, also after a SIGKILL: the kernel lets go of the lock.
+
 A crash can cut the last line of a segment, and only that. Readers tolerate and count it. Any other line that
 is not an event is reported, not skipped. When the disk is full, the line that did not fit is cut off again,
 so that what was recorded before stays readable to its last byte.
@@ -15,11 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +32,10 @@ from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
 from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.event import Event
+from fairlead.telemetry.identity import SeenEvents, event_id
 from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent
 
-__all__ = ["JsonLinesSegments", "ReadReport", "read_events"]
+__all__ = ["JsonLinesSegments", "ReadReport", "is_finished", "read_events"]
 
 _NO_SPACE = {
     errno.ENOSPC: "the disk is full",
@@ -59,7 +65,7 @@ class JsonLinesSegments:
         directory: made if missing, mode 0700; segments get 0600, since events name users.
         prefix: letters, digits, `_` and `.`, so that it cannot leave the directory.
         max_bytes: a batch that would pass it begins a new segment; only a single longer line exceeds it.
-        max_age: seconds, > 0; checked when something is written, so an idle segment stays open.
+        max_age: seconds, > 0; the sink's thread ends a segment at this age, also when nothing more comes.
         fsync: when data is forced to the disk: `never` (the kernel decides; a power cut can cost 30 s),
             `rotate` (when a segment ends; the default, since a process that dies alone loses nothing either
             way), `batch` (each write).
@@ -113,6 +119,21 @@ class JsonLinesSegments:
             raise
         return count
 
+    @property
+    def current(self) -> Path | None:
+        """The segment that is being written; None when none is open in this process."""
+        return self._path if self._file is not None and self._pid == os.getpid() else None
+
+    def tend(self) -> float:
+        """Ends the segment when it has its age; returns the seconds until then, inf when none is open."""
+        if self.current is None:
+            return inf
+        left = self._began + self._max_age - self._clock.now()
+        if left > 0:
+            return left
+        self.close()
+        return inf
+
     def close(self) -> None:
         """Ends the current segment. A later write begins a new one."""
         try:
@@ -144,6 +165,8 @@ class JsonLinesSegments:
             # The name is taken where another container shares the directory and, by chance, the process id.
             with contextlib.suppress(FileExistsError):
                 file = os.open(self._path, _NEW_FILE, 0o600)
+                with contextlib.suppress(OSError):  # a file system without locks: nobody can take one there
+                    fcntl.flock(file, fcntl.LOCK_SH)
                 self._size = 0
                 self._began = self._clock.now()
                 return file
@@ -156,6 +179,9 @@ class JsonLinesSegments:
             if self._fsync != "never":
                 os.fsync(file)
         finally:
+            # Said aloud: a forked child may hold the same open file, and closing ours would leave it locked.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
             os.close(file)
 
     def _fitting(self, lines: Sequence[bytes]) -> tuple[int, bytes]:
@@ -196,6 +222,16 @@ class JsonLinesSegments:
         )
 
 
+def is_finished(segment: Path) -> bool:
+    """Whether nobody writes the segment any more. An empty one counts as being written: its writer may be about to."""
+    try:
+        with segment.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.fstat(file.fileno()).st_size > 0
+    except OSError:
+        return False
+
+
 @dataclass(kw_only=True, slots=True)
 class ReadReport:
     """What a reader met besides events; filled while `read_events` is iterated."""
@@ -206,6 +242,8 @@ class ReadReport:
     """Lines of a kind that this version does not know."""
     malformed: int = 0
     """Lines that are no event at all, or break the schema of their kind."""
+    duplicates: int = 0
+    """Lines whose event was met before: delivered twice, and left out."""
     truncated: int = 0
     """Last lines that a crash, or a writer still at work, left unfinished."""
     problems: list[str] = field(default_factory=list)
@@ -227,8 +265,8 @@ def read_events(
 
     Segments of several processes follow one another; sort by `at_utc_seconds` where that matters. With a
     `report`, lines that are not events are counted in it and skipped; without one, the first raises
-    BrokenDocument. A last line cut by a crash is never an error. Raises InvalidInput when there is no such
-    path.
+    BrokenDocument. A last line cut by a crash is never an error, and an event that was delivered twice (the same
+    `event_id`) is read once. Raises InvalidInput when there is no such path.
 
     registry: the kinds that count as events. dead_letters: takes what is none; with it, nothing is raised.
     """
@@ -246,6 +284,7 @@ def _read(
 ) -> Iterator[Event]:
     strict = report is None and dead_letters is None
     report = report or ReadReport()
+    seen = SeenEvents()
     for segment in segments:
         report.segments += 1
         for number, line in _lines(segment):
@@ -266,6 +305,9 @@ def _read(
                 if strict:
                     raise type(error)(problem) from error
             else:
+                if not seen.add(event_id(line)):
+                    report.duplicates += 1
+                    continue
                 report.events += 1
                 yield event
 

@@ -5,6 +5,8 @@ to a bounded buffer and returns; one thread, owned by the sink, encodes and writ
 is full the newest event is dropped and counted; when the writer fails, the first failure is kept, what it
 cost is counted, and the service goes on.
 
+Every line gets an `event_id` on the thread, so that what a broker or a reader meets twice counts once.
+
 Invariant, whenever nothing is moving: emitted = written + dropped + lost + pending.
 
     emit → buffer (bounded) → [thread] encode → EventWriter
@@ -26,20 +28,23 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.event import Event, encode_event
+from fairlead.telemetry.identity import Numbering
 from fairlead.telemetry.schema import EVENTS, EventRegistry
 
 if TYPE_CHECKING:
     from fairlead.telemetry.redact import Redactor
 
-__all__ = ["BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats"]
+__all__ = ["BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats", "TendedWriter"]
 
 _EventKind = TypeVar("_EventKind", bound=Event)
 
+_LONGEST_PAUSE = 1e6  # seconds; more is for ever
 _EXIT_TIMEOUT = 5.0  # seconds that a forgotten sink may hold up the interpreter's exit
 
 
@@ -63,6 +68,18 @@ class EventWriter(Protocol):
 
     def close(self) -> None:
         """Makes what was written durable, as far as it promises that, and lets go of its resources."""
+        ...
+
+
+@runtime_checkable
+class TendedWriter(EventWriter, Protocol):
+    """A writer with something to do also while nothing is written: a segment to end, a backlog to send."""
+
+    def tend(self) -> float:
+        """Does what is due; returns seconds until it wants to be asked again, inf for not before a write.
+
+        Called after each write and then as asked for, from the thread that writes, and never at the same time.
+        """
         ...
 
 
@@ -150,6 +167,7 @@ class BufferedSink:
                 f"flush_interval = {flush_interval!r}: expected seconds, above 0 and at most 60"
             )
         self._writer = writer
+        self._tended = writer if isinstance(writer, TendedWriter) else None
         self._capacity = capacity
         self._batch = batch
         self._flush_interval = flush_interval
@@ -169,6 +187,7 @@ class BufferedSink:
         self._dropped = 0
         self._lost = 0
         self._failure: BaseException | None = None
+        self._numbering = Numbering()
         self._flushes: deque[threading.Event] = deque()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -300,15 +319,25 @@ class BufferedSink:
                 done.set()
             if closing:
                 break
-            if not self._bell.acquire(timeout=self._flush_interval) and not self._buffer:
+            pause = self._tend()
+            if not self._bell.acquire(timeout=min(self._flush_interval, pause)) and not self._buffer:
                 self._idle = True
                 if not (self._buffer or self._flushes or self._closed):
-                    self._bell.acquire()
+                    pause -= self._flush_interval
+                    self._bell.acquire(timeout=-1 if pause > _LONGEST_PAUSE else max(0.0, pause))
                 self._idle = False
         try:
             self._writer.close()
         except Exception as error:  # the edge of the thread: recorded, and the service goes on
             self._remember(error)
+
+    def _tend(self) -> float:
+        try:
+            pause = inf if self._tended is None else self._tended.tend()
+        except Exception as error:  # the edge of the thread: recorded, and the service goes on
+            self._remember(error)
+            return inf
+        return max(0.0, pause)
 
     def _drain(self, count: int) -> None:
         buffer = self._buffer
@@ -342,7 +371,7 @@ class BufferedSink:
                     line or _shown(event), reason=f"{type(error).__name__}: {error}", source="sink"
                 )
             return None
-        return line
+        return self._numbering.stamp(line)
 
     def _write(self, lines: list[bytes]) -> None:
         while lines:

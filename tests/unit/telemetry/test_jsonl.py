@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from fairlead.telemetry import (
     encode_event,
     read_events,
 )
+from fairlead.telemetry.identity import Numbering
+from fairlead.telemetry.jsonl import is_finished
 
 
 def line(number: int) -> bytes:
@@ -303,3 +306,59 @@ def test_a_single_segment_can_be_read_by_its_path(tmp_path: Path) -> None:
 def test_a_path_that_does_not_exist_is_refused_before_iteration(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file or directory"):
         read_events(tmp_path / "missing")
+
+
+def test_an_event_that_was_delivered_twice_is_read_once_and_counted(tmp_path: Path) -> None:
+    numbering = Numbering()
+    one, other = numbering.stamp(line(1)), numbering.stamp(line(2))
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([one, other, one, b""]))
+    (tmp_path / "b.jsonl").write_bytes(b"\n".join([other, line(3), line(3), b""]))
+    report = ReadReport()
+    assert keys(tmp_path, report) == [1, 2, 3, 3], "lines without an id are each their own"
+    assert (report.events, report.duplicates) == (4, 2)
+    assert keys(tmp_path) == [1, 2, 3, 3]
+
+
+def test_an_idle_segment_is_ended_at_its_age(tmp_path: Path) -> None:
+    clock = ManualClock()
+    writer = JsonLinesSegments(tmp_path, max_age=60.0, clock=clock)
+    assert writer.tend() == inf
+    writer.write([line(1)])
+    clock.advance(59.0)
+    assert writer.tend() == pytest.approx(1.0)
+    assert writer.current == segments(tmp_path)[0]
+    clock.advance(1.0)
+    assert writer.tend() == inf
+    assert writer.current is None
+    writer.write([line(2)])
+    writer.close()
+    assert len(segments(tmp_path)) == 2
+
+
+def test_a_segment_is_finished_once_its_writer_let_go_of_it(tmp_path: Path) -> None:
+    writer = JsonLinesSegments(tmp_path)
+    writer.write([line(1)])
+    [segment] = segments(tmp_path)
+    assert not is_finished(segment)
+    writer.close()
+    assert is_finished(segment)
+
+
+def test_a_segment_that_is_empty_or_gone_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    assert not is_finished(tmp_path / "a.jsonl")
+    assert not is_finished(tmp_path / "b.jsonl")
+
+
+def test_a_segment_that_a_forked_child_still_has_open_is_finished_when_its_writer_ends_it(
+    tmp_path: Path,
+) -> None:
+    writer = JsonLinesSegments(tmp_path)
+    writer.write([line(1)])
+    assert writer._file is not None
+    inherited = os.dup(writer._file)  # what a fork leaves in the child
+    writer.close()
+    try:
+        assert is_finished(segments(tmp_path)[0])
+    finally:
+        os.close(inherited)

@@ -6,12 +6,22 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import pytest
 
 from fairlead.errors import InvalidInput, NoSpace
-from fairlead.telemetry import BufferedSink, Event, Exposure, MemorySink, NullSink, StateChanged, decode_event
+from fairlead.telemetry import (
+    BufferedSink,
+    Event,
+    Exposure,
+    MemorySink,
+    NullSink,
+    StateChanged,
+    decode_event,
+    event_id,
+)
 
 
 def exposure(number: int = 0, *, targeting_key: Any = None) -> Exposure:
@@ -360,3 +370,54 @@ def test_the_null_sink_takes_anything_and_keeps_nothing() -> None:
     sink = NullSink()
     sink.emit(exposure())
     assert not hasattr(sink, "__dict__") or vars(sink) == {}
+
+
+class TendedListWriter(ListWriter):
+    """Wants to be looked after, as often as it is told to want it."""
+
+    def __init__(self, *pauses: float) -> None:
+        super().__init__()
+        self.pauses = list(pauses)
+        self.tended = 0
+        self.enough = threading.Event()
+
+    def tend(self) -> float:
+        self.tended += 1
+        if not self.pauses:
+            self.enough.set()
+            return inf
+        return self.pauses.pop(0)
+
+
+def test_an_idle_writer_is_tended_as_often_as_it_asks_and_then_left_alone() -> None:
+    writer = TendedListWriter(0.0, 0.001, -1.0, 0.003)
+    with BufferedSink(writer, flush_interval=0.001) as sink:
+        sink.emit(exposure(1))
+        assert writer.enough.wait(timeout=10.0)
+        assert sink.stats.written == 1
+
+
+def test_a_writer_that_fails_while_it_is_tended_is_remembered_and_goes_on_writing() -> None:
+    class Failing(TendedListWriter):
+        def tend(self) -> float:
+            super().tend()
+            raise OSError("cannot tend")
+
+    writer = Failing()
+    with BufferedSink(writer, flush_interval=0.001) as sink:
+        sink.emit(exposure(1))
+        assert writer.enough.wait(timeout=10.0)
+        sink.emit(exposure(2))
+    assert str(sink.failure) == "cannot tend"
+    assert sink.stats.written == 2
+
+
+def test_every_line_has_an_id_of_its_own_and_no_line_that_failed_uses_one_up() -> None:
+    writer = ListWriter()
+    with BufferedSink(writer) as sink:
+        sink.emit(exposure(1))
+        sink.emit(exposure(2, targeting_key=object()))
+        sink.emit(exposure(3))
+    ids = [event_id(line) for line in writer.lines]
+    assert [each.rpartition("-")[2] for each in ids] == ["1", "2"]
+    assert len({each.rpartition("-")[0] for each in ids}) == 1
