@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         SinkStats,
         TendedWriter,
     )
+    from fairlead.telemetry.spool import Spool, SpoolStats
     from fairlead.telemetry.token_vault import TokenVault
     from fairlead.telemetry.tracing import Span, Tracer
 else:
@@ -75,6 +76,7 @@ else:
                 "SinkStats",
                 "TendedWriter",
             ),
+            "spool": ("Spool", "SpoolStats"),
             "token_vault": ("TokenVault",),
             "tracing": ("Span", "Tracer"),
         }.items()
@@ -128,6 +130,8 @@ __all__ = [
     "SeenEvents",
     "SinkStats",
     "Span",
+    "Spool",
+    "SpoolStats",
     "StateChanged",
     "TendedWriter",
     "TokenVault",

@@ -143,12 +143,16 @@ class JsonLinesSegments:
                 raise self._no_space(error) from error
             raise
 
-    def _current_segment(self, needed: int) -> int:
-        # After a fork the parent goes on with its segment, and this process begins its own.
+    def forget(self) -> None:
+        """In a forked child: lets go of the parent's segment, which the parent goes on with."""
         if self._pid != os.getpid():
             if self._file is not None:
                 os.close(self._file)
             self._file, self._pid, self._number = None, os.getpid(), 0
+
+    def _current_segment(self, needed: int) -> int:
+        if self._pid != os.getpid():
+            self.forget()
         if self._file is not None and (
             self._size + needed > self._max_bytes or self._clock.now() - self._began >= self._max_age
         ):

@@ -28,6 +28,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
@@ -38,6 +39,7 @@ from fairlead.telemetry.identity import Numbering
 from fairlead.telemetry.schema import EVENTS, EventRegistry
 
 if TYPE_CHECKING:
+    from fairlead.telemetry.metrics import MetricRegistry
     from fairlead.telemetry.redact import Redactor
 
 __all__ = ["BufferedSink", "EventSink", "EventWriter", "MemorySink", "NullSink", "SinkStats", "TendedWriter"]
@@ -228,6 +230,17 @@ class BufferedSink:
     def failure(self) -> BaseException | None:
         """The first thing that went wrong behind `emit`, or None; NoSpace for a full disk."""
         return self._failure
+
+    def export(self, registry: MetricRegistry, *, name: str = "events") -> None:
+        """Shows the counts as `fairlead_events_total{sink,what}` and what is pending, read at each scrape."""
+        counter = registry.counter(
+            "fairlead_events_total", "What became of events, in this process.", labels=("sink", "what")
+        )
+        for what in ("written", "dropped", "lost"):
+            counter.labels(sink=name, what=what).track(partial(getattr, self, f"_{what}"))
+        registry.gauge(
+            "fairlead_events_pending", "Events accepted and not yet written.", labels=("sink",)
+        ).labels(sink=name).track(lambda: self.stats.pending)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Waits until everything emitted before this call was written or counted as lost.

@@ -17,11 +17,13 @@ from fairlead.telemetry import (
     Event,
     Exposure,
     MemorySink,
+    MetricRegistry,
     NullSink,
     StateChanged,
     decode_event,
     event_id,
 )
+from fairlead.telemetry.prometheus import render
 
 
 def exposure(number: int = 0, *, targeting_key: Any = None) -> Exposure:
@@ -421,3 +423,17 @@ def test_every_line_has_an_id_of_its_own_and_no_line_that_failed_uses_one_up() -
     ids = [event_id(line) for line in writer.lines]
     assert [each.rpartition("-")[2] for each in ids] == ["1", "2"]
     assert len({each.rpartition("-")[0] for each in ids}) == 1
+
+
+def test_the_counts_are_shown_to_a_scraper() -> None:
+    registry = MetricRegistry()
+    with BufferedSink(ListWriter()) as sink:
+        sink.export(registry, name="audit")
+        sink.emit(exposure(1))
+        sink.emit(exposure(2, targeting_key=object()))
+        assert sink.flush()
+    sink.emit(exposure(3))
+    shown = render(registry)
+    for what in ("written", "dropped", "lost"):
+        assert f'fairlead_events_total{{sink="audit",what="{what}"}} 1.0\n' in shown
+    assert 'fairlead_events_pending{sink="audit"} 0.0\n' in shown
