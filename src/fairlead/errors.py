@@ -5,6 +5,7 @@
     │   ├── CircuitOpen            the dependency failed too often; its breaker is open
     │   ├── Overloaded             no permit was free: the limit protects what lies behind it
     │   └── RateLimited            this client has used up its share; others are served
+    ├── BrokerUnavailable          a message broker did not answer, or gave no receipt
     ├── DeadlineExceeded           the moment passed; also a TimeoutError
     ├── FailedStatus               a dependency answered with a status that counts as its failure
     ├── InvalidInput               a value from outside is wrong; also a ValueError
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 __all__ = [
     "BrokenDocument",
+    "BrokerUnavailable",
     "CircuitOpen",
     "DeadlineExceeded",
     "FailedStatus",
@@ -78,6 +80,10 @@ class Overloaded(Refused):
 
 class RateLimited(Refused):
     """This client has asked for more than its rate limit; `retry_after` is when it may ask again."""
+
+
+class BrokerUnavailable(FairleadError):
+    """A message broker could not be reached, or did not say that it has the message. Sending again is safe."""
 
 
 class DeadlineExceeded(FairleadError, TimeoutError):
