@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fairlead.telemetry.logs import JsonLogFormatter
     from fairlead.telemetry.recording import RecordingMiddleware
     from fairlead.telemetry.redact import PATTERNS, Pattern, Redactor, load_key
+    from fairlead.telemetry.retention import Pin, RetentionReport, pin, pins, retain, unpin
     from fairlead.telemetry.sampling import SamplingSink, sampled
     from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent, decode_event
     from fairlead.telemetry.sink import (
@@ -65,6 +66,7 @@ else:
             "logs": ("JsonLogFormatter",),
             "recording": ("RecordingMiddleware",),
             "redact": ("PATTERNS", "Pattern", "Redactor", "load_key"),
+            "retention": ("Pin", "RetentionReport", "pin", "pins", "retain", "unpin"),
             "sampling": ("SamplingSink", "sampled"),
             "schema": ("EVENTS", "EventRegistry", "UnknownEvent", "decode_event"),
             "sink": (
@@ -117,6 +119,7 @@ __all__ = [
     "NullSink",
     "Pattern",
     "Personal",
+    "Pin",
     "PolicyActed",
     "PolicyAction",
     "Public",
@@ -126,6 +129,7 @@ __all__ = [
     "RequestEnding",
     "RequestFinished",
     "RequestRecorded",
+    "RetentionReport",
     "SamplingSink",
     "SeenEvents",
     "SinkStats",
@@ -141,7 +145,11 @@ __all__ = [
     "encode_event",
     "event_id",
     "load_key",
+    "pin",
+    "pins",
     "read_dead_letters",
     "read_events",
+    "retain",
     "sampled",
+    "unpin",
 ]

@@ -30,12 +30,13 @@ from typing import Literal
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
+from fairlead.telemetry.catalogue import read_catalogue
 from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.event import Event
 from fairlead.telemetry.identity import SeenEvents, event_id
 from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent
 
-__all__ = ["JsonLinesSegments", "ReadReport", "is_finished", "read_events"]
+__all__ = ["JsonLinesSegments", "ReadReport", "is_cut", "is_finished", "read_events", "segment_lines"]
 
 _NO_SPACE = {
     errno.ENOSPC: "the disk is full",
@@ -265,23 +266,30 @@ def read_events(
     registry: EventRegistry = EVENTS,
     dead_letters: DeadLetterFile | None = None,
 ) -> Iterator[Event]:
-    """The events in a directory of segments, in the order of the segments' names, or in one segment file.
+    """The events in a directory, compacted ones first and then the segments in order, or in one segment file.
 
     Segments of several processes follow one another; sort by `at_utc_seconds` where that matters. With a
     `report`, lines that are not events are counted in it and skipped; without one, the first raises
     BrokenDocument. A last line cut by a crash is never an error, and an event that was delivered twice (the same
     `event_id`) is read once. Raises InvalidInput when there is no such path.
 
+    Compacted files need the extra `warehouse`. A compaction that deletes a file before it is read raises
+    InvalidInput: read again.
+
     registry: the kinds that count as events. dead_letters: takes what is none; with it, nothing is raised.
     """
     root = Path(path)
     if not root.exists():
         raise InvalidInput(f"{root}: no such file or directory, so there are no events to read")
-    return _read(sorted(root.glob("*.jsonl")) if root.is_dir() else [root], report, registry, dead_letters)
+    if not root.is_dir():
+        return _read([root], report, registry, dead_letters)
+    catalogue = read_catalogue(root)
+    segments = [path for path in sorted(root.glob("*.jsonl")) if path.name not in catalogue.consumed]
+    return _read([*(root / name for name in catalogue.files), *segments], report, registry, dead_letters)
 
 
 def _read(
-    segments: Sequence[Path],
+    paths: Sequence[Path],
     report: ReadReport | None,
     registry: EventRegistry,
     dead_letters: DeadLetterFile | None,
@@ -289,34 +297,75 @@ def _read(
     strict = report is None and dead_letters is None
     report = report or ReadReport()
     seen = SeenEvents()
-    for segment in segments:
+    for path in paths:
         report.segments += 1
-        for number, line in _lines(segment):
-            try:
-                event = registry.decode(line)
-            except BrokenDocument as error:
-                if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
-                    report.truncated += 1
-                    continue
-                if isinstance(error, UnknownEvent):
-                    report.unknown += 1
-                else:
-                    report.malformed += 1
-                problem = f"{segment}:{number}: {error}"
-                report._note(problem)
-                if dead_letters is not None:
-                    dead_letters.put(line.rstrip(b"\n"), reason=str(error), source=f"{segment}:{number}")
-                if strict:
-                    raise type(error)(problem) from error
-            else:
-                if not seen.add(event_id(line)):
+        try:
+            for event, identity, problem in _parsed(path, registry, report, dead_letters):
+                if problem is not None:
+                    report._note(str(problem))
+                    if strict:
+                        raise problem
+                elif not seen.add(identity):
                     report.duplicates += 1
-                    continue
-                report.events += 1
-                yield event
+                elif event is not None:
+                    report.events += 1
+                    yield event
+        except FileNotFoundError as error:
+            raise InvalidInput(
+                f"{path}: deleted while it was to be read, by a compaction: read again"
+            ) from error
 
 
-def _lines(segment: Path) -> Iterator[tuple[int, bytes]]:
+def _parsed(
+    path: Path, registry: EventRegistry, report: ReadReport, dead_letters: DeadLetterFile | None
+) -> Iterator[tuple[Event | None, str, BrokenDocument | None]]:
+    """Each event with its id; or, in place of one, what is wrong with the line."""
+    if path.suffix == ".parquet":
+        yield from _compacted(path, registry, report)
+        return
+    for number, line in segment_lines(path):
+        try:
+            event = registry.decode(line)
+        except BrokenDocument as error:
+            if is_cut(line):
+                report.truncated += 1
+                continue
+            _count(error, report)
+            if dead_letters is not None:
+                dead_letters.put(line.rstrip(b"\n"), reason=str(error), source=f"{path}:{number}")
+            problem = type(error)(f"{path}:{number}: {error}")
+            problem.__cause__ = error
+            yield None, "", problem
+        else:
+            yield event, event_id(line), None
+
+
+def _compacted(
+    path: Path, registry: EventRegistry, report: ReadReport
+) -> Iterator[tuple[Event | None, str, BrokenDocument | None]]:
+    # Imported here: only who has compacted needs the extra.
+    from fairlead.telemetry.parquet import parquet_events
+
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        for event, identity in parquet_events(path, registry):
+            yield event, identity, None
+    except BrokenDocument as error:  # the whole file, or the rest of it
+        _count(error, report)
+        problem = type(error)(f"{path}: {error}" if isinstance(error, UnknownEvent) else str(error))
+        problem.__cause__ = error
+        yield None, "", problem
+
+
+def _count(error: BrokenDocument, report: ReadReport) -> None:
+    if isinstance(error, UnknownEvent):
+        report.unknown += 1
+    else:
+        report.malformed += 1
+
+
+def segment_lines(segment: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines with their ends; of an overlong one only its beginning, to bound the memory."""
     with segment.open("rb") as file:
         number = 0
@@ -325,3 +374,8 @@ def _lines(segment: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
             while len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
                 line = file.readline(_LONGEST_LINE)
+
+
+def is_cut(line: bytes) -> bool:
+    """Whether a crash, or a writer still at work, left this line that is no event without its end."""
+    return not line.endswith(b"\n") and len(line) < _LONGEST_LINE
