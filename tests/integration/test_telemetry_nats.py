@@ -189,7 +189,7 @@ print(sink.stats.written, spool.stats.forwarded, spool.stats.failures, flush=Tru
 
 
 async def test_a_broker_restarted_twice_and_hung_once_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    count = 20_000
+    count = 12_000
     with NatsServer() as server:
         emitter = started(EMITTER, server.url, str(tmp_path / "spool"), str(count))
         assert emitter.stdout is not None

@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
-
 from fairlead.errors import BrokenDocument, BrokerUnavailable, InvalidInput, MissingExtra
+from fairlead.telemetry.addressing import Addressed, addressed, check_names
 from fairlead.telemetry.bounds import check_number, check_whole
 from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.identity import SeenEvents, event_id
@@ -46,21 +44,11 @@ except ImportError as missing:
 
 __all__ = ["NatsToSegments", "NatsWriter", "WorkerStats"]
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_KIND = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _TOO_LARGE_FOR_STREAM = 10054
 _KEPT_FOR = 7 * 86_400.0  # seconds that a stream made here keeps events
 _DUPLICATE_WINDOW = 120.0
 _PAUSE = 1.0
 _PATIENCE = 2.0
-
-
-class _Envelope(msgspec.Struct):
-    event: str = ""
-    event_id: str = ""
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
 
 
 class NatsWriter:
@@ -86,7 +74,7 @@ class NatsWriter:
         max_in_flight: messages of one write that wait for receipts together; the rest is for the next write.
         security: FastStream's description of TLS and credentials.
         """
-        _check_names(stream=stream, prefix=prefix)
+        check_names(stream=stream, prefix=prefix)
         check_number("timeout", timeout, low=0.05, high=60.0)
         check_whole("max_in_flight", max_in_flight, low=1, high=10_000)
         self._servers = [servers] if isinstance(servers, str) else list(servers)
@@ -103,10 +91,11 @@ class NatsWriter:
 
         Raises BrokerUnavailable when the first has none, InvalidInput when it can never have one.
         """
+        messages = addressed(lines[: self._max_in_flight])
         if not self._loop.is_running:
             self._broker = None  # made before a fork: its connection is the parent's
         try:
-            return self._loop.run(self._publish(lines[: self._max_in_flight]), 4 * self._timeout + 1.0)
+            return self._loop.run(self._publish(messages), 4 * self._timeout + 1.0)
         except TimeoutError as error:
             raise self._unavailable(error) from error
 
@@ -117,43 +106,26 @@ class NatsWriter:
                 self._loop.run(self._disconnect(), self._timeout + 1.0)
             self._loop.close()
 
-    async def _publish(self, lines: Sequence[bytes]) -> int:
-        messages = self._addressed(lines)
+    async def _publish(self, messages: Sequence[Addressed]) -> int:
         try:
             broker = await self._connected()
         except (NatsError, OSError, TimeoutError) as error:
             await self._disconnect()
             raise self._unavailable(error) from error
         receipts = await asyncio.gather(
-            *(self._receipt(broker, *message) for message in messages), return_exceptions=True
+            *(self._receipt(broker, message) for message in messages), return_exceptions=True
         )
         for count, failure in enumerate(receipts):
             if isinstance(failure, BaseException):
-                return await self._stopped(count, failure, lines[0])
+                return await self._stopped(count, failure, messages[0].line)
         return len(receipts)
 
-    def _addressed(self, lines: Sequence[bytes]) -> list[tuple[bytes, str, str]]:
-        """Leading lines, each with its subject and id. Raises InvalidInput when the first has no subject."""
-        found = []
-        for line in lines:
-            try:
-                envelope = _envelope.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                envelope = _Envelope()
-            if not _KIND.fullmatch(envelope.event):
-                break
-            found.append((line, f"{self._prefix}.{envelope.event}", envelope.event_id))
-        if not found:
-            raise InvalidInput(f"no event, so it has no subject: {lines[0][:80]!r}")
-        return found
-
-    async def _receipt(self, broker: NatsBroker, line: bytes, subject: str, identity: str) -> None:
-        headers = {"Nats-Msg-Id": identity} if identity else None
+    async def _receipt(self, broker: NatsBroker, message: Addressed) -> None:
         await broker.publish(
-            line,
-            subject,
-            headers=headers,
-            correlation_id=identity,
+            message.line,
+            f"{self._prefix}.{message.kind}",
+            headers={"Nats-Msg-Id": message.identity} if message.identity else None,
+            correlation_id=message.identity,
             stream=self._stream,
             timeout=self._timeout,
         )
@@ -239,7 +211,7 @@ class NatsToSegments:
         registry: says what is an event. Kinds and versions that it does not know are written all the same.
         dead_letters: takes messages that are none, with the reason.
         """
-        _check_names(stream=stream, prefix=prefix, durable=durable)
+        check_names(stream=stream, prefix=prefix, durable=durable)
         check_whole("batch", batch, low=1, high=10_000)
         self._servers = [servers] if isinstance(servers, str) else list(servers)
         self._segments = segments
@@ -415,12 +387,6 @@ async def _abandon(broker: NatsBroker, timeout: float) -> None:
     with contextlib.suppress(Exception):  # there is nothing to be done about a connection that will not close
         async with asyncio.timeout(timeout):
             await broker.connection.close()
-
-
-def _check_names(**names: str) -> None:
-    for name, value in names.items():
-        if not _NAME.fullmatch(value):
-            raise InvalidInput(f"{name} = {value!r}: use 1 to 64 letters, digits, '_' and '-'")
 
 
 def _shown(server: str) -> str:
