@@ -25,6 +25,7 @@ ROOMS = (
     "transports",
     "admission",
     "telemetry",
+    "event_sinks",
     "flags",
     "inference",
     "lab",
