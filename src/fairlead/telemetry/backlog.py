@@ -155,10 +155,18 @@ class Backlog:
         return 0, 0
 
 
-def abandoned(parent: Path, known: set[Path]) -> list[Backlog]:
-    """The backlogs below `parent`, other than those `known`, whose processes are gone; now owned by the caller."""
-    others = sorted(path for path in parent.iterdir() if path not in known and path.is_dir())
-    return [Backlog(path, lock) for path in others if (lock := _locked(path)) is not None]
+def abandoned(parent: Path, known: set[Path], most: int) -> list[Backlog]:
+    """Backlogs below `parent`, other than those `known`, whose processes are gone; now owned by the caller."""
+    found: list[Backlog] = []
+    for directory in sorted(path for path in parent.iterdir() if path not in known and path.is_dir()):
+        if len(found) >= most:
+            break
+        if (lock := _locked(directory)) is not None:
+            try:
+                found.append(Backlog(directory, lock))
+            except OSError:  # somebody else's files: left to somebody else
+                os.close(lock)
+    return found
 
 
 def _locked(directory: Path) -> int | None:

@@ -27,7 +27,7 @@ from fairlead.telemetry.identity import SeenEvents, event_id
 from fairlead.telemetry.loop_thread import LoopThread
 from fairlead.telemetry.metrics import MetricRegistry
 from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent
-from fairlead.telemetry.sink import EventWriter
+from fairlead.telemetry.sink import EventWriter, TendedWriter
 
 try:
     from faststream.nats import NatsBroker
@@ -286,6 +286,7 @@ class NatsToSegments:
             try:
                 messages = await subscription.fetch(self._batch, timeout=_PAUSE)
             except NatsTimeout:
+                await self._tend()
                 continue
             writing = asyncio.ensure_future(self._take(messages))
             try:
@@ -294,6 +295,13 @@ class NatsToSegments:
                 self._stopping = True
                 await writing
                 raise
+
+    async def _tend(self) -> None:
+        if isinstance(self._segments, TendedWriter):
+            try:
+                await asyncio.to_thread(self._segments.tend)
+            except OSError as error:  # told, and tried again with the next write
+                self._failed(error)
 
     async def _take(self, messages: Sequence[Msg]) -> None:
         lines = [message.data for message in messages if self._is_new_event(message.data)]

@@ -44,6 +44,7 @@ __all__ = ["Spool", "SpoolStats"]
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _LOOK_AROUND = 10.0  # seconds between looks for backlogs whose processes are gone
+_MOST_TAKEN_OVER = 16  # backlogs at a time: each is three open files
 _GRACE = 1.0
 _SEGMENTS = 8  # that a full spool consists of, at least
 
@@ -127,6 +128,7 @@ class Spool:
     def _start_afresh(self) -> None:
         self._own: Backlog | None = None
         self._adopted: tuple[Backlog, ...] = ()
+        self._unreadable: set[Path] = set()
         self._segments: JsonLinesSegments | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -213,7 +215,9 @@ class Spool:
         for what in ("forwarded", "refused", "failures", "truncated"):
             counter.labels(spool=name, what=what).track(partial(getattr, self, f"_{what}"))
         registry.gauge(
-            "fairlead_spool_backlog_bytes", "On disk, waiting to be handed on.", labels=("spool",)
+            "fairlead_spool_backlog_bytes",
+            "On disk: waiting, or handed on and not yet deleted.",
+            labels=("spool",),
         ).labels(spool=name).track(self._size)
 
     def _size(self) -> int:
@@ -238,10 +242,17 @@ class Spool:
             if self._thread is None:
                 self._closing_by = None
                 self._hurry.clear()
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._run, args=(self._own,), name="fairlead-spool", daemon=True
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                except (
+                    RuntimeError
+                ) as error:  # no more threads: keep the lines, and let the next write try again
+                    self._failure = error.with_traceback(None)
+                else:
+                    self._thread = thread
             return self._segments
 
     def _run(self, own: Backlog) -> None:
@@ -251,10 +262,11 @@ class Spool:
             self._wake.clear()
             waiting, closing_by = list(self._drained), self._closing_by
             try:
+                moved = 0
                 if waiting or time.monotonic() - looked >= _LOOK_AROUND:
                     looked = time.monotonic()
-                    self._take_over(own)
-                moved = sum([self._forward(backlog) for backlog in (own, *self._adopted)])
+                    moved += self._take_over(own)
+                moved += sum([self._forward(backlog) for backlog in (own, *self._adopted)])
             except Exception as error:  # the edge of the thread: recorded, and tried again
                 self._failures += 1
                 self._failure = error.with_traceback(None)
@@ -289,13 +301,22 @@ class Spool:
         self._own, self._adopted, self._segments = None, (), None
 
     def _forward(self, backlog: Backlog) -> int:
-        lines = backlog.read(self._batch)
+        try:
+            lines = backlog.read(self._batch)
+        except OSError as error:
+            if backlog is self._own:
+                raise
+            self._failures += 1
+            self._failure = error.with_traceback(None)
+            self._unreadable.add(backlog.directory)
+            self._let_go(backlog)
+            return 0
         self._truncated += backlog.truncated
         backlog.truncated = 0
         if not lines:
             if backlog is not self._own and backlog.is_empty():
-                self._adopted = tuple(each for each in self._adopted if each is not backlog)
-                backlog.close()
+                self._let_go(backlog)
+                return 1  # there is room for another
             return 0
         try:
             taken = min(max(self._to.write(lines), 1), len(lines))
@@ -310,9 +331,15 @@ class Spool:
         backlog.advance(taken)
         return taken
 
-    def _take_over(self, own: Backlog) -> None:
-        known = {backlog.directory for backlog in (own, *self._adopted)}
-        self._adopted = (*self._adopted, *abandoned(self.directory, known))
+    def _take_over(self, own: Backlog) -> int:
+        known = {*self._unreadable, *(backlog.directory for backlog in (own, *self._adopted))}
+        found = abandoned(self.directory, known, _MOST_TAKEN_OVER - len(self._adopted))
+        self._adopted = (*self._adopted, *found)
+        return len(found)
+
+    def _let_go(self, backlog: Backlog) -> None:
+        self._adopted = tuple(each for each in self._adopted if each is not backlog)
+        backlog.close()
 
 
 _live: weakref.WeakSet[Spool] = weakref.WeakSet()

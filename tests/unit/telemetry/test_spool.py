@@ -101,7 +101,7 @@ def test_a_target_that_is_down_costs_nothing_but_time(tmp_path: Path) -> None:
 
 def test_what_could_not_be_handed_on_waits_for_the_next_process(tmp_path: Path) -> None:
     target = Target(most=5)
-    first = Spool(tmp_path, to=target, batch=5)
+    first = Spool(tmp_path, to=target, batch=5, drain_timeout=0.0)
     first.write(lines(0, 5))
     assert first.drain()
     target.down = ConnectionError("refused")
@@ -266,7 +266,7 @@ def test_a_cursor_that_cannot_be_read_means_the_beginning(tmp_path: Path, cursor
     found.advance(1)
     found.close()
     (found.directory / "cursor").write_bytes(cursor)
-    [again] = abandoned(tmp_path, set())
+    [again] = abandoned(tmp_path, set(), 16)
     assert again.read(9) == [b"a", b"b"]
     again.close()
 
@@ -275,7 +275,7 @@ def test_a_segment_that_was_handed_on_and_not_yet_deleted_is_not_handed_on_again
     found = backlog(tmp_path, b"a\n", b"b\n")
     os.pwrite(found._cursor, b"%020d %020d\n" % (2, 0), 0)
     found.close()
-    [again] = abandoned(tmp_path, set())
+    [again] = abandoned(tmp_path, set(), 16)
     assert again.read(9) == [b"b"]
     again.close()
 
@@ -293,10 +293,10 @@ def test_only_what_is_a_backlog_and_free_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     (tmp_path / "a folder").mkdir()
     held = backlog(tmp_path, b"a\n")
-    assert abandoned(tmp_path, set()) == []
+    assert abandoned(tmp_path, set(), 16) == []
     held.close()
-    [taken] = abandoned(tmp_path, set())
-    assert abandoned(tmp_path, set()) == []
+    [taken] = abandoned(tmp_path, set(), 16)
+    assert abandoned(tmp_path, set(), 16) == []
     taken.close()
 
 
@@ -310,3 +310,60 @@ def test_encoded_events_pass_through_unchanged(tmp_path: Path) -> None:
     assert spool.drain()
     spool.close()
     assert target.lines == [line]
+
+
+def test_more_abandoned_backlogs_than_are_taken_over_at_once_are_handed_on_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairlead.telemetry.spool._MOST_TAKEN_OVER", 2)
+    for number in range(7):
+        backlog(tmp_path, b'{"n":%d}\n' % number).close()
+    target = Target()
+    spool = Spool(tmp_path, to=target)
+    assert spool.drain()
+    spool.close()
+    assert sorted(target.lines) == lines(0, 7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_abandoned_backlog_that_cannot_be_read_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = backlog(tmp_path, b"a\n").directory
+    good = backlog(tmp_path, b"b\n")
+    for each in (broken, good.directory):
+        assert each.exists()
+    good.close()
+    real = Backlog.read
+
+    def read(self: Backlog, most: int) -> list[bytes]:
+        if self.directory == broken:
+            raise OSError("input/output error")
+        return real(self, most)
+
+    monkeypatch.setattr(Backlog, "read", read)
+    target = Target()
+    spool = Spool(tmp_path, to=target)
+    spool.write([b"c"])
+    assert spool.drain()
+    assert sorted(target.lines) == [b"b", b"c"]
+    spool.close()
+    assert broken.exists()
+
+
+def test_lines_are_kept_when_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    target = Target()
+    spool = Spool(tmp_path, to=target)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert spool.write(lines(0, 3)) == 3
+        assert str(spool.failure) == "can't start new thread"
+    assert spool.write(lines(3, 1)) == 1
+    assert spool.drain()
+    assert target.lines == lines(0, 4)
+    spool.close()
