@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -308,6 +309,18 @@ async def test_a_worker_waits_for_a_server_that_is_not_there_yet_and_can_be_told
                     await asyncio.to_thread(writer.close)
                     await until(worker, 5)
     assert numbers(tmp_path) == list(range(5))
+
+
+async def test_a_worker_that_is_told_to_stop_while_the_server_hangs_leaves_no_socket_open(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    server.pause()
+    try:
+        async with working(NatsToSegments(server.url, segments=JsonLinesSegments(tmp_path))):
+            await asyncio.sleep(0.2)
+    finally:
+        server.resume()
+    gc.collect()  # a socket left open would warn, and a warning fails the test
 
 
 async def test_a_worker_without_room_acknowledges_nothing_until_there_is_some(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from fairlead.telemetry import Exposure, JsonLinesSegments, Spool, read_events
@@ -60,6 +61,28 @@ def test_sigkill_loses_no_line_that_reached_the_spool_and_the_next_process_hands
     found = drained(tmp_path)
     assert found == list(range(len(found)))
     assert 20_000 <= len(found) <= 20_500, "at most what was emitted within the last flush_interval is gone"
+
+
+def test_sigkill_costs_no_more_than_what_was_emitted_within_the_flush_interval(tmp_path: Path) -> None:
+    script = """
+print("ready", flush=True)
+while True:
+    sink.emit(Exposure(
+        at_utc_seconds=time.time(), flag="f", variant="on", targeting_key="u", reason="SPLIT"
+    ))
+    time.sleep(0.001)
+"""
+    process = started(tmp_path / "spool", script)
+    time.sleep(0.5)
+    killed_at = time.time()
+    process.kill()
+    process.communicate()
+    spool = Spool(tmp_path / "spool", to=JsonLinesSegments(tmp_path / "events"))
+    assert spool.drain(timeout=20.0)
+    spool.close()
+    last = max(event.at_utc_seconds for event in read_events(tmp_path / "events"))
+    # 0.1 s of waiting for company, and twice that for a machine that is busy.
+    assert killed_at - last < 0.3
 
 
 def test_sigterm_loses_nothing_while_the_target_is_away(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class NatsWriter:
         if self._broker is not None and self._broker.connection.is_connected:
             return self._broker
         await self._disconnect()
-        broker = _broker(self._servers, self._security, attempts=1, timeout=self._timeout)
+        broker = _broker(self._servers, self._security, timeout=self._timeout)
         await broker.connect()
         self._broker = broker
         async with asyncio.timeout(self._timeout):
@@ -260,7 +260,7 @@ class NatsToSegments:
         try:
             while True:
                 try:
-                    await broker.connect()
+                    await self._connect(broker)
                     await _declare(broker, self._stream, self._prefix)
                     await self._work(broker.connection.jetstream())
                 except (NatsError, OSError, TimeoutError) as error:
@@ -272,8 +272,19 @@ class NatsToSegments:
             await _abandon(broker, _PATIENCE)
             await asyncio.to_thread(self._segments.close)
 
+    async def _connect(self, broker: NatsBroker) -> None:
+        connecting = asyncio.ensure_future(broker.connect())
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):  # it gives up by itself, and closes its socket
+                await connecting
+            raise
+        # From here on the client finds the server again by itself.
+        broker.connection.options.update(max_reconnect_attempts=-1, reconnect_time_wait=_PAUSE)
+
     def _client(self) -> NatsBroker:
-        return _broker(self._servers, self._security, attempts=-1, timeout=_PATIENCE, on_error=self._told)
+        return _broker(self._servers, self._security, timeout=_PATIENCE, on_error=self._told)
 
     async def _work(self, stream: JetStreamContext) -> None:
         subscription = await stream.pull_subscribe(
@@ -348,14 +359,13 @@ def _broker(
     servers: list[str],
     security: BaseSecurity | None,
     *,
-    attempts: int,
     timeout: float,
     on_error: Callable[[Exception], Awaitable[None]] | None = None,
 ) -> NatsBroker:
-    """attempts: to connect again, per server; -1 for ever. With one, `connect` raises after about `timeout` s.
+    """One whose `connect` raises after about `timeout` seconds.
 
-    A connect that is ended from outside, or that may not connect again, leaves its socket open; so the client is
-    left to give up by itself.
+    A connect that is ended from outside, or that may not try again, leaves its socket open. So the client tries each
+    server twice and is left to give up by itself.
     """
     return NatsBroker(
         servers,
@@ -363,8 +373,8 @@ def _broker(
         logger=None,
         apply_types=False,
         security=security,
-        max_reconnect_attempts=attempts,
-        reconnect_time_wait=1 if attempts < 0 else 0,
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0,
         connect_timeout=timeout / (len(servers) * 2),  # type: ignore[arg-type]  # any number will do
         ping_interval=5,
         error_cb=on_error or _quiet,
