@@ -256,6 +256,7 @@ class NatsToSegments:
 
         A cancel waits for the batch that is being written, so what is on disk is acknowledged.
         """
+        self._stopping = False
         broker = self._client()
         try:
             while True:
@@ -316,20 +317,30 @@ class NatsToSegments:
 
     async def _take(self, messages: Sequence[Msg]) -> None:
         lines = [message.data for message in messages if self._is_new_event(message.data)]
+        try:
+            if not await self._write(lines):
+                return
+        finally:
+            if lines:  # met, and not on disk: when it comes again it must count as new
+                self._seen = SeenEvents()
+        self._failure = None
+        for message in messages:
+            await message.ack()
+
+    async def _write(self, lines: list[bytes]) -> bool:
+        """Writes the lines and takes them off the list; returns whether it could before it was told to stop."""
         while lines:
             try:
                 taken = await asyncio.to_thread(self._segments.write, lines)
             except OSError as error:  # no room, say: what is not acknowledged stays with the server
                 self._failed(error)
                 if self._stopping:
-                    return
+                    return False
                 await asyncio.sleep(_PAUSE)
             else:
                 self._written += taken
-                lines = lines[taken:]
-        self._failure = None
-        for message in messages:
-            await message.ack()
+                del lines[:taken]
+        return True
 
     def _is_new_event(self, line: bytes) -> bool:
         try:
