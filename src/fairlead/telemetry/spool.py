@@ -179,16 +179,20 @@ class Spool:
 
     def close(self) -> None:
         """Hands on what it can within `drain_timeout`, closes `to`, and leaves the rest on disk."""
-        if self._segments is None or self._thread is None:
-            self._to.close()
-            return
-        self._segments.close()
-        self._closing_by = time.monotonic() + self._drain_timeout
-        self._wake.set()
-        self._hurry.set()
-        self._thread.join(self._drain_timeout + _GRACE)
-        if not self._thread.is_alive():  # one that hangs in `to` is left behind, as a daemon
-            self._thread = None
+        try:
+            if self._segments is not None:
+                self._segments.close()
+        finally:
+            thread = self._thread
+            if thread is None:
+                self._finish()
+            else:
+                self._closing_by = time.monotonic() + self._drain_timeout
+                self._wake.set()
+                self._hurry.set()
+                thread.join(
+                    self._drain_timeout + _GRACE
+                )  # one that hangs in `to` is left behind, as a daemon
 
     @property
     def stats(self) -> SpoolStats:
@@ -225,8 +229,9 @@ class Spool:
         return sum(backlog.size() for backlog in backlogs)
 
     def _started(self) -> JsonLinesSegments:
-        if self._thread is not None and self._segments is not None:
-            return self._segments
+        segments, thread = self._segments, self._thread
+        if segments is not None and thread is not None and thread.is_alive():
+            return segments
         with self._starting:
             if self._segments is None or self._own is None:
                 now = datetime.fromtimestamp(self._clock.utc(), UTC)
@@ -239,7 +244,7 @@ class Spool:
                     fsync=self._fsync,
                     clock=self._clock,
                 )
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._closing_by = None
                 self._hurry.clear()
                 thread = threading.Thread(
@@ -288,17 +293,18 @@ class Spool:
             if closing_by is not None:
                 break
             self._wake.wait(_LOOK_AROUND)
-        self._finish(own)
+        self._finish()
 
-    def _finish(self, own: Backlog) -> None:
+    def _finish(self) -> None:
         try:
             self._to.close()
         except Exception as error:  # the edge of the thread: recorded
             self._failure = error.with_traceback(None)
-        for backlog in (own, *self._adopted):
+        backlogs = self._adopted if self._own is None else (self._own, *self._adopted)
+        self._own, self._adopted, self._segments, self._thread = None, (), None, None
+        for backlog in backlogs:
             with contextlib.suppress(OSError):  # then the lock goes with the process
                 backlog.close()
-        self._own, self._adopted, self._segments = None, (), None
 
     def _forward(self, backlog: Backlog) -> int:
         try:

@@ -184,10 +184,15 @@ def test_a_target_that_hangs_holds_up_neither_write_nor_close(tmp_path: Path) ->
     spool.close()
     assert target.closed == 0, "a writer must not be closed under a thread that is inside it"
     assert len(spooled(tmp_path)) == 1
+    left = spool._thread
+    assert left is not None
     release.set()
-    assert spool._thread is not None
-    spool._thread.join(10.0)
+    left.join(10.0)
     assert target.closed == 1
+    assert spool.write(lines(2, 1)) == 1
+    assert spool.drain()
+    spool.close()
+    assert sorted(target.lines) == lines(0, 3), "what the first thread left was taken over by the second"
 
 
 def test_behind_a_sink_every_event_arrives_and_the_counts_agree(tmp_path: Path) -> None:
@@ -366,4 +371,11 @@ def test_lines_are_kept_when_no_thread_can_be_started(
     assert spool.write(lines(3, 1)) == 1
     assert spool.drain()
     assert target.lines == lines(0, 4)
+    spool.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        spool.write(lines(4, 1))
+        spool.close()
+    assert spool.drain(), "what could not be handed on is free for whoever comes next"
+    assert target.lines == lines(0, 5)
     spool.close()
