@@ -36,6 +36,7 @@ from fairlead.calls.batch import Batcher
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.metrics import MetricRegistry
+from fairlead.telemetry.snapshot import Merge
 
 if TYPE_CHECKING:
     from fairlead.cache.second_tier import SecondTier
@@ -344,17 +345,18 @@ class Cache:
             registry,
             cache=self.name,
         )
-        gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
-            ("entries", "Entries in memory.", lambda: len(self._store)),
-            ("bytes", "Bytes in memory, if they are bounded.", lambda: self._store.bytes),
+        gauges: tuple[tuple[str, str, Merge, Callable[[], float]], ...] = (
+            ("entries", "Entries in memory.", "sum", lambda: len(self._store)),
+            ("bytes", "Bytes in memory, if they are bounded.", "sum", lambda: self._store.bytes),
             (
                 "max_staleness_seconds",
                 "Seconds past its fresh life of the stalest answer since the start.",
+                "max",
                 lambda: self.stats.max_staleness_served,
             ),
         )
-        for name, meaning, read in gauges:
-            gauge = registry.gauge(f"fairlead_cache_{name}", meaning, labels=("cache",))
+        for name, meaning, merge, read in gauges:
+            gauge = registry.gauge(f"fairlead_cache_{name}", meaning, labels=("cache",), merge=merge)
             gauge.labels(cache=self.name).track(read)
         for tier in () if self._second is None else self._second.nodes:
             export_counts(

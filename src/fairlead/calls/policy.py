@@ -203,7 +203,10 @@ class Policy(Attempts):
             most.labels(policy=self.name).track(lambda: limit.limit)
         if (breaker := self._breaker) is not None:
             refusing = registry.gauge(
-                "fairlead_policy_circuit_open", "1 unless the circuit is closed.", labels=("policy",)
+                "fairlead_policy_circuit_open",
+                "1 unless the circuit is closed.",
+                labels=("policy",),
+                merge="max",
             )
             refusing.labels(policy=self.name).track(lambda: breaker.state is not BreakerState.CLOSED)
             breaker.export(registry)

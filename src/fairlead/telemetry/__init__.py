@@ -32,6 +32,7 @@ from fairlead.telemetry.event import (
 )
 from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
 from fairlead.telemetry.metrics import Counter, Family, Gauge, MetricRegistry
+from fairlead.telemetry.snapshot import FamilySnapshot, RegistrySnapshot, decode_snapshot, encode_snapshot
 
 if TYPE_CHECKING:
     from fairlead.telemetry.dead_letter import DeadLetter, DeadLetterFile, read_dead_letters
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     )
     from fairlead.telemetry.spool import Spool, SpoolStats
     from fairlead.telemetry.token_vault import TokenVault
+    from fairlead.telemetry.totals import merge_snapshots
     from fairlead.telemetry.tracing import Span, Tracer
 else:
     # Imported when first asked for: the request path needs none of these, and would wait for them.
@@ -81,6 +83,7 @@ else:
             "spool": ("Spool", "SpoolStats"),
             "token_vault": ("TokenVault",),
             "tracing": ("Span", "Tracer"),
+            "totals": ("merge_snapshots",),
         }.items()
         for name in names
     }
@@ -106,6 +109,7 @@ __all__ = [
     "EventWriter",
     "Exposure",
     "Family",
+    "FamilySnapshot",
     "Gauge",
     "Histogram",
     "HistogramSnapshot",
@@ -126,6 +130,7 @@ __all__ = [
     "ReadReport",
     "RecordingMiddleware",
     "Redactor",
+    "RegistrySnapshot",
     "RequestEnding",
     "RequestFinished",
     "RequestRecorded",
@@ -142,11 +147,15 @@ __all__ = [
     "Tracer",
     "UnknownEvent",
     "decode_event",
+    "decode_snapshot",
     "encode_event",
     "event_id",
     "load_key",
     "pin",
     "pins",
+    "encode_snapshot",
+    "load_key",
+    "merge_snapshots",
     "read_dead_letters",
     "read_events",
     "retain",

@@ -15,20 +15,17 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil, floor, inf, isfinite, log2
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar, get_args, overload
 
+from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput
-from fairlead.telemetry.histogram import Histogram
+from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
+from fairlead.telemetry.snapshot import OVERFLOW, FamilySnapshot, Kind, Merge, RegistrySnapshot, series_of
 
-__all__ = ["OVERFLOW", "Counter", "Family", "Gauge", "MetricRegistry"]
+__all__ = ["Counter", "Family", "Gauge", "MetricRegistry"]
 
-OVERFLOW = "_overflow"
-"""The value of every label of the child that takes what the bound turned away."""
-
-Kind = Literal["counter", "gauge", "histogram"]
-
-_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
-_LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}", re.ASCII)
+_LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,99}", re.ASCII)
 _LONGEST_LABEL_VALUE = 256
 _MOST_EDGES = 200
 _EDGE_STEP = 8  # every eighth bucket bound: 2^(1/4), a factor of 1.19 between neighbouring `le` edges
@@ -119,6 +116,7 @@ class Family(Generic[_Child]):
         "kind",
         "label_names",
         "max_label_sets",
+        "merge",
         "name",
     )
 
@@ -132,6 +130,7 @@ class Family(Generic[_Child]):
         max_label_sets: int,
         make: Callable[[], _Child],
         edges: tuple[int, ...] = (),
+        merge: Merge = "sum",
     ) -> None:
         self.name = name
         self.help = help
@@ -140,6 +139,8 @@ class Family(Generic[_Child]):
         self.max_label_sets = max_label_sets
         self.edges = edges
         """Bucket indexes whose upper bounds a text scrape shows as `le`; empty unless a histogram."""
+        self.merge: Merge = merge
+        """How the gauges of several processes become one; counters and histograms always add up."""
         self._make = make
         self._children: dict[tuple[str, ...], _Child] = {}
         self._overflow: _Child | None = None
@@ -179,11 +180,34 @@ class Family(Generic[_Child]):
 
     def children(self) -> list[tuple[Mapping[str, str], _Child]]:
         """Every child with its labels, in order of creation, the overflow last."""
+        return [(dict(zip(self.label_names, key, strict=True)), child) for key, child in self._items()]
+
+    def snapshot(self) -> FamilySnapshot:
+        """All values as plain data. Callbacks are called, in this thread."""
+        values: dict[tuple[str, ...], float] = {}
+        histograms: dict[tuple[str, ...], HistogramSnapshot] = {}
+        for key, child in self._items():
+            if isinstance(child, Histogram):
+                histograms[key] = child.snapshot()
+            else:
+                values[key] = child.value
+        return FamilySnapshot(
+            name=self.name,
+            help=self.help,
+            kind=self.kind,
+            label_names=self.label_names,
+            merge=self.merge,
+            edges=self.edges,
+            values=values,
+            histograms=histograms,
+        )
+
+    def _items(self) -> list[tuple[tuple[str, ...], _Child]]:
         with self._lock:
             found = list(self._children.items())
             if self._overflow is not None:
                 found.append(((OVERFLOW,) * len(self.label_names), self._overflow))
-        return [(dict(zip(self.label_names, key, strict=True)), child) for key, child in found]
+        return found
 
 
 class MetricRegistry:
@@ -198,13 +222,15 @@ class MetricRegistry:
     >>> waits.labels(route="/feed").observe(0.012)
     """
 
-    def __init__(self, *, max_label_sets: int = 100) -> None:
+    def __init__(self, *, max_label_sets: int = 100, clock: Clock = SYSTEM_CLOCK) -> None:
         """max_label_sets: children per family before `_overflow`, 1 or more. 100: a scrape stays under a
-        megabyte.
+        megabyte. clock: stamps the snapshots.
         """
         if isinstance(max_label_sets, bool) or not isinstance(max_label_sets, int) or max_label_sets < 1:
             raise InvalidInput(f"max_label_sets = {max_label_sets!r}: expected a whole number, 1 or more")
         self._max_label_sets = max_label_sets
+        self._clock = clock
+        self._start_utc_seconds = clock.utc()
         self._families: dict[str, Family[Any]] = {}
         self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -221,12 +247,20 @@ class MetricRegistry:
         return family.labels() if labels is None else family
 
     @overload
-    def gauge(self, name: str, help: str) -> Gauge: ...
+    def gauge(self, name: str, help: str, *, merge: Merge = ...) -> Gauge: ...
     @overload
-    def gauge(self, name: str, help: str, labels: Sequence[str]) -> Family[Gauge]: ...
-    def gauge(self, name: str, help: str, labels: Sequence[str] | None = None) -> Gauge | Family[Gauge]:
-        """A number that goes up and down. Raises InvalidInput for a bad or taken name."""
-        family = self._family(name, help, labels, "gauge", Gauge)
+    def gauge(self, name: str, help: str, labels: Sequence[str], *, merge: Merge = ...) -> Family[Gauge]: ...
+    def gauge(
+        self, name: str, help: str, labels: Sequence[str] | None = None, *, merge: Merge = "sum"
+    ) -> Gauge | Family[Gauge]:
+        """A number that goes up and down. Raises InvalidInput for a bad or taken name.
+
+        merge: what several processes show together: the `sum` (things held), the `max` (the worst of them), the
+            `min`, or the `last` (of the newest snapshot: a version, a setting).
+        """
+        if merge not in get_args(Merge):
+            raise InvalidInput(f"{name}: merge = {merge!r}: expected one of {', '.join(get_args(Merge))}")
+        family = self._family(name, help, labels, "gauge", Gauge, merge=merge)
         return family.labels() if labels is None else family
 
     @overload
@@ -262,6 +296,14 @@ class MetricRegistry:
             families = sorted(self._families.items())
         return iter([family for _, family in families])
 
+    def snapshot(self) -> RegistrySnapshot:
+        """Everything as plain data, to send, store, merge or show. Counting goes on while it is taken."""
+        return RegistrySnapshot(
+            at_utc_seconds=self._clock.utc(),
+            start_utc_seconds=self._start_utc_seconds,
+            families=tuple([family.snapshot() for family in self]),
+        )
+
     def _family(
         self,
         name: str,
@@ -270,22 +312,30 @@ class MetricRegistry:
         kind: Kind,
         make: Callable[[], _Child],
         edges: tuple[int, ...] = (),
+        merge: Merge = "sum",
     ) -> Family[_Child]:
         label_names = _checked_labels(name, labels, kind)
         if not _METRIC_NAME.fullmatch(name):
             raise InvalidInput(
                 f"metric name {name!r}: use letters, digits, '_' and ':', not beginning with a digit"
             )
-        if not help.strip():
-            raise InvalidInput(f"{name}: say in a sentence what it measures; the help text is empty")
-        samples = [name, f"{name}_bucket", f"{name}_sum", f"{name}_count"] if kind == "histogram" else [name]
+        if not 0 < len(help.strip()) <= 2_000:
+            raise InvalidInput(
+                f"{name}: say in a sentence what it measures; the help text has {len(help)} characters"
+            )
+        samples = series_of(kind, name)
         with self._lock:
             known = self._families.get(name)
             if known is not None:
-                if (known.kind, known.label_names, known.edges) != (kind, label_names, edges):
+                if (known.kind, known.label_names, known.edges, known.merge) != (
+                    kind,
+                    label_names,
+                    edges,
+                    merge,
+                ):
                     raise InvalidInput(
                         f"{name} is already a {known.kind} with labels {known.label_names}: "
-                        f"it cannot also be a {kind} with labels {label_names}, or another range"
+                        f"it cannot also be a {kind} with labels {label_names}, or another range or merge"
                     )
                 return known
             for sample in samples:
@@ -301,6 +351,7 @@ class MetricRegistry:
                 max_label_sets=self._max_label_sets,
                 make=make,
                 edges=edges,
+                merge=merge,
             )
             self._families[name] = family
             self._owners.update(dict.fromkeys(samples, name))
@@ -317,8 +368,8 @@ def _checked_labels(name: str, labels: Sequence[str] | None, kind: Kind) -> tupl
                 f"{name}: label {label!r}: use letters, digits and '_', not beginning with a digit or '__'; "
                 f"a histogram's 'le' is taken"
             )
-    if len(set(names)) != len(names):
-        raise InvalidInput(f"{name}: labels {names} name one twice")
+    if len(set(names)) != len(names) or len(names) > 20:
+        raise InvalidInput(f"{name}: labels {names} name one twice, or are more than 20")
     return names
 
 

@@ -8,60 +8,65 @@ Full resolution stays in `Histogram.snapshot()`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import lru_cache
 from math import inf
 
-from fairlead.telemetry.histogram import Histogram, upper_bound
+from fairlead.telemetry.histogram import HistogramSnapshot, upper_bound
 from fairlead.telemetry.metrics import MetricRegistry
+from fairlead.telemetry.snapshot import RegistrySnapshot
 
 __all__ = ["CONTENT_TYPE", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def render(registry: MetricRegistry) -> str:
+def render(source: MetricRegistry | RegistrySnapshot) -> str:
     """The body of a scrape. Serve it with CONTENT_TYPE.
 
     Counts go on while it renders; within one histogram the buckets and the count belong together, the sum may
     be a value ahead.
     """
+    snapshot = source.snapshot() if isinstance(source, MetricRegistry) else source
     lines: list[str] = []
-    for family in registry:
-        lines.append(f"# HELP {family.name} {_escaped_help(family.help)}")
-        lines.append(f"# TYPE {family.name} {family.kind}")
-        for labels, child in family.children():
-            if isinstance(child, Histogram):
-                lines.extend(_histogram(family.name, family.edges, labels, child))
-            else:
-                lines.append(f"{family.name}{_labels(labels)} {_number(child.value)}")
-    return "".join(f"{line}\n" for line in lines)
+    for family in snapshot.families:
+        name, names = family.name, family.label_names
+        lines.append(f"# HELP {name} {_escaped_help(family.help)}")
+        lines.append(f"# TYPE {name} {family.kind}")
+        for values, value in family.values.items():
+            lines.append(f"{name}{_braced(_pairs(names, values))} {_number(value)}")
+        for values, histogram in family.histograms.items():
+            lines.extend(_histogram(name, family.edges, _pairs(names, values), histogram))
+    lines.append("")
+    return "\n".join(lines)
 
 
-def _histogram(
-    name: str, edges: tuple[int, ...], labels: Mapping[str, str], histogram: Histogram
-) -> Iterator[str]:
-    snapshot = histogram.snapshot()
-    waiting = sorted(snapshot.buckets.items(), reverse=True)
-    seen = snapshot.zero_count
+def _histogram(name: str, edges: tuple[int, ...], pairs: str, histogram: HistogramSnapshot) -> Iterator[str]:
+    waiting = sorted(histogram.buckets.items(), reverse=True)
+    seen = histogram.zero_count
+    head = f"{name}_bucket{{{pairs}," if pairs else f"{name}_bucket{{"
     for edge in edges:
         while waiting and waiting[-1][0] <= edge:
             seen += waiting.pop()[1]
-        yield f"{name}_bucket{_labels({**labels, 'le': _edge(edge)})} {seen}"
+        yield f'{head}le="{_edge(edge)}"}} {seen}'
     seen += sum(count for _, count in waiting)
-    yield f"{name}_bucket{_labels({**labels, 'le': _number(inf)})} {seen}"
-    yield f"{name}_sum{_labels(labels)} {_number(snapshot.sum)}"
-    yield f"{name}_count{_labels(labels)} {seen}"
+    yield f'{head}le="+Inf"}} {seen}'
+    yield f"{name}_sum{_braced(pairs)} {_number(histogram.sum)}"
+    yield f"{name}_count{_braced(pairs)} {seen}"
 
 
+@lru_cache(maxsize=1024)
 def _edge(index: int) -> str:
     # Six digits: the last of seventeen depends on the machine's math library, and instances share series.
     return _number(float(f"{upper_bound(index):.6g}"))
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped_value(value)}"' for name, value in labels.items()) + "}"
+def _pairs(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    return ",".join([f'{name}="{_escaped_value(value)}"' for name, value in zip(names, values, strict=True)])
+
+
+def _braced(pairs: str) -> str:
+    return f"{{{pairs}}}" if pairs else ""
 
 
 def _escaped_value(value: str) -> str:
