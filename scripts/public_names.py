@@ -32,11 +32,13 @@ DRIVERS = frozenset(
         *(
             "onnx",
             "openfeature",
+            "otlp",
             "opentelemetry",
             "parquet",
             "postgres",
             "prometheus",
             "redis",
+            "sqlalchemy",
             "sqlite",
             "torch",
             "warehouse",

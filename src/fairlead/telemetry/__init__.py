@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from fairlead.telemetry.identity import SeenEvents, event_id
     from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
     from fairlead.telemetry.logs import JsonLogFormatter
+    from fairlead.telemetry.loop_lag import LoopLag
+    from fairlead.telemetry.process import Exporting, export_all, export_process
+    from fairlead.telemetry.queries import count_query
     from fairlead.telemetry.recording import RecordingMiddleware
     from fairlead.telemetry.redact import PATTERNS, Pattern, Redactor, load_key
     from fairlead.telemetry.retention import Pin, RetentionReport, pin, pins, retain, unpin
@@ -84,6 +87,13 @@ else:
             "token_vault": ("TokenVault",),
             "tracing": ("Span", "Tracer"),
             "totals": ("merge_snapshots",),
+            "queries": ("count_query",),
+            "process": (
+                "Exporting",
+                "export_all",
+                "export_process",
+            ),
+            "loop_lag": ("LoopLag",),
         }.items()
         for name in names
     }
@@ -107,6 +117,7 @@ __all__ = [
     "EventSchema",
     "EventSink",
     "EventWriter",
+    "Exporting",
     "Exposure",
     "Family",
     "FamilySnapshot",
@@ -118,6 +129,7 @@ __all__ = [
     "JsonLogFormatter",
     "LoadSample",
     "LoadWindow",
+    "LoopLag",
     "MemorySink",
     "MetricRegistry",
     "NullSink",
@@ -146,6 +158,7 @@ __all__ = [
     "TokenVault",
     "Tracer",
     "UnknownEvent",
+    "count_query",
     "decode_event",
     "decode_snapshot",
     "encode_event",
@@ -154,6 +167,8 @@ __all__ = [
     "pin",
     "pins",
     "encode_snapshot",
+    "export_all",
+    "export_process",
     "load_key",
     "merge_snapshots",
     "read_dead_letters",

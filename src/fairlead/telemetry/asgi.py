@@ -1,0 +1,312 @@
+"""Rate, errors and duration of every route of any ASGI 3 application, and the page that a scraper reads.
+
+A request is counted once, when the application is done with it, by the pattern of its route, its method, the class of
+its status and how it ended:
+
+    answered       the whole response was handed over
+    raised         the application raised; without a response its status counts as 5xx
+    cancelled      the server cancelled it
+    disconnected   the client left before the end of the response
+    incomplete     the application returned in the middle of its response
+
+Its duration ends with the last byte of the response, so a stream counts until its end and a background task that runs
+after the response does not count at all. A cancelled or abandoned request is counted, and not timed: how long a
+client's patience lasted is no latency of ours.
+
+Per process; `WorkerMetrics` adds processes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.errors import FairleadError, InvalidInput
+from fairlead.telemetry.histogram import Histogram
+from fairlead.telemetry.metrics import Counter, MetricRegistry
+from fairlead.telemetry.prometheus import CONTENT_TYPE, render
+from fairlead.telemetry.queries import QueryCount, current_count
+from fairlead.telemetry.route_patterns import RoutePatterns
+
+__all__ = ["MetricsEndpoint", "MetricsMiddleware", "Scraped"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "QUERY", "WEBSOCKET"}
+)
+_MOST_REMEMBERED = 4_096
+_LARGE = 1_024  # bytes from which a page is worth compressing
+
+
+class MetricsMiddleware:
+    """Counts and times what `app` answers. Put it outside everything whose work is to be seen, admission included.
+
+    With Starlette and FastAPI: `app.add_middleware(MetricsMiddleware, registry=registry)`, last, since the last added
+    is the outermost. With any other: `app = MetricsMiddleware(app, registry=registry)`.
+
+    registry: where the metrics are kept. A family holds 100 label sets by default; give it more
+        (`MetricRegistry(max_label_sets=1_000)`) if routes × methods × statuses exceed that.
+    route: the pattern of a request's route, by its scope, asked when the request ends; never the path. None: as
+        Starlette, FastAPI and Litestar leave it there.
+    count_queries: also counts the queries of each request (`count_query`, `fairlead.telemetry.sqlalchemy`).
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        registry: MetricRegistry,
+        route: Callable[[Scope], str] | None = None,
+        count_queries: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.app = app
+        self._now = clock.now
+        self._route = route or RoutePatterns().of
+        self._requests = registry.counter(
+            "http_server_requests_total",
+            "Requests that ended, by route pattern, method, class of status and way they ended.",
+            labels=("route", "method", "status", "ending"),
+        )
+        self._durations = registry.histogram(
+            "http_server_request_duration_seconds",
+            "Time from a request's arrival to the last byte of its response.",
+            labels=("route", "method"),
+        )
+        self._active = registry.gauge(
+            "http_server_active_requests", "Requests that the application works on."
+        )
+        self._connections = registry.counter(
+            "websocket_connections_total",
+            "Websockets that ended, by route pattern and way they ended.",
+            labels=("route", "ending"),
+        )
+        self._connection_durations = registry.histogram(
+            "websocket_connection_duration_seconds",
+            "Time that a websocket was open.",
+            labels=("route",),
+            smallest=0.1,
+            largest=86_400.0,
+        )
+        self._open = registry.gauge("websocket_active_connections", "Websockets that are open.")
+        self._queries = (
+            registry.histogram(
+                "http_server_request_queries",
+                "Database queries that a request made.",
+                labels=("route",),
+                smallest=1.0,
+                largest=1024.0,
+            )
+            if count_queries
+            else None
+        )
+        # Looked up once: a family builds a key and checks it, which costs as much as all the rest.
+        self._counters: dict[tuple[str, str, int, str], Counter] = {}
+        self._histograms: dict[tuple[str, str], Histogram] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if self._queries is None:
+                await self._answer(scope, receive, send)
+            else:
+                await self._answer_counting(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(receive, send, self._now)
+        active = self._active
+        active.add(1.0)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except BaseException as error:
+            self._count(scope, exchange, error)
+            raise
+        else:
+            self._count(scope, exchange, None)
+        finally:
+            active.add(-1.0)
+
+    async def _answer_counting(self, scope: Scope, receive: Receive, send: Send) -> None:
+        count = QueryCount()
+        token = current_count.set(count)
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            try:  # noqa: SIM105 - closed by the garbage collector, in a context that is not ours
+                current_count.reset(token)
+            except ValueError:
+                pass
+            if self._queries is not None:
+                self._queries.labels(route=self._route(scope)).observe(count.made)
+
+    def _count(self, scope: Scope, exchange: _Exchange, error: BaseException | None) -> None:
+        route = self._route(scope)
+        method = scope["method"]
+        if method not in _METHODS:
+            method = "OTHER"
+        status = exchange.status // 100
+        if error is None:
+            if exchange.ended_at >= 0.0:
+                ending = "answered"
+            else:
+                ending = "disconnected" if exchange.client_left else "incomplete"
+        elif isinstance(error, CancelledError | GeneratorExit):
+            ending = "cancelled"
+        else:
+            ending = "disconnected" if exchange.client_left and exchange.ended_at < 0.0 else "raised"
+            if ending == "raised":
+                status = status or 5
+                if exchange.ended_at < 0.0:
+                    exchange.ended_at = self._now()
+        key = (route, method, status, ending)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._requests.labels(
+                route=route, method=method, status=f"{status}xx" if 0 < status < 6 else "none", ending=ending
+            )
+            if len(self._counters) < _MOST_REMEMBERED:
+                self._counters[key] = counter
+        counter.add()
+        if exchange.ended_at >= 0.0:
+            histogram = self._histograms.get((route, method))
+            if histogram is None:
+                histogram = self._durations.labels(route=route, method=method)
+                if len(self._histograms) < _MOST_REMEMBERED:
+                    self._histograms[route, method] = histogram
+            histogram.observe(exchange.ended_at - exchange.began_at)
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        accepted_at = -1.0
+        ending = "closed"
+
+        async def watched(message: Message) -> None:
+            nonlocal accepted_at
+            await send(message)
+            if message["type"] == "websocket.accept" and accepted_at < 0.0:
+                accepted_at = self._now()
+                self._open.add(1.0)
+
+        try:
+            await self.app(scope, receive, watched)
+        except BaseException as error:
+            ending = "cancelled" if isinstance(error, CancelledError | GeneratorExit) else "raised"
+            raise
+        finally:
+            route = self._route(scope)
+            if accepted_at >= 0.0:
+                self._open.add(-1.0)
+                self._connection_durations.labels(route=route).observe(self._now() - accepted_at)
+            elif ending == "closed":
+                ending = "rejected"
+            self._connections.labels(route=route, ending=ending).add()
+
+
+class _Exchange:
+    """One request's `receive` and `send`, watched for the begin and the end of the response."""
+
+    __slots__ = ("_now", "_receive", "_send", "began_at", "client_left", "ended_at", "status")
+
+    def __init__(self, receive: Receive, send: Send, now: Callable[[], float]) -> None:
+        self._receive = receive
+        self._send = send
+        self._now = now
+        self.status = 0
+        self.ended_at = -1.0
+        self.client_left = False
+        self.began_at = now()
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and self.ended_at < 0.0:
+            self.client_left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:  # ASGI 2.4: the client has left
+            self.client_left = True
+            raise
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+        elif kind == "http.response.body":
+            if not message.get("more_body"):
+                self.ended_at = self._now()
+        elif kind in ("http.response.trailers", "http.response.pathsend"):
+            self.ended_at = self._now()
+
+
+class Scraped(Protocol):
+    """What shows metrics of more than this process: `WorkerMetrics`."""
+
+    async def scrape(self) -> str:
+        """The text of a scrape. Raises a FairleadError when it cannot be whole."""
+        ...
+
+
+class MetricsEndpoint:
+    """An ASGI application that answers a scrape: `app.add_route("/metrics", MetricsEndpoint(registry))`.
+
+    source: the registry of this process, or the WorkerMetrics of all. The text is made in a thread. An answer that
+    could not be whole is a 503: to a scraper, totals without one worker would look like a restart.
+
+    It asks nobody who they are: keep it off the public address, or behind your own check.
+    """
+
+    def __init__(self, source: MetricRegistry | Scraped) -> None:
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise InvalidInput(f"MetricsEndpoint answers http, not {scope['type']}")
+        if scope["method"] not in ("GET", "HEAD"):
+            await self._respond(scope, send, 405, b"", [(b"allow", b"GET, HEAD")])
+            return
+        try:
+            body, headers = await self._page(scope)
+        except FairleadError as error:
+            await self._respond(scope, send, 503, f"{error}\n".encode(), [])
+            return
+        await self._respond(scope, send, 200, body, headers)
+
+    async def _page(self, scope: Scope) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        zipped = any(name == b"accept-encoding" and b"gzip" in value for name, value in scope["headers"])
+        in_thread = asyncio.get_running_loop().run_in_executor
+        source = self._source
+        if isinstance(source, MetricRegistry):
+            text = await in_thread(None, render, source)
+        else:
+            text = await source.scrape()
+        headers = [(b"content-type", CONTENT_TYPE.encode()), (b"vary", b"accept-encoding")]
+        body = text.encode()
+        if zipped and len(body) >= _LARGE:
+            body = await in_thread(None, _gzip, body)
+            headers.append((b"content-encoding", b"gzip"))
+        return body, headers
+
+    async def _respond(
+        self, scope: Scope, send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        if not any(name == b"content-type" for name, _ in headers):
+            headers = [*headers, (b"content-type", b"text/plain; charset=utf-8")]
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def _gzip(body: bytes) -> bytes:
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    return squeeze.compress(body) + squeeze.flush()
