@@ -15,13 +15,14 @@ Per process. Counts are halved each `half_life`: yesterday's heat fades.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import msgspec
 
 from fairlead.cache.keys import shown
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.telemetry.metrics import MetricRegistry
 
 __all__ = ["HotKey", "HotKeys"]
 
@@ -137,6 +138,36 @@ class HotKeys:
         self._fade()
         count = self._counts.get(key, 0)
         return (count - self._errors[key]) / self.total if count else 0.0
+
+    def export(self, registry: MetricRegistry, *, name: str = "default") -> None:
+        """Shows in `registry`, under the label `keys`, how far the traffic is from even; read at each scrape.
+
+        Amplification is how often the hottest key comes for each time that an average key does: 1 when all come
+        alike. With more distinct keys than counters it is a lower bound.
+        """
+        # A scrape reads from its own thread: each of these is one look at a dict, which no addition can tear.
+        gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
+            ("calls", "Calls that have not faded.", lambda: self.total),
+            ("distinct", "Distinct keys among them, as far as they are counted.", lambda: len(self._counts)),
+            ("hottest_share", "Share of the hottest key at most, 0-1.", self._hottest_share),
+            (
+                "amplification",
+                "Calls of the hottest key for each call of an average one.",
+                lambda: self._hottest_share() * len(self._counts),
+            ),
+        )
+        for gauge, meaning, read in gauges:
+            family = registry.gauge(
+                f"fairlead_hot_keys_{gauge}",
+                meaning,
+                labels=("keys",),
+                merge="sum" if gauge == "calls" else "max",
+            )
+            family.labels(keys=name).track(read)
+
+    def _hottest_share(self) -> float:
+        total = self.total
+        return min(1.0, max(self._counts.values(), default=0) / total) if total else 0.0
 
     def clear(self) -> None:
         self._counts.clear()

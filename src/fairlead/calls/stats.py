@@ -13,10 +13,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from fairlead.clock import Clock
+from fairlead.errors import DeadlineExceeded, Refused
 from fairlead.telemetry.event import Event, PolicyActed, PolicyAction
 from fairlead.telemetry.metrics import Counter, Family, MetricRegistry
 
-__all__ = ["REFUSALS", "Counts", "PolicyStats", "count_words", "export_counts", "tell"]
+__all__ = ["REFUSALS", "Counts", "Measures", "PolicyStats", "count_words", "export_counts", "tell"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,43 @@ class Counts:
 
     def snapshot(self) -> PolicyStats:
         return PolicyStats(**{name: getattr(self, name) for name in _COUNTED})
+
+
+class Measures:
+    """How the calls of one policy ended, and how long they took, kept in a registry."""
+
+    __slots__ = ("cancelled", "duration", "failed", "refused", "succeeded", "timed_out")
+
+    def __init__(self, policy: str, registry: MetricRegistry) -> None:
+        calls = registry.counter(
+            "fairlead_policy_calls_total",
+            "Calls that ended, before any fallback: succeeded, failed, timed_out, refused unbegun, or cancelled.",
+            labels=("policy", "ending"),
+        )
+        self.succeeded = calls.labels(policy=policy, ending="succeeded")
+        self.failed = calls.labels(policy=policy, ending="failed")
+        self.timed_out = calls.labels(policy=policy, ending="timed_out")
+        self.refused = calls.labels(policy=policy, ending="refused")
+        self.cancelled = calls.labels(policy=policy, ending="cancelled")
+        self.duration = registry.histogram(
+            "fairlead_policy_call_duration_seconds",
+            "Time of a call with all its attempts and waits, unless it was refused or cancelled.",
+            labels=("policy",),
+        ).labels(policy=policy)
+
+    def count(self, error: BaseException, seconds: float) -> None:
+        """A call that raised."""
+        if isinstance(error, DeadlineExceeded):
+            self.timed_out.add()
+        elif isinstance(error, Refused):
+            self.refused.add()
+            return
+        elif isinstance(error, Exception):
+            self.failed.add()
+        else:
+            self.cancelled.add()
+            return
+        self.duration.observe(seconds)
 
 
 def tell(

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
+from typing import Literal
 
 from fairlead import context
 from fairlead.clock import SYSTEM_CLOCK, Clock
@@ -29,6 +31,7 @@ from fairlead.inference.feature_schema import Rows
 from fairlead.inference.model_run import WARM_UP_RUNS, Failure, Outcome, Run, WarmUp, attempt, resolve
 from fairlead.inference.scored import DegradedBy, Scored
 from fairlead.inference.scorer import Scorer
+from fairlead.telemetry.metrics import MetricRegistry
 
 __all__ = ["Placement", "Scheduler", "SchedulerSettings", "SchedulerStats"]
 
@@ -187,6 +190,40 @@ class Scheduler:
             waiting=self._executor.waiting,
             last_failure=self._last_failure,
         )
+
+    def export(self, registry: MetricRegistry, *, name: str = "default") -> None:
+        """Shows in `registry`, under the label `scheduler`, what it counts; read at each scrape."""
+        calls = registry.counter(
+            "fairlead_inference_calls_total",
+            "Calls by who answered them: the model, or the fallback for a reason.",
+            labels=("scheduler", "answered_by"),
+        )
+        calls.labels(scheduler=name, answered_by="model").track(lambda: self._scored)
+        for reason in DegradedBy:
+            calls.labels(scheduler=name, answered_by=reason.value).track(partial(self._degraded_by, reason))
+        gauges: tuple[tuple[str, str, Literal["sum", "max"], Callable[[], float]], ...] = (
+            ("waiting", "Calls that wait for a thread.", "sum", lambda: self._executor.waiting),
+            (
+                "stalled_seconds",
+                "Time for which all threads have been busy with one run each.",
+                "max",
+                self._executor.stalled_for,
+            ),
+            (
+                "run_p99_seconds",
+                "p99 of a model run over the last 10 seconds.",
+                "max",
+                lambda: self._costs.p99,
+            ),
+        )
+        for gauge, meaning, merge, read in gauges:
+            family = registry.gauge(
+                f"fairlead_inference_{gauge}", meaning, labels=("scheduler",), merge=merge
+            )
+            family.labels(scheduler=name).track(read)
+
+    def _degraded_by(self, reason: DegradedBy) -> int:
+        return self._degraded.get(reason, 0)
 
     async def score(self, rows: Rows) -> Scored:
         """One score per row, from the model or, marked, from the fallback; in time for the current deadline.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fairlead.cache import HotKeys
 from fairlead.clock import ManualClock
 from fairlead.errors import InvalidInput
+from fairlead.telemetry import MetricRegistry
 
 
 @given(st.lists(st.integers(0, 40), max_size=300), st.integers(1, 20))
@@ -97,3 +98,22 @@ def test_a_half_life_without_end_fades_nothing() -> None:
 def test_settings_out_of_bounds_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         HotKeys(**wrong)
+
+
+def test_an_exported_sketch_says_how_uneven_the_traffic_is() -> None:
+    hot, registry = HotKeys(clock=ManualClock()), MetricRegistry()
+    hot.export(registry, name="feed")
+
+    def read() -> dict[str, float]:
+        return {
+            family.name.removeprefix("fairlead_hot_keys_"): family.values[("feed",)]
+            for family in registry.snapshot().families
+        }
+
+    assert read() == {"calls": 0, "distinct": 0, "hottest_share": 0, "amplification": 0}
+    for key in "abcd":
+        hot.add(key)
+    assert read() == {"calls": 4, "distinct": 4, "hottest_share": 0.25, "amplification": 1.0}
+    for _ in range(96):
+        hot.add("a")
+    assert read() == {"calls": 100, "distinct": 4, "hottest_share": 0.97, "amplification": 3.88}

@@ -23,6 +23,7 @@ from fairlead.inference import (
     Scheduler,
     SchedulerSettings,
 )
+from fairlead.telemetry import MetricRegistry
 
 SCHEMA = FeatureSchema(names=("a", "b"), version="1")
 FALLBACK = HeuristicScorer(SCHEMA, {"a": 1.0, "b": 10.0}, version="by-hand")
@@ -472,3 +473,23 @@ def test_a_reserve_that_leaves_the_model_no_time_is_refused() -> None:
 def test_settings_outside_their_range_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InvalidInput, match=rf"^{field}: "):
         SchedulerSettings(**{field: value})  # type: ignore[arg-type]
+
+
+async def test_an_exported_scheduler_shows_who_answered_and_what_waits() -> None:
+    broken = Product()
+    registry = MetricRegistry()
+    with Scheduler(broken, fallback=FALLBACK, settings=IN_LINE) as scheduler:
+        scheduler.export(registry, name="ranking")
+        await scheduler.score(ROWS)
+        broken.behave = lambda rows: [float("nan")] * len(rows)
+        await scheduler.score(ROWS)
+        families = {family.name: family.values for family in registry.snapshot().families}
+    assert {
+        labels[1]: value for labels, value in families["fairlead_inference_calls_total"].items() if value
+    } == {
+        "model": 1,
+        "invalid_scores": 1,
+    }
+    assert families["fairlead_inference_waiting"] == {("ranking",): 0}
+    assert families["fairlead_inference_stalled_seconds"] == {("ranking",): 0}
+    assert families["fairlead_inference_run_p99_seconds"][("ranking",)] > 0
