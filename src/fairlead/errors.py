@@ -19,6 +19,7 @@
     ├── PortInUse                  another process listens there; also an OSError
     ├── ProcessDied                a process that Fairlead started ended, or never became healthy
     ├── RunInvalid                 a measurement broke its own rules (late sends, no samples)
+    ├── ScrapeIncomplete           the metrics of all workers could not be had whole
     └── StoreUnavailable           a shared tier of the cache did not answer, or refused
 
 A message names the thing, the value and the limit, and the next step, in one line. The driver's own error stays in
@@ -45,6 +46,7 @@ __all__ = [
     "RateLimited",
     "Refused",
     "RunInvalid",
+    "ScrapeIncomplete",
     "StoreUnavailable",
     "UnknownFlag",
     "UnknownSystem",
@@ -160,6 +162,10 @@ class ProcessDied(FairleadError):
 
 class RunInvalid(FairleadError):
     """The measurement broke its own rules, so its figures would mislead."""
+
+
+class ScrapeIncomplete(FairleadError):
+    """The aggregator of a service's workers did not answer; a sum without it would look like a restart."""
 
 
 class StoreUnavailable(FairleadError):

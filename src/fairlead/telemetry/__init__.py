@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fairlead.telemetry.token_vault import TokenVault
     from fairlead.telemetry.totals import merge_snapshots
     from fairlead.telemetry.tracing import Span, Tracer
+    from fairlead.telemetry.worker import WorkerMetrics
 else:
     # Imported when first asked for: the request path needs none of these, and would wait for them.
     _LATER = {
@@ -94,6 +95,7 @@ else:
                 "export_process",
             ),
             "loop_lag": ("LoopLag",),
+            "worker": ("WorkerMetrics",),
         }.items()
         for name in names
     }
@@ -158,6 +160,7 @@ __all__ = [
     "TokenVault",
     "Tracer",
     "UnknownEvent",
+    "WorkerMetrics",
     "count_query",
     "decode_event",
     "decode_snapshot",

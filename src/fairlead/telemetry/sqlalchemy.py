@@ -64,7 +64,9 @@ def export_engine(engine: Any, registry: MetricRegistry, *, name: str = "default
             duration.observe(perf_counter() - began)
 
     def failed(context: ExceptionContext) -> None:
-        if context.execution_context is not None:  # else it failed before a query: no connection, for instance
+        if (
+            context.execution_context is not None
+        ):  # else it failed before a query: no connection, for instance
             errors.add()
             ended(None, None, "", None, context.execution_context, False)
 

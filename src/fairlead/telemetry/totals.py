@@ -69,7 +69,6 @@ class Totals:
         """The same sum, to go on from. The two agree for ever on which label sets have a series of their own."""
         other = Totals(max_label_sets=self._max_label_sets)
         other._heads, other._admitted, other._owners = self._heads, self._admitted, self._owners
-        other.disagreeing = self.disagreeing
         if self._families:
             other.add(self.snapshot())
         return other
@@ -92,6 +91,19 @@ class Totals:
                 total = self._families[family.name] = _Total(self._heads[family.name])
             self._add_values(total, family, snapshot.at_utc_seconds)
             self._add_histograms(total, family)
+
+    def fits(self, family: FamilySnapshot) -> bool:
+        """Whether the family has the shape of what was added under its name."""
+        head = self._heads.get(family.name)
+        return head is not None and family.alike(head)
+
+    def forget(self, name: str) -> None:
+        """Drops what was added of this family, and its shape: the next one of that name decides anew."""
+        head = self._heads.pop(name, None)
+        self._families.pop(name, None)
+        self._admitted.pop(name, None)
+        for series in series_of(head.kind, name) if head is not None else ():
+            self._owners.pop(series, None)
 
     def snapshot(self) -> RegistrySnapshot:
         """What has been added so far; of nothing, a snapshot of time 0."""
