@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
+from pathlib import Path
 
 from fairlead.telemetry import MetricRegistry
 from fairlead.telemetry.prometheus import render
+
+_spec = importlib.util.spec_from_file_location(
+    "metrics_reference", Path(__file__).resolve().parents[2] / "scripts" / "metrics_reference.py"
+)
+REFERENCE = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(REFERENCE)
 
 
 def check(text: str) -> subprocess.CompletedProcess[str]:
@@ -28,6 +36,13 @@ def test_rendered_registry_has_nothing_to_complain_of():
     registry.histogram("feed_idle_seconds", "Observed by nobody yet.")
     run = check(render(registry))
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_everything_that_can_be_exported_has_nothing_to_complain_of():
+    page = render(REFERENCE.everything())
+    run = check(page)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert page.count("# TYPE ") > 50
 
 
 def test_checker_would_complain_of_a_broken_exposition():

@@ -209,13 +209,14 @@ class Aggregator:
 
     async def _answer(self, scrape: protocol.Scrape, writer: asyncio.StreamWriter) -> None:
         async with self._page:
-            snapshot = await self._collect()
+            snapshot = await self.collect()
             body = render(snapshot).encode() if scrape.text else encode_snapshot(snapshot)
         writer.write(protocol.encode(protocol.Page(body)))
         async with asyncio.timeout(_FIRST_WORD):
             await writer.drain()
 
-    async def _collect(self) -> RegistrySnapshot:
+    async def collect(self) -> RegistrySnapshot:
+        """All workers together, those that ended included, and how they are."""
         late = await self._ask()
         self._fold()
         living = [worker for worker in self._workers.values() if worker.writer is not None]

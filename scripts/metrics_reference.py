@@ -1,0 +1,141 @@
+"""Prints every metric there is: `python scripts/metrics_reference.py > docs/reference/metrics.md`.
+
+The page is made from a registry in which everything that exports is exported, so it cannot say other than the code. A
+test compares, and shows the same registry to promtool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tempfile
+from collections.abc import Iterable
+
+from sqlalchemy import create_engine
+
+from fairlead.admission import LoadShedder, RateLimit
+from fairlead.admission.redis import RedisRateLimiter
+from fairlead.cache import Cache, Codec, Composite, Field, Freshness, HotKeys, SecondTier
+from fairlead.cache.redis import RedisStore
+from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Policy
+from fairlead.inference import FeatureSchema, HeuristicScorer, Scheduler
+from fairlead.telemetry import FamilySnapshot, LoopLag, MetricRegistry, RegistrySnapshot, export_all
+from fairlead.telemetry.aggregator import Aggregator
+from fairlead.telemetry.asgi import MetricsMiddleware
+from fairlead.telemetry.sqlalchemy import export_engine
+
+HEAD = """# Metrics
+
+Made by `python scripts/metrics_reference.py > docs/reference/metrics.md`, from a registry in which everything is
+exported; a test compares. How to get them: [the guide](../guides/telemetry-metrics.md).
+
+Every value is counted **per process**. *Fleet* says what `WorkerMetrics` shows for all processes of a service: counters
+and histograms add up exactly; a gauge is the sum, the largest or the smallest of the processes that live. Across
+machines, a query does the same: `sum`, `max` or `min`. A metric without a unit counts things. A histogram `x` is three
+series in Prometheus, `x_bucket`, `x_sum` and `x_count`, and one exponential histogram in OpenTelemetry. Label sets
+beyond the registry's `max_label_sets` are counted under `_overflow`.
+"""
+
+UNITS = {"seconds": "seconds", "bytes": "bytes", "share": "0–1"}
+
+SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Requests", "`MetricsMiddleware`, around the application.", ("http_", "websocket_")),
+    ("Event loop", "`LoopLag`, in the lifespan.", ("event_loop_",)),
+    ("Process", "`export_process`, or `export_all`.", ("process_", "python_")),
+    (
+        "Dependencies",
+        "`Policy.export`. `what` is a name of `PolicyStats`.",
+        ("fairlead_policy_",),
+    ),
+    (
+        "Cache",
+        "`Cache.export` (`what`: of `CacheStats` or `TierStats`), `HotKeys.export`, `Composite(metrics=registry)`.",
+        ("fairlead_cache_", "fairlead_hot_keys_", "cache_field_"),
+    ),
+    (
+        "Admission",
+        "`LoadShedder(metrics=registry)`, and the rate limiters likewise.",
+        ("admission_", "rate_limit_"),
+    ),
+    ("Inference", "`Scheduler.export`.", ("fairlead_inference_",)),
+    ("Database", "`fairlead.telemetry.sqlalchemy.export_engine`.", ("db_",)),
+    (
+        "Workers",
+        "Added by the aggregator to the page of all workers.",
+        ("fairlead_workers", "fairlead_metric_"),
+    ),
+)
+
+
+async def _loads(key: int) -> int:
+    return key
+
+
+def everything() -> MetricRegistry:
+    """A registry in which everything that exports is exported."""
+    registry = MetricRegistry()
+    limit, breaker = ConcurrencyLimit("profiles"), CircuitBreaker("profiles")
+    schema = FeatureSchema(names=("age",), version="1")
+    model, by_hand = (
+        HeuristicScorer(schema, {"age": 1.0}, version=version) for version in ("model", "by hand")
+    )
+    callbacks = gc.callbacks[:]
+    with Scheduler(model, fallback=by_hand) as scheduler:
+        store = RedisStore("redis://127.0.0.1:1", codec=Codec(int), namespace="profiles")
+        cache = Cache(name="profiles", second=SecondTier(store))
+        policy = Policy(name="profiles", limit=limit, breaker=breaker)
+        export_all(registry, cache, policy, HotKeys(), scheduler)
+        Composite(
+            cache,
+            "product",
+            {"price": Field(load=_loads, freshness=Freshness(ttl=1.0), tier="strict")},
+            metrics=registry,
+        )
+        LoadShedder("feed", metrics=registry)
+        RedisRateLimiter(RateLimit(rate=1.0, burst=1), "redis://127.0.0.1:1", metrics=registry)
+        LoopLag(registry)
+        MetricsMiddleware(_answers, registry=registry, count_queries=True)
+        export_engine(create_engine("sqlite:///never-opened.db"), registry)
+    gc.callbacks[:] = callbacks
+    return registry
+
+
+async def _answers(scope: object, receive: object, send: object) -> None:
+    """An application that does nothing."""
+
+
+def families() -> Iterable[FamilySnapshot]:
+    """Every family, those of the aggregator included."""
+    with tempfile.TemporaryDirectory() as directory:
+        page = asyncio.run(_page(directory))
+    return (*everything().snapshot().families, *page.families)
+
+
+async def _page(directory: str) -> RegistrySnapshot:
+    return await Aggregator(directory).collect()
+
+
+def table(found: list[FamilySnapshot]) -> str:
+    lines = ["| metric | type | unit | labels | fleet | meaning |", "|---|---|---|---|---|---|"]
+    for family in found:
+        labels = ", ".join(f"`{label}`" for label in family.label_names)
+        unit = UNITS.get(family.name.removesuffix("_total").rpartition("_")[2], "")
+        cells = (f"`{family.name}`", family.kind, unit, labels, family.merge, family.help)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    left = list(families())
+    parts = [HEAD]
+    for title, source, prefixes in SECTIONS:
+        found = [family for family in left if family.name.startswith(prefixes)]
+        left = [family for family in left if family not in found]
+        parts.append(f"## {title}\n\n{source}\n\n{table(found)}\n")
+    if left:
+        raise SystemExit(f"no section for {', '.join(family.name for family in left)}")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
