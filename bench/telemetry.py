@@ -10,6 +10,7 @@ from collections.abc import Callable
 import prometheus_client
 
 from bench.harness import Arm, Bar, interleave, ratio
+from bench.telemetry_requests import request_bars
 from fairlead.telemetry import BufferedSink, Exposure, Histogram, JsonLinesSegments
 
 __all__ = ["bars"]
@@ -152,4 +153,5 @@ def bars(quick: bool) -> list[Bar]:
         *_observation(latencies, rounds),
         _error(seed=1, draws=20_000 if quick else 200_000),
         _emission(rounds),
+        *request_bars(rounds),
     ]

@@ -44,16 +44,16 @@ class _Measured(Policy):
     __slots__ = ()
 
     async def call(self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        measures = cast(Measures, self._measures)
-        now = self._now
-        began = now()
+        began = self._now()
         try:
-            result = await super().call(fn, *args, **kwargs)
+            result = await Policy.call(self, fn, *args, **kwargs)
         except BaseException as error:
-            measures.count(error, now() - began)
+            if (measures := self._measures) is not None:
+                measures.count(error, self._now() - began)
             raise
-        measures.duration.observe(now() - began)
-        measures.succeeded.add()
+        if (measures := self._measures) is not None:
+            measures.duration.observe(self._now() - began)
+            measures.succeeded._value += 1.0  # add() checks what cannot be wrong here
         return result
 
     def attempt(self) -> Attempt:

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import FairleadError, InvalidInput
 from fairlead.telemetry.histogram import Histogram
-from fairlead.telemetry.metrics import Counter, MetricRegistry
+from fairlead.telemetry.metrics import Counter, Family, MetricRegistry
 from fairlead.telemetry.prometheus import CONTENT_TYPE, render
 from fairlead.telemetry.queries import QueryCount, current_count
 from fairlead.telemetry.route_patterns import RoutePatterns
@@ -110,82 +110,77 @@ class MetricsMiddleware:
             else None
         )
         # Looked up once: a family builds a key and checks it, which costs as much as all the rest.
-        self._counters: dict[tuple[str, str, int, str], Counter] = {}
-        self._histograms: dict[tuple[str, str], Histogram] = {}
+        self._remembered: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            if self._queries is None:
-                await self._answer(scope, receive, send)
-            else:
-                await self._answer_counting(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._connect(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await (self._connect if scope["type"] == "websocket" else self.app)(scope, receive, send)
+            return
+        if self._queries is not None and current_count.get() is None:
+            await self._count_queries(scope, receive, send, self._queries)
+            return
         exchange = _Exchange(receive, send, self._now)
         active = self._active
-        active.add(1.0)
+        active._value += 1.0
         try:
             await self.app(scope, exchange.receive, exchange.send)
         except BaseException as error:
-            self._count(scope, exchange, error)
+            self._count_failed(scope, exchange, error)
             raise
         else:
-            self._count(scope, exchange, None)
+            if exchange.ended_at >= 0.0:
+                ending = "answered"
+            else:
+                ending = "disconnected" if exchange.client_left else "incomplete"
+            self._count(scope, exchange, ending)
         finally:
-            active.add(-1.0)
+            active._value -= 1.0
 
-    async def _answer_counting(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _count_queries(
+        self, scope: Scope, receive: Receive, send: Send, queries: Family[Histogram]
+    ) -> None:
         count = QueryCount()
         token = current_count.set(count)
         try:
-            await self._answer(scope, receive, send)
+            await self(scope, receive, send)
         finally:
             try:  # noqa: SIM105 - closed by the garbage collector, in a context that is not ours
                 current_count.reset(token)
             except ValueError:
                 pass
-            if self._queries is not None:
-                self._queries.labels(route=self._route(scope)).observe(count.made)
+            queries.labels(route=self._route(scope)).observe(count.made)
 
-    def _count(self, scope: Scope, exchange: _Exchange, error: BaseException | None) -> None:
-        route = self._route(scope)
-        method = scope["method"]
-        if method not in _METHODS:
-            method = "OTHER"
-        status = exchange.status // 100
-        if error is None:
-            if exchange.ended_at >= 0.0:
-                ending = "answered"
-            else:
-                ending = "disconnected" if exchange.client_left else "incomplete"
-        elif isinstance(error, CancelledError | GeneratorExit):
-            ending = "cancelled"
+    def _count_failed(self, scope: Scope, exchange: _Exchange, error: BaseException) -> None:
+        if isinstance(error, CancelledError | GeneratorExit):
+            self._count(scope, exchange, "cancelled")
+        elif exchange.client_left and exchange.ended_at < 0.0:
+            self._count(scope, exchange, "disconnected")
         else:
-            ending = "disconnected" if exchange.client_left and exchange.ended_at < 0.0 else "raised"
-            if ending == "raised":
-                status = status or 5
-                if exchange.ended_at < 0.0:
-                    exchange.ended_at = self._now()
-        key = (route, method, status, ending)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._requests.labels(
-                route=route, method=method, status=f"{status}xx" if 0 < status < 6 else "none", ending=ending
-            )
-            if len(self._counters) < _MOST_REMEMBERED:
-                self._counters[key] = counter
-        counter.add()
+            exchange.status = exchange.status or 500
+            if exchange.ended_at < 0.0:
+                exchange.ended_at = self._now()
+            self._count(scope, exchange, "raised")
+
+    def _count(self, scope: Scope, exchange: _Exchange, ending: str) -> None:
+        key = (self._route(scope), scope["method"], exchange.status // 100, ending)
+        counter, histogram = self._remembered.get(key) or self._look_up(key)
+        counter._value += 1.0  # add() checks what cannot be wrong here, at twice the cost
         if exchange.ended_at >= 0.0:
-            histogram = self._histograms.get((route, method))
-            if histogram is None:
-                histogram = self._durations.labels(route=route, method=method)
-                if len(self._histograms) < _MOST_REMEMBERED:
-                    self._histograms[route, method] = histogram
             histogram.observe(exchange.ended_at - exchange.began_at)
+
+    def _look_up(self, key: tuple[str, str, int, str]) -> tuple[Counter, Histogram]:
+        route, method, status, ending = key
+        known = method in _METHODS
+        if not known:
+            method = "OTHER"
+        shown = f"{status}xx" if 0 < status < 6 else "none"
+        found = (
+            self._requests.labels(route=route, method=method, status=shown, ending=ending),
+            self._durations.labels(route=route, method=method),
+        )
+        if known and len(self._remembered) < _MOST_REMEMBERED:
+            self._remembered[key] = found
+        return found
 
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         accepted_at = -1.0

@@ -29,25 +29,22 @@ class RoutePatterns:
 
     def of(self, scope: MutableMapping[str, Any]) -> str:
         """The pattern of the request whose `scope` went through the router, or UNROUTED."""
-        template = scope.get("path_template")  # Litestar
-        if template:
-            return str(template)
         matched = scope.get("route")  # FastAPI, and Starlette from 1.0
         if matched is None:
+            template = scope.get("path_template")  # Litestar
+            if template:
+                return str(template)
             matched = scope.get("endpoint")  # Starlette before
             if matched is None:
                 return UNROUTED
-        included = scope.get("fastapi")
-        if included:  # one route may be included under several prefixes, and knows none of them
-            effective = included.get("effective_route_context")
+        elif "fastapi" in scope:  # one route may be included under several prefixes, and knows none of them
+            effective = scope["fastapi"].get("effective_route_context")
             if getattr(effective, "original_route", None) is matched:
                 matched = effective
         found = self._found.get(id(matched))
         if found is None:
             found = self._learn(matched, scope)
-        if found[1]:
-            return found[1]
-        return self._told_apart_by_parameters(matched, scope)
+        return found[1] or self._told_apart_by_parameters(matched, scope)
 
     def _learn(self, matched: object, scope: MutableMapping[str, Any]) -> tuple[object, str]:
         if len(self._found) > _MOST:  # routes made anew for each request
