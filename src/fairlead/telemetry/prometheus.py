@@ -8,15 +8,23 @@ Full resolution stays in `Histogram.snapshot()`.
 
 from __future__ import annotations
 
+import errno
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from math import inf
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
+from fairlead.errors import FairleadError, InvalidInput, PortInUse
 from fairlead.telemetry.histogram import HistogramSnapshot, upper_bound
 from fairlead.telemetry.metrics import MetricRegistry
 from fairlead.telemetry.snapshot import RegistrySnapshot
 
-__all__ = ["CONTENT_TYPE", "render"]
+__all__ = ["CONTENT_TYPE", "ScrapeServer", "render"]
+
+if TYPE_CHECKING:
+    from http.server import HTTPServer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -83,3 +91,98 @@ def _number(value: float) -> str:
     if value in (inf, -inf):
         return "+Inf" if value > 0 else "-Inf"
     return repr(float(value))
+
+
+class _Merged(Protocol):
+    """What knows the metrics of more than this process: `WorkerMetrics`."""
+
+    def merged(self) -> RegistrySnapshot: ...
+
+
+class ScrapeServer:
+    """Serves the page for a program that has no web server: a queue worker, a batch job.
+
+    `with ScrapeServer(registry, port=9464): …`. Every path shows the page; a sum that cannot be whole is a 503. One
+    thread, one request at a time, each for five seconds at most.
+
+    source: the registry of this process, or the WorkerMetrics of all. host: 127.0.0.1 unless a scraper comes from
+        elsewhere; nobody is asked who they are. port: 0 takes a free one, then read `port`.
+    """
+
+    def __init__(self, source: MetricRegistry | _Merged, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+            raise InvalidInput(f"ScrapeServer.port: {port!r} is not a whole number from 0 to 65535")
+        self._source = source
+        self._address = (host, port)
+        self._server: HTTPServer | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._address[1]
+
+    def start(self) -> None:
+        """Begins to serve; returns at once. Raises PortInUse, or InvalidInput for an address that is not ours."""
+        if self._server is not None:
+            return
+        try:
+            self._server = _listen(self._source, self._address)
+        except OSError as error:
+            host, port = self._address
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(
+                    f"port {port} on {host} is taken by another process: choose another"
+                ) from error
+            raise InvalidInput(f"cannot serve on {host}:{port}: {error.strerror}") from error
+        self._address = (self._address[0], self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="fairlead-scrape", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the server, after the request that it answers now."""
+        server, thread = self._server, self._thread
+        self._server = self._thread = None
+        if server is not None and thread is not None:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    def __enter__(self) -> ScrapeServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _listen(source: MetricRegistry | _Merged, address: tuple[str, int]) -> HTTPServer:
+    from http.server import BaseHTTPRequestHandler, HTTPServer  # 20 ms that most programs need not wait for
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5.0  # a client that says nothing must not keep the others out
+
+        def do_GET(self) -> None:
+            status, body = 200, b""
+            try:
+                body = render(source if isinstance(source, MetricRegistry) else source.merged()).encode()
+            except FairleadError as error:
+                status, body = 503, f"{error}\n".encode()
+            self.send_response(status)
+            self.send_header("content-type", CONTENT_TYPE if status == 200 else "text/plain; charset=utf-8")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """A page that is asked for every few seconds is no news."""
+
+    class Server(HTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A scraper that went away is no news either."""
+
+    return Server(address, Handler)
