@@ -8,7 +8,8 @@ hang, and adds the last one of those that ended: killed workers too. What was on
 
 A worker is connected → gone (its counters stay, its gauges do not) → the same again when it comes back within a minute,
 else folded into one sum, so that workers that are recycled every hour take no memory. One aggregator holds the
-directory's lock; it ends when no worker has been connected for `linger`, with SIGTERM as soon as none is.
+directory's lock. It ends when no worker has been connected for `linger`, with SIGTERM as soon as none is, and when the
+directory is removed.
 
 If it is killed, its memory is lost. Workers then begin again from zero with the next one: the fleet's totals restart as
 one, which a rate takes for what it is, and not as a heap of counts that all seem to be new.
@@ -138,7 +139,7 @@ class Aggregator:
             server = await asyncio.start_unix_server(self._welcome, path, backlog=512)
             try:
                 self._alone_since = self._clock.now()
-                while not self._needless():
+                while path.exists() and not self._needless():
                     await self._clock.sleep(0.1)
             finally:
                 loop.remove_signal_handler(signal.SIGTERM)

@@ -11,8 +11,10 @@ Recording then costs a method call. All of it belongs to one process; Prometheus
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil, floor, inf, isfinite, log2
 from typing import Any, Generic, TypeVar, get_args, overload
@@ -210,6 +212,20 @@ class Family(Generic[_Child]):
         return found
 
 
+_registries: weakref.WeakSet[MetricRegistry] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread that it does not have may hold copies of them."""
+    for registry in list(_registries):
+        registry._lock = threading.Lock()
+        for family in list(registry._families.values()):
+            family._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
 class MetricRegistry:
     """The metrics of one process, by name.
 
@@ -234,6 +250,7 @@ class MetricRegistry:
         self._families: dict[str, Family[Any]] = {}
         self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
+        _registries.add(self)
 
     @overload
     def counter(self, name: str, help: str) -> Counter: ...

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -116,6 +118,21 @@ def test_a_name_that_prometheus_would_refuse_is_refused(registry: MetricRegistry
 def test_labels_that_prometheus_keeps_for_itself_are_refused(registry: MetricRegistry, labels: Any) -> None:
     with pytest.raises(InvalidInput):
         registry.histogram("wait_seconds", "Wait.", labels)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # from 3.12 on, of forks beside threads
+def test_a_child_that_is_forked_while_a_thread_makes_a_series_can_make_its_own(
+    registry: MetricRegistry,
+) -> None:
+    family = registry.counter("loads_total", "Loads.", labels=("route",))
+    with registry._lock, family._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)  # the end of a child that waits for a lock that nobody gives back
+            family.labels(route="/new").add()
+            registry.counter("other_total", "Others.").add()
+            os._exit(0 if len(registry.snapshot().families) == 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_refused_metric_leaves_nothing_behind(registry: MetricRegistry) -> None:
