@@ -21,6 +21,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import secrets
@@ -47,6 +48,7 @@ _MOST_CONNECTIONS = 1_024
 _MOST_GONE = 256
 _FOLDED_AFTER = 60.0
 _FIRST_WORD = 5.0
+_MOST_WARNINGS = 1_000
 
 
 @dataclass(slots=True)
@@ -314,6 +316,15 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
     return user in (os.geteuid(), 0)
 
 
+def _log_to_stderr() -> None:
+    """The first thousand warnings: a worker that is broken for weeks must not fill a disk."""
+    left = itertools.count(_MOST_WARNINGS, -1)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.addFilter(lambda record: next(left) > 0)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fairlead.telemetry.aggregator",
@@ -333,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.detach and os.fork():
         return 0
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    _log_to_stderr()
     try:
         aggregator = Aggregator(
             chosen.directory,
