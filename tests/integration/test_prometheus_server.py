@@ -3,49 +3,45 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import httpx
 import pytest
 
-from fairlead.telemetry import MetricRegistry
-from fairlead.telemetry.prometheus import CONTENT_TYPE, render
+from fairlead.telemetry import MetricRegistry, WorkerMetrics
+from fairlead.telemetry.prometheus import ScrapeServer
 
 CONFIGURATION = """
 global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
 scrape_configs:
   - job_name: feed
-    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+    static_configs: [{{targets: ["127.0.0.1:{feed}"]}}]
+  - job_name: workers
+    scrape_timeout: 1s
+    scrape_interval: 1s
+    static_configs: [{{targets: ["127.0.0.1:{workers}"]}}]
 """
 
-
-class Service(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, registry: MetricRegistry) -> None:
-        self.registry = registry
-        super().__init__(("127.0.0.1", 0), Pages)
-
-
-class Pages(BaseHTTPRequestHandler):
-    server: Service
-
-    def do_GET(self) -> None:
-        body = render(self.server.registry).encode()
-        self.send_response(200)
-        self.send_header("content-type", CONTENT_TYPE)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None: ...
+WORKER = """
+import sys, time
+from fairlead.telemetry import MetricRegistry, WorkerMetrics
+registry = MetricRegistry()
+jobs = registry.counter("jobs_total", "Jobs.")
+with WorkerMetrics(registry, sys.argv[1], interval=0.1):
+    while True:
+        jobs.add(10)
+        time.sleep(0.1)
+"""
 
 
 def free_port() -> int:
@@ -54,38 +50,42 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def registry() -> MetricRegistry:
-    return MetricRegistry()
+@dataclass
+class Watched:
+    prometheus: httpx.Client
+    registry: MetricRegistry
+    """Of this process, scraped as job `feed`."""
+    directory: Path
+    """Of workers, scraped as job `workers`."""
 
 
-@pytest.fixture
-def prometheus(registry: MetricRegistry, tmp_path: Path) -> Iterator[httpx.Client]:
-    service = Service(registry)
-    serving = Thread(target=service.serve_forever, args=(0.01,))
-    serving.start()
-    (tmp_path / "prometheus.yml").write_text(CONFIGURATION.format(port=service.server_address[1]))
-    port = free_port()
-    server = subprocess.Popen(
-        [
-            "prometheus",
-            f"--config.file={tmp_path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={tmp_path / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--log.level=error",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            yield client
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-        service.shutdown()
-        serving.join()
-        service.server_close()
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    path = tmp_path_factory.mktemp("prometheus")
+    registry = MetricRegistry()
+    workers = WorkerMetrics(MetricRegistry(), path / "metrics", interval=0.1)
+    with ScrapeServer(registry) as feed, workers, ScrapeServer(workers) as all_workers:
+        (path / "prometheus.yml").write_text(CONFIGURATION.format(feed=feed.port, workers=all_workers.port))
+        port = free_port()
+        server = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={path / 'prometheus.yml'}",
+                f"--storage.tsdb.path={path / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--log.level=error",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                yield Watched(client, registry, path / "metrics")
+        finally:
+            server.terminate()
+            server.wait(timeout=20)
+    with suppress(ProcessLookupError):
+        os.kill(int((path / "metrics" / "lock").read_text()), signal.SIGTERM)
 
 
 def ask(prometheus: httpx.Client, query: str) -> float | None:
@@ -106,7 +106,35 @@ def ask_until(prometheus: httpx.Client, query: str, expected: float) -> None:
         time.sleep(0.05)
 
 
-def test_its_quantiles_and_rates_are_ours(registry: MetricRegistry, prometheus: httpx.Client) -> None:
+def test_a_killed_worker_is_no_restart_and_no_burst(watched: Watched) -> None:
+    prometheus = watched.prometheus
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", WORKER, str(watched.directory)])
+
+    running = [start() for _ in range(3)]
+    try:
+        ask_until(prometheus, 'fairlead_workers{state="answering"}', 4.0)
+        time.sleep(2.0)  # of a history that a reset would be seen in
+        running[0].kill()
+        running[0].wait()
+        running[0] = start()
+        ask_until(prometheus, "fairlead_workers_ended_total", 1.0)
+        ask_until(prometheus, 'fairlead_workers{state="answering"}', 4.0)
+        assert ask(prometheus, "resets(jobs_total[1m])") == 0.0
+        # 300 jobs a second by three workers, whatever became of one of them; a reset would show thousands at once.
+        most = ask(prometheus, "max_over_time(rate(jobs_total[2s])[20s:500ms])")
+        assert most is not None
+        assert most < 450.0
+        assert ask(prometheus, 'min_over_time(up{job="workers"}[10s])') == 1.0
+    finally:
+        for worker in running:
+            worker.kill()
+            worker.wait()
+
+
+def test_its_quantiles_and_rates_are_ours(watched: Watched) -> None:
+    registry, prometheus = watched.registry, watched.prometheus
     rng = random.Random(5)
     waits = registry.histogram("wait_seconds", "Wait.", labels=("route",))
     loads = registry.counter("loads_total", "Loads.")
@@ -126,7 +154,7 @@ def test_its_quantiles_and_rates_are_ours(registry: MetricRegistry, prometheus: 
     assert ask(prometheus, "rate(loads_total[2s])") == pytest.approx(400.0, rel=0.1)
 
     ask_until(prometheus, "sum(wait_seconds_count)", 10_001.0)
-    assert ask(prometheus, "up") == 1.0
+    assert ask(prometheus, 'up{job="feed"}') == 1.0
     for q in (0.5, 0.9, 0.99, 0.999):
         for route in ("/fast", "/slow"):
             theirs = ask(prometheus, f'histogram_quantile({q}, wait_seconds_bucket{{route="{route}"}})')
