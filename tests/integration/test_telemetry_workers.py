@@ -318,7 +318,7 @@ def test_a_worker_that_sends_a_broken_snapshot_counts_with_its_last_good_one(dir
     with watcher(directory) as metrics, socket.socket(socket.AF_UNIX) as connection:
         page(metrics)
         connection.connect(str(protocol.socket_path(directory)))
-        protocol.send(connection, protocol.Hello("rogue", 1), 5)
+        protocol.send(connection, protocol.Hello("rogue"), 5)
         assert protocol.receive(connection, protocol.Welcome, 5).taken == 0
         protocol.send(connection, protocol.Taken(1, encode_snapshot(registry.snapshot())), 5)
         assert protocol.receive(connection, protocol.Ack, 5).number == 1

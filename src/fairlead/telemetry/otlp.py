@@ -166,9 +166,14 @@ class OtlpExporter:
         return {"service.instance.id": self._instance, **self._given}
 
     def _run(self) -> None:
-        while not self._closing.wait(self._interval):
-            self.export()
-        self.export()
+        closing = False
+        while not closing:
+            closing = self._closing.wait(self._interval)
+            try:
+                self.export()
+            except Exception as error:  # the edge of the thread: recorded, and tried again
+                self.failed += 1
+                self._tell(f"{type(error).__name__}: {error}")
 
     def _post(self, body: bytes) -> None:
         url = self._url

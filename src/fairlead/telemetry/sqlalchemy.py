@@ -7,6 +7,7 @@ one round trip or one pipeline. Works for async engines too (`engine.sync_engine
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -37,7 +38,6 @@ def export_engine(engine: Any, registry: MetricRegistry, *, name: str = "default
     errors = registry.counter(
         "db_client_query_errors_total", "Database queries that failed.", labels=("database",)
     ).labels(database=name)
-    pool = sync.pool
     for gauge, meaning, method in (
         ("db_client_pool_used_connections", "Connections that are in use.", "checkedout"),
         (
@@ -46,7 +46,9 @@ def export_engine(engine: Any, registry: MetricRegistry, *, name: str = "default
             "size",
         ),
     ):
-        if callable(read := getattr(pool, method, None)):
+        if callable(getattr(sync.pool, method, None)):
+            # Asked for anew each time: dispose() gives the engine another pool.
+            read = partial(_of_pool, sync, method)
             registry.gauge(gauge, meaning, labels=("database",)).labels(database=name).track(read)
 
     def begins(
@@ -73,3 +75,7 @@ def export_engine(engine: Any, registry: MetricRegistry, *, name: str = "default
     event.listen(sync, "before_cursor_execute", begins)
     event.listen(sync, "after_cursor_execute", ended)
     event.listen(sync, "handle_error", failed)
+
+
+def _of_pool(engine: Engine, method: str) -> float:
+    return float(getattr(engine.pool, method)())

@@ -184,7 +184,7 @@ class WorkerMetrics:
         connection = self._reach()
         self._connection = connection
         try:
-            protocol.send(connection, protocol.Hello(self._incarnation, os.getpid()), _ANSWER_WITHIN)
+            protocol.send(connection, protocol.Hello(self._incarnation), _ANSWER_WITHIN)
             welcome = protocol.receive(connection, protocol.Welcome, _ANSWER_WITHIN)
             if self._sent is not None and (
                 welcome.aggregator != self._aggregator or welcome.taken < self._acknowledged

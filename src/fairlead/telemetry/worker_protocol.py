@@ -61,7 +61,6 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
     incarnation: _Id
     """Of this life of the worker; another after a restart."""
-    pid: _Number
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):

@@ -15,7 +15,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataP
 
 from fairlead.clock import ManualClock
 from fairlead.errors import InvalidInput
-from fairlead.telemetry import HistogramSnapshot, MetricRegistry
+from fairlead.telemetry import HistogramSnapshot, MetricRegistry, RegistrySnapshot
 from fairlead.telemetry.otlp import OtlpExporter, _rejected, encode_otlp
 
 
@@ -152,3 +152,13 @@ def test_a_setting_that_cannot_work_is_refused(settings: dict[str, object]) -> N
     endpoint = given.pop("endpoint")
     with pytest.raises(InvalidInput):
         OtlpExporter(MetricRegistry(), endpoint, **given)  # type: ignore[arg-type]
+
+
+def test_a_thread_whose_source_breaks_goes_on() -> None:
+    class Broken:
+        def merged(self) -> RegistrySnapshot:
+            raise LookupError("broken")
+
+    with OtlpExporter(Broken(), "http://127.0.0.1:9/v1/metrics", service="feed") as exporter:
+        pass  # the last export, at the end, is the one that fails
+    assert (exporter.failed, exporter.failure) == (1, "LookupError: broken")

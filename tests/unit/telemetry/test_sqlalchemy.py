@@ -78,3 +78,6 @@ def test_the_pool_shows_what_is_in_use(tmp_path: Any) -> None:
         assert count(registry, "db_client_pool_used_connections") == {"default": 1}
     assert count(registry, "db_client_pool_used_connections") == {"default": 0}
     engine.dispose()
+    with engine.connect():
+        assert count(registry, "db_client_pool_used_connections") == {"default": 1}
+    engine.dispose()
