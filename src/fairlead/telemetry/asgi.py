@@ -22,7 +22,7 @@ import asyncio
 import zlib
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import FairleadError, InvalidInput
@@ -32,7 +32,10 @@ from fairlead.telemetry.prometheus import CONTENT_TYPE, render
 from fairlead.telemetry.queries import QueryCount, current_count
 from fairlead.telemetry.route_patterns import RoutePatterns
 
-__all__ = ["MetricsEndpoint", "MetricsMiddleware", "Scraped"]
+if TYPE_CHECKING:
+    from fairlead.telemetry.worker import WorkerMetrics
+
+__all__ = ["MetricsEndpoint", "MetricsMiddleware"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -244,14 +247,6 @@ class _Exchange:
             self.ended_at = self._now()
 
 
-class Scraped(Protocol):
-    """What shows metrics of more than this process: `WorkerMetrics`."""
-
-    async def scrape(self) -> str:
-        """The text of a scrape. Raises a FairleadError when it cannot be whole."""
-        ...
-
-
 class MetricsEndpoint:
     """An ASGI application that answers a scrape: `app.add_route("/metrics", MetricsEndpoint(registry))`.
 
@@ -261,7 +256,7 @@ class MetricsEndpoint:
     It asks nobody who they are: keep it off the public address, or behind your own check.
     """
 
-    def __init__(self, source: MetricRegistry | Scraped) -> None:
+    def __init__(self, source: MetricRegistry | WorkerMetrics) -> None:
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

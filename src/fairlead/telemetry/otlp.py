@@ -23,7 +23,7 @@ import struct
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fairlead import __version__
@@ -32,7 +32,10 @@ from fairlead.telemetry.histogram import SCHEMA, HistogramSnapshot
 from fairlead.telemetry.metrics import MetricRegistry
 from fairlead.telemetry.snapshot import FamilySnapshot, RegistrySnapshot
 
-__all__ = ["Merged", "OtlpExporter", "encode_otlp"]
+if TYPE_CHECKING:
+    from fairlead.telemetry.worker import WorkerMetrics
+
+__all__ = ["OtlpExporter", "encode_otlp"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,12 +45,6 @@ fits, exactly, two buckets to one."""
 
 _CUMULATIVE = 2
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1", "share": "1"}
-
-
-class Merged(Protocol):
-    """What knows the metrics of more than this process: `WorkerMetrics`."""
-
-    def merged(self) -> RegistrySnapshot: ...
 
 
 def encode_otlp(snapshot: RegistrySnapshot, resource: Mapping[str, str]) -> bytes:
@@ -77,7 +74,7 @@ class OtlpExporter:
 
     def __init__(
         self,
-        source: MetricRegistry | Merged,
+        source: MetricRegistry | WorkerMetrics,
         endpoint: str,
         *,
         service: str,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fairlead.errors import FairleadError, InvalidInput, PortInUse
 from fairlead.telemetry.histogram import HistogramSnapshot, upper_bound
@@ -25,6 +25,8 @@ __all__ = ["CONTENT_TYPE", "ScrapeServer", "render"]
 
 if TYPE_CHECKING:
     from http.server import HTTPServer
+
+    from fairlead.telemetry.worker import WorkerMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -93,12 +95,6 @@ def _number(value: float) -> str:
     return repr(float(value))
 
 
-class _Merged(Protocol):
-    """What knows the metrics of more than this process: `WorkerMetrics`."""
-
-    def merged(self) -> RegistrySnapshot: ...
-
-
 class ScrapeServer:
     """Serves the page for a program that has no web server: a queue worker, a batch job.
 
@@ -109,7 +105,9 @@ class ScrapeServer:
         elsewhere; nobody is asked who they are. port: 0 takes a free one, then read `port`.
     """
 
-    def __init__(self, source: MetricRegistry | _Merged, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, source: MetricRegistry | WorkerMetrics, *, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
             raise InvalidInput(f"ScrapeServer.port: {port!r} is not a whole number from 0 to 65535")
         self._source = source
@@ -160,7 +158,7 @@ class ScrapeServer:
         self.close()
 
 
-def _listen(source: MetricRegistry | _Merged, address: tuple[str, int]) -> HTTPServer:
+def _listen(source: MetricRegistry | WorkerMetrics, address: tuple[str, int]) -> HTTPServer:
     from http.server import BaseHTTPRequestHandler, HTTPServer  # 20 ms that most programs need not wait for
 
     class Handler(BaseHTTPRequestHandler):
