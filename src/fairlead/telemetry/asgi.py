@@ -131,11 +131,14 @@ class MetricsMiddleware:
             self._count_failed(scope, exchange, error)
             raise
         else:
-            if exchange.ended_at >= 0.0:
-                ending = "answered"
+            ended_at = exchange.ended_at
+            if ended_at >= 0.0:  # as _count does, written out for the way that most requests take
+                key = (self._route(scope), scope["method"], exchange.status // 100, "answered")
+                counter, histogram = self._remembered.get(key) or self._look_up(key)
+                counter._value += 1.0
+                histogram.observe(ended_at - exchange.began_at)
             else:
-                ending = "disconnected" if exchange.client_left else "incomplete"
-            self._count(scope, exchange, ending)
+                self._count(scope, exchange, "disconnected" if exchange.client_left else "incomplete")
         finally:
             active._value -= 1.0
 
@@ -238,11 +241,11 @@ class _Exchange:
             self.client_left = True
             raise
         kind = message["type"]
-        if kind == "http.response.start":
-            self.status = message["status"]
-        elif kind == "http.response.body":
-            if not message.get("more_body"):
+        if kind == "http.response.body":
+            if "more_body" not in message or not message["more_body"]:
                 self.ended_at = self._now()
+        elif kind == "http.response.start":
+            self.status = message["status"]
         elif kind in ("http.response.trailers", "http.response.pathsend"):
             self.ended_at = self._now()
 
