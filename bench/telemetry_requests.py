@@ -162,7 +162,7 @@ def _policy(rounds: int) -> Bar:
         n=rounds,
         spread=(added[len(added) // 4] * 1e6, added[3 * len(added) // 4] * 1e6),
         figures={f"{name}_us": timing.median * 1e6 for name, timing in timings.items()},
-        note="a policy that is not exported pays nothing",
+        note="an absolute figure: it moves with the machine and its load. Not exported, a policy pays nothing",
     )
 
 
