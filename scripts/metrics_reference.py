@@ -19,9 +19,19 @@ from fairlead.cache import Cache, Codec, Composite, Field, Freshness, HotKeys, S
 from fairlead.cache.redis import RedisStore
 from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Policy
 from fairlead.inference import FeatureSchema, HeuristicScorer, Scheduler
-from fairlead.telemetry import FamilySnapshot, LoopLag, MetricRegistry, RegistrySnapshot, export_all
+from fairlead.telemetry import (
+    BufferedSink,
+    FamilySnapshot,
+    JsonLinesSegments,
+    LoopLag,
+    MetricRegistry,
+    RegistrySnapshot,
+    Spool,
+    export_all,
+)
 from fairlead.telemetry.aggregator import Aggregator
 from fairlead.telemetry.asgi import MetricsMiddleware
+from fairlead.telemetry.nats import NatsToSegments
 from fairlead.telemetry.sqlalchemy import export_engine
 
 HEAD = """# Metrics
@@ -44,8 +54,9 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Process", "`export_process`, or `export_all`.", ("process_", "python_")),
     (
         "Dependencies",
-        "`Policy.export`. `what` is a name of `PolicyStats`.",
-        ("fairlead_policy_",),
+        "`Policy.export`, and `export` of a `CircuitBreaker` or `ConcurrencyLimit` by itself. `what` is a name of "
+        "`PolicyStats`.",
+        ("fairlead_policy_", "fairlead_breaker_", "fairlead_limit_"),
     ),
     (
         "Cache",
@@ -59,6 +70,11 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("Inference", "`Scheduler.export`.", ("fairlead_inference_",)),
     ("Database", "`fairlead.telemetry.sqlalchemy.export_engine`.", ("db_",)),
+    (
+        "Events",
+        "`BufferedSink.export` (`what`: of `SinkStats`), `Spool.export`, `NatsToSegments.export`.",
+        ("fairlead_events_", "fairlead_spool_", "fairlead_event_worker_"),
+    ),
     (
         "Workers",
         "Added by the aggregator to the page of all workers.",
@@ -96,6 +112,15 @@ def everything() -> MetricRegistry:
         LoopLag(registry)
         MetricsMiddleware(_answers, registry=registry, count_queries=True)
         export_engine(create_engine("sqlite:///never-opened.db"), registry)
+        breaker.export(registry)
+        limit.export(registry)
+        with tempfile.TemporaryDirectory() as directory:
+            segments = JsonLinesSegments(f"{directory}/events")
+            spool = Spool(f"{directory}/spool", to=segments)
+            spool.export(registry)
+            with BufferedSink(spool) as sink:
+                sink.export(registry)
+            NatsToSegments("nats://127.0.0.1:1", segments=segments).export(registry)
     gc.callbacks[:] = callbacks
     return registry
 

@@ -69,7 +69,7 @@ class _MeasuredFallingBack(FallingBack, _Measured):
 class _MeasuredAttempt(Attempt):
     """One attempt with a watch."""
 
-    __slots__ = ("_entered", "_measures", "_now")
+    __slots__ = ("_measures", "_now", "_watch_began")
 
     def __init__(self, policy: _Measured) -> None:
         super().__init__(policy)
@@ -77,11 +77,11 @@ class _MeasuredAttempt(Attempt):
         self._now = policy._now
 
     async def __aenter__(self) -> Attempt:
-        self._entered = self._now()
+        self._watch_began = self._now()
         try:
             return await super().__aenter__()
         except BaseException as error:
-            self._measures.count(error, self._now() - self._entered)
+            self._measures.count(error, self._now() - self._watch_began)
             raise
 
     async def __aexit__(
@@ -90,10 +90,10 @@ class _MeasuredAttempt(Attempt):
         try:
             await super().__aexit__(kind, error, traceback)
         except BaseException as other:
-            self._measures.count(other, self._now() - self._entered)
+            self._measures.count(other, self._now() - self._watch_began)
             raise
         if error is not None:
-            self._measures.count(error, self._now() - self._entered)
+            self._measures.count(error, self._now() - self._watch_began)
         else:
-            self._measures.duration.observe(self._now() - self._entered)
+            self._measures.duration.observe(self._now() - self._watch_began)
             self._measures.succeeded.add()

@@ -192,7 +192,7 @@ class Policy(Attempts):
         return unbounded + (budget.ratio if budget is not None else 0.0)
 
     def export(self, registry: MetricRegistry) -> None:
-        """Shows in `registry` what the policy and its breaker count, and from now on how calls end and how long they take.
+        """Shows in `registry` what the policy and its breaker count, and from now on how its calls end and when.
 
         The counts are read at each scrape; the duration costs a call about half a microsecond. Once, at the start:
         a second registry would get the durations instead of the first.
@@ -202,7 +202,10 @@ class Policy(Attempts):
         measure(self, registry)
         export_counts(self.name, self._counts, registry)
         amplification = registry.gauge(
-            "fairlead_policy_maximum_amplification", "Attempts per call at worst.", labels=("policy",)
+            "fairlead_policy_maximum_amplification",
+            "Attempts per call at worst.",
+            labels=("policy",),
+            merge="max",
         )
         amplification.labels(policy=self.name).set(self.maximum_amplification)
         if (limit := self._limit) is not None:

@@ -78,6 +78,7 @@ class Measures:
             "Calls that ended, before any fallback: succeeded, failed, timed_out, refused unbegun, or cancelled.",
             labels=("policy", "ending"),
         )
+        bound_owners(calls, 5)
         self.succeeded = calls.labels(policy=policy, ending="succeeded")
         self.failed = calls.labels(policy=policy, ending="failed")
         self.timed_out = calls.labels(policy=policy, ending="timed_out")
@@ -151,12 +152,15 @@ def export_counts(policy: str, counts: Counts, registry: MetricRegistry) -> None
     )
 
 
+def bound_owners(family: Family[Counter], words: int) -> None:
+    """Makes the bound of a new family one of owners, of whom each has all its `words`."""
+    if not family.children():
+        family.max_label_sets *= words
+
+
 def count_words(family: Family[Counter], owner: str, reads: Mapping[str, Callable[[], float]]) -> None:
     """Has one counter per word read at the scrape; the family's labels are the owner and the word."""
-    if not family.children():
-        family.max_label_sets *= len(
-            reads
-        )  # so that the bound is one of owners, of which each has all the words
+    bound_owners(family, len(reads))
     name, word = family.label_names
     for each, read in reads.items():
         family.labels(**{name: owner, word: each}).track(read)
