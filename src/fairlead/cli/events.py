@@ -273,7 +273,7 @@ def _clock(utc_seconds: float) -> str:
 def _as_text(
     path: Path, report: ReadReport, tallies: dict[str, Tally], letters: DeadLetterFile | None
 ) -> str:
-    lines = [f"{one_line(str(path))}: {report.events:,} events in {report.segments} segments", ""]
+    lines = [f"{one_line(str(path))}: {report.events:,} events in {report.segments} files", ""]
     if tallies:
         lines.append(f"  {'kind':<20} {'events':>12} {'of all':>12} {'failures':>10}  from … to (UTC)")
     for name, tally in sorted(tallies.items()):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fairlead.context import current
 from fairlead.errors import MissingExtra
 from fairlead.telemetry.event import Event, PolicyActed, StateChanged
+from fairlead.telemetry.route_patterns import UNROUTED, RoutePatterns
 from fairlead.telemetry.tracing import Attribute, Span
 
 try:
@@ -159,6 +160,7 @@ class TracingMiddleware:
         """provider: as for OpenTelemetryTracer."""
         self._app = app
         self._tracer = trace.get_tracer("fairlead", tracer_provider=provider)
+        self._route = RoutePatterns().of
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
@@ -195,7 +197,7 @@ class TracingMiddleware:
                 await self._app(scope, receive, observed)
             finally:
                 # Routers write the route into the scope, so it is known afterwards.
-                if route := _route(scope):
+                if (route := self._route(scope)) != UNROUTED:
                     span.update_name(f"{method} {route}")
                     span.set_attribute("http.route", route)
 
@@ -207,13 +209,6 @@ def _method(scope: _Scope) -> str:
     # The convention's word for what a client made up: names of spans must stay few.
     method = str(scope.get("method", ""))
     return method if method in _METHODS else "_OTHER"
-
-
-def _route(scope: _Scope) -> str:
-    """The pattern that matched, as Starlette, FastAPI and Litestar leave it; empty when none did."""
-    route = scope.get("route")
-    path = getattr(route, "path", None) or getattr(route, "path_format", None) or scope.get("path_template")
-    return f"{scope.get('root_path', '')}{path}" if isinstance(path, str) else ""
 
 
 class _Headers(Mapping[str, str]):
