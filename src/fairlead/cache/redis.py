@@ -146,7 +146,6 @@ class RedisStore:
             raise InvalidInput(f"RedisStore.namespace: {namespace!r} is empty or holds a space or a brace")
         self.mismatches = 0
         self.unwritable = 0
-        """Values not stored because the codec refused them, or their key; of this process."""
         self._codec = codec
         self._clock = clock
         self._max_life = max_life

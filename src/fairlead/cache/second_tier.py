@@ -94,7 +94,7 @@ class SecondTier:
         self.memory_ttl = memory_ttl
         self.clock = clock
         self._debts = Debts(most=most_owed, kept_for=owed_for)
-        self.stats = TierStats(lambda: store.mismatches, self._debts)
+        self.stats = TierStats(store, self._debts)
         self.breaker = CircuitBreaker(
             name,
             # Replies come in order: behind a late one every later one is later still.

@@ -53,6 +53,8 @@ class Store(Protocol):
 
     mismatches: int
     """Entries that could not be read as what they should be, and counted as absent; of this process."""
+    unwritable: int
+    """Entries not stored because their value, or their key, cannot be written; of this process."""
 
     async def get_many(self, keys: Sequence[Hashable]) -> list[Entry[Any] | None]:
         """The entry of each key, in the same order; None where there is none that a reader may see.

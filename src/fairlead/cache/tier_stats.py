@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fairlead.cache.debts import Debts
+from fairlead.cache.store import Store
 
 __all__ = ["TierStats"]
 
@@ -17,7 +16,7 @@ class TierStats:
 
     __slots__ = (
         "_debts",
-        "_mismatches",
+        "_store",
         "dropped_writes",
         "errors",
         "gaps",
@@ -32,8 +31,8 @@ class TierStats:
         "writes",
     )
 
-    def __init__(self, mismatches: Callable[[], int], debts: Debts) -> None:
-        self._mismatches = mismatches
+    def __init__(self, store: Store, debts: Debts) -> None:
+        self._store = store
         self._debts = debts
         self.hits = 0
         """Reads that found an entry, stale or not."""
@@ -63,7 +62,12 @@ class TierStats:
     @property
     def mismatches(self) -> int:
         """Entries that could not be read as what they should be."""
-        return self._mismatches()
+        return self._store.mismatches
+
+    @property
+    def unwritable(self) -> int:
+        """Entries not sent because their value, or their key, cannot be written."""
+        return self._store.unwritable
 
     @property
     def owed(self) -> int:
@@ -82,12 +86,16 @@ class TierStats:
             *(name for name in cls.__slots__ if not name.startswith(("_", "last_"))),
             "collapsed",
             "mismatches",
+            "unwritable",
         ]
 
     def as_dict(self) -> dict[str, int | str]:
         """The counters by name, in alphabetical order."""
         names = [name for name in self.__slots__ if not name.startswith("_")]
-        return {name: getattr(self, name) for name in sorted([*names, "collapsed", "mismatches", "owed"])}
+        return {
+            name: getattr(self, name)
+            for name in sorted([*names, "collapsed", "mismatches", "owed", "unwritable"])
+        }
 
     def __repr__(self) -> str:
         return (

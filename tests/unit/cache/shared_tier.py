@@ -35,6 +35,7 @@ class SharedStore:
         self.shared = shared
         self.now = now
         self.mismatches = 0
+        self.unwritable = 0
         self.hung = False
         self.down = False
         self.read_only = False
