@@ -22,11 +22,13 @@ from fairlead.telemetry.event import (
     Exposure,
     LoadSample,
     LoadWindow,
+    PageMeasured,
     PolicyActed,
     PolicyAction,
     RequestEnding,
     RequestFinished,
     RequestRecorded,
+    ScriptFailed,
     StateChanged,
     encode_event,
 )
@@ -35,6 +37,7 @@ from fairlead.telemetry.metrics import Counter, Family, Gauge, MetricRegistry
 from fairlead.telemetry.snapshot import FamilySnapshot, RegistrySnapshot, decode_snapshot, encode_snapshot
 
 if TYPE_CHECKING:
+    from fairlead.telemetry.beacon import BeaconEndpoint
     from fairlead.telemetry.dead_letter import DeadLetter, DeadLetterFile, read_dead_letters
     from fairlead.telemetry.identity import SeenEvents, event_id
     from fairlead.telemetry.jsonl import JsonLinesSegments, ReadReport, read_events
@@ -66,6 +69,7 @@ else:
     _LATER = {
         name: module
         for module, names in {
+            "beacon": ("BeaconEndpoint",),
             "dead_letter": ("DeadLetter", "DeadLetterFile", "read_dead_letters"),
             "identity": ("SeenEvents", "event_id"),
             "jsonl": ("JsonLinesSegments", "ReadReport", "read_events"),
@@ -109,6 +113,7 @@ else:
 __all__ = [
     "EVENTS",
     "PATTERNS",
+    "BeaconEndpoint",
     "BufferedSink",
     "Condition",
     "Counter",
@@ -135,6 +140,7 @@ __all__ = [
     "MemorySink",
     "MetricRegistry",
     "NullSink",
+    "PageMeasured",
     "Pattern",
     "Personal",
     "Pin",
@@ -150,6 +156,7 @@ __all__ = [
     "RequestRecorded",
     "RetentionReport",
     "SamplingSink",
+    "ScriptFailed",
     "SeenEvents",
     "SinkStats",
     "Span",

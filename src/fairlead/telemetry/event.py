@@ -29,11 +29,13 @@ __all__ = [
     "Exposure",
     "LoadSample",
     "LoadWindow",
+    "PageMeasured",
     "PolicyActed",
     "PolicyAction",
     "RequestEnding",
     "RequestFinished",
     "RequestRecorded",
+    "ScriptFailed",
     "StateChanged",
     "encode_event",
 ]
@@ -179,6 +181,63 @@ class RequestRecorded(Event, frozen=True, kw_only=True, gc=False):
     """HTTP status of the answer; 0 when none was sent."""
     latency_seconds: Internal[float] = 0.0
     """From arrival until the application was done with it."""
+
+
+class PageMeasured(Event, frozen=True, kw_only=True, gc=False):
+    """What a person in front of a page had to wait for; one a page view, measured until the page was first hidden.
+
+    Reported by the browser, so it may come twice: count views, by `view_id`, not events. None is what this browser does
+    not measure, or what did not happen: a page that nobody touched has no interaction.
+    """
+
+    schema: ClassVar[EventSchema] = EventSchema(role="outcome")
+
+    page: Public[str]
+    """The page's pattern, as the page names itself (`/feed/{user}`)."""
+    view_id: Internal[str]
+    """Which page view: 16 hexadecimal digits."""
+    navigation: Internal[str] = ""
+    """As the Navigation Timing specification calls it: navigate, reload, back_forward, prerender."""
+    largest_contentful_paint_seconds: Internal[float | None] = None
+    """LCP: from the start of the navigation (its activation, for a prerendered page) until the largest element of the
+    first view was painted (W3C, Largest Contentful Paint)."""
+    first_byte_seconds: Internal[float | None] = None
+    """TTFB: from the start of the navigation to the first byte of the answer (W3C, Navigation Timing)."""
+    cumulative_layout_shift: Internal[float | None] = None
+    """CLS: the largest sum of unexpected layout shifts in a session window: gaps up to 1 s, 5 s in all (WICG, Layout
+    Instability; the window as web.dev/articles/evolving-cls defines it). A score without unit."""
+    interaction_to_next_paint_seconds: Internal[float | None] = None
+    """INP: the slowest interaction from input to the next frame, leaving out one in fifty (W3C, Event Timing; the
+    rule as web.dev/articles/inp defines it)."""
+    scroll_latency_seconds: Internal[float | None] = None
+    """From a wheel or touch input to the end of the frame in which the page's own thread has scrolled; the slowest,
+    leaving out one in fifty. What the compositor shows before that is not seen."""
+    targeting_key: Personal[str] = ""
+    """The unit of randomisation, if the page says."""
+    variant: Internal[str] = ""
+    """The variant that the page was served in, if it says."""
+
+
+class ScriptFailed(Event, frozen=True, kw_only=True, gc=False):
+    """A script of a page raised and nobody caught it. Reported by the browser, so it may come twice: see `number`."""
+
+    schema: ClassVar[EventSchema] = EventSchema(failure=(Condition("kind", "!=", ""),))
+
+    page: Public[str]
+    view_id: Internal[str]
+    """Which page view: 16 hexadecimal digits."""
+    number: Internal[int]
+    """Of this report within the view; view and number name it."""
+    kind: Internal[Literal["error", "rejection"]]
+    """An exception, or a promise that was rejected."""
+    error: Internal[str] = ""
+    """Class of the error."""
+    message: Internal[str] = ""
+    """Up to 500 characters; may name people, so redact it before it leaves."""
+    where: Internal[str] = ""
+    """File, without its query, and line."""
+    targeting_key: Personal[str] = ""
+    variant: Internal[str] = ""
 
 
 class Exposure(Event, frozen=True, kw_only=True, gc=False):

@@ -25,9 +25,11 @@ from fairlead.telemetry.event import (
     Exposure,
     LoadSample,
     LoadWindow,
+    PageMeasured,
     PolicyActed,
     RequestFinished,
     RequestRecorded,
+    ScriptFailed,
     StateChanged,
 )
 
@@ -248,7 +250,17 @@ def _default_version(kind: type[Event]) -> int:
 
 
 EVENTS = EventRegistry(
-    [RequestFinished, RequestRecorded, Exposure, StateChanged, PolicyActed, LoadSample, LoadWindow]
+    [
+        RequestFinished,
+        RequestRecorded,
+        Exposure,
+        StateChanged,
+        PolicyActed,
+        PageMeasured,
+        ScriptFailed,
+        LoadSample,
+        LoadWindow,
+    ]
 )
 """The registry that readers and writers use unless told otherwise, with Fairlead's own kinds in it."""
 
