@@ -27,6 +27,7 @@ __all__ = [
     "EventRole",
     "EventSchema",
     "Exposure",
+    "ItemsShown",
     "LoadSample",
     "LoadWindow",
     "PageMeasured",
@@ -251,6 +252,27 @@ class Exposure(Event, frozen=True, kw_only=True, gc=False):
     """The unit of randomisation (user, device, shop)."""
     reason: Internal[str]
     """Why this variant: OpenFeature's word (SPLIT, TARGETING_MATCH, DEFAULT, …)."""
+
+
+class ItemsShown(Event, frozen=True, kw_only=True, gc=False):
+    """A page of items was handed to a reader: what clicks are later counted against. Never sampled."""
+
+    schema: ClassVar[EventSchema] = EventSchema(role="outcome")
+
+    surface: Public[str]
+    """Where: `home_feed`, `search`."""
+    targeting_key: Personal[str]
+    """Who was shown them: the unit of randomisation."""
+    items: Internal[list[str]]
+    """Ids in the order shown."""
+    first_position: Internal[int] = 1
+    """Place of the first of them in what was shown altogether, from 1; the others follow it."""
+    model: Internal[str] = ""
+    """Version of the model, or of the heuristic, that put them in order."""
+    degraded: Internal[bool] = False
+    """A fallback chose or ranked them: such a page says little about the model."""
+    variant: Internal[str] = ""
+    """The variant that served it; empty when no flag was asked."""
 
 
 class StateChanged(Event, frozen=True, kw_only=True, gc=False):
