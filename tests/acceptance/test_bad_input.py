@@ -280,17 +280,17 @@ def test_downstream_that_is_killed_is_named_and_the_rest_is_kept(tmp_path: Path)
         (origin,) = [
             each
             for each in psutil.Process(process.pid).children(recursive=True)
-            if "fairlead_systems.home_feed.candidate_source" in each.cmdline()
+            if "--source=trending" in each.cmdline()
             and not any("guard.py" in word for word in each.cmdline())
         ]
         origin.send_signal(signal.SIGKILL)
         _, stderr = process.communicate(timeout=60)
     line = told(stderr)
     assert process.returncode == 1
-    assert "candidate_source died with signal SIGKILL" in line
-    assert "candidate_source.log" in line
+    assert "trending_source died with signal SIGKILL" in line
+    assert "trending_source.log" in line
     assert_nothing_runs(pids)
-    assert "candidate_source died" in kept(tmp_path).validity.reasons[0]
+    assert "trending_source died" in kept(tmp_path).validity.reasons[0]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The home feed of a short-video service: from a slow page to a proven one.
 
-`python -m fairlead_systems.home_feed.feed`, `.candidate_source` and `.feature_service` are its processes;
-`HomeFeed` is what `fairlead try home_feed` plays. Importing this package costs little: what the run needs
+`python -m fairlead_systems.home_feed.feed`, `.candidate_source`, `.label_service` and `.feature_service` are its
+processes; `HomeFeed` is what `fairlead try home_feed` plays. Importing this package costs little: what the run needs
 is imported when it starts.
 """
 
@@ -57,18 +57,23 @@ class HomeFeed:
     name = "home_feed"
     title = "Home feed"
     summary = (
-        "A home feed asks a candidate source and a feature service for every page it has not cached. When a topic goes "
-        "viral or a dependency stalls, its p99 and its timeouts are what users notice. Control is what a competent "
-        "team writes in a hurry; treatment gives each request a deadline, shares loads, batches features, and ranks by "
-        "a heuristic where the model's inputs do not come in time."
+        "A home feed asks three candidate sources, a label service and a feature service for every page it has not "
+        "cached. When a topic goes viral or a dependency stalls, its p99 and its timeouts are what users notice. "
+        "Control is what a competent team writes in a hurry; treatment gives each request a deadline and each source "
+        "its share, shares loads, batches labels and features, and does without what does not come in time, except "
+        "without a safety label."
     )
     mechanisms: Sequence[Mechanism] = MECHANISMS
     simulated: Sequence[str] = (
         "the downstreams' service time: a seeded log-normal sleep with rare stalls; "
         "workers, queues and refusals are real",
-        "what a batch costs: 0.2 ms for each further item, an assumption that favours batching over single calls",
+        "what a batch costs: 0.2 ms for each further item's features and 0.05 ms for its label, an assumption that "
+        "favours batching over single calls",
         "ranking quality: the model is trained on made data; what int8 costs in quality stands in its manifest",
-        "users, topics, videos, features and viewers' profiles: made from the seed",
+        "users, follows, topics, videos, features, labels and viewers' profiles: made from the seed",
+        "embeddings: synthetic vectors of 32 numbers around 40 themes; the search over them is a real, exact matrix "
+        "product",
+        "popularity: a constant of the item, so that its staleness is measured and costs no order",
         "the network: loopback, no loss, no distance",
         "the viral event, the cleared cache and the stalled feature service: set off by the plan",
         "the clients: one open-loop load engine on the same machine and the same cores as the services",

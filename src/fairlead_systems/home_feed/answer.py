@@ -29,12 +29,16 @@ class Answer:
     """Why a lesser ranking took the model's place: the error's class or the scheduler's reason; empty when it did
     not.
     """
+    missing: tuple[str, ...] = ()
+    """Which sources, fields and inputs it had to do without."""
+    more: bool = False
+    """True when there are candidates behind this page."""
     staleness: float | None
     """Seconds the stalest part was past its lifetime when it was read; 0 when all was fresh."""
     age: float | None
     """Seconds since the origin began to read the oldest part."""
     hit: bool
-    """True when nothing had to be waited for."""
+    """True when no candidate and no feature had to be waited for."""
 
     @property
     def degraded(self) -> bool:

@@ -70,6 +70,18 @@ class Window(msgspec.Struct):
     workers: int = 0
     keys: dict[str, KeyWindow] = {}
 
+    def add(self, other: Window) -> Window:
+        """Both together, as of two parts of one service."""
+        return Window(
+            calls=self.calls + other.calls,
+            items=self.items + other.items,
+            refused=self.refused + other.refused,
+            busy_seconds=self.busy_seconds + other.busy_seconds,
+            queue_peak=max(self.queue_peak, other.queue_peak),
+            workers=self.workers + other.workers,
+            keys=self.keys | other.keys,
+        )
+
 
 class Capacity:
     """`workers` calls at a time, `queue` more waiting."""

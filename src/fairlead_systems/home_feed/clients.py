@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
+from urllib.parse import quote
 
 import aiohttp
 import grpc
@@ -15,54 +17,108 @@ from fairlead.context import current
 from fairlead.deadline import TIMEOUT_HEADER
 from fairlead_systems.home_feed.feature_protocol import BATCH, GET, BatchReply, BatchRequest, Features, encode
 
-__all__ = ["CandidateClient", "Candidates", "DownstreamError", "FeatureClient", "UnknownTopic"]
+__all__ = ["CandidateClient", "Candidates", "DownstreamError", "FeatureClient", "Label", "LabelClient"]
 
 
 class DownstreamError(Exception):
     """A downstream answered with a failure, refused, or could not be reached."""
 
 
-class UnknownTopic(Exception):
-    """The candidate source does not have this topic: the caller's mistake, and no failure of anybody."""
+class Candidates(msgspec.Struct, frozen=True, tag=True):
+    """What a source offers for a topic or a user."""
 
-
-class Candidates(msgspec.Struct, frozen=True):
-    topic: int
+    key: str
     items: list[int]
     as_of_seconds: float
     """Monotonic moment at which the source began to answer."""
 
 
+class Label(msgspec.Struct, frozen=True, tag=True):
+    """One field of one item, and when the service read it."""
+
+    value: float
+    as_of_seconds: float
+
+
+class _Labels(msgspec.Struct):
+    values: dict[str, float]
+    as_of_seconds: float
+
+
+class _SafetyLabels(msgspec.Struct):
+    values: dict[str, bool]
+    as_of_seconds: float
+
+
 _decode_candidates = msgspec.json.Decoder(Candidates).decode
+_decode_labels = msgspec.json.Decoder(_Labels).decode
+_decode_safety = msgspec.json.Decoder(_SafetyLabels).decode
 _decode_features = msgspec.msgpack.Decoder(Features).decode
 _decode_reply = msgspec.msgpack.Decoder(BatchReply).decode
 
 
-class CandidateClient:
-    """HTTP client of the candidate source."""
-
-    def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
+class _HttpClient:
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, name: str) -> None:
         self._session = session
         self._base_url = base_url
+        self.name = name
 
-    async def fetch(self, topic: int) -> Candidates:
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body; raises DownstreamError for any status but 200 and 404."""
         remaining = current().deadline.to_header()
         headers = {} if remaining is None else {TIMEOUT_HEADER: remaining}
         try:
-            async with self._session.get(
-                f"{self._base_url}/candidates?topic={topic}", headers=headers
-            ) as response:
+            async with self._session.get(self._base_url + path, headers=headers) as response:
                 body = await response.read()
         except aiohttp.ClientError as error:
-            raise DownstreamError(f"candidate source: {error!r}") from error
-        if response.status == 404:
-            raise UnknownTopic(f"no topic {topic}")
-        if response.status != 200:
-            raise DownstreamError(f"candidate source: HTTP {response.status}")
+            raise DownstreamError(f"{self.name}: {error!r}") from error
+        if response.status not in (200, 404):
+            raise DownstreamError(f"{self.name}: HTTP {response.status}")
+        return response.status, body
+
+
+class CandidateClient(_HttpClient):
+    """HTTP client of one candidate source."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, source: str) -> None:
+        super().__init__(session, base_url, f"{source} source")
+        self._parameter = "topic" if source == "trending" else "user"
+
+    async def fetch(self, key: str) -> Candidates | None:
+        """What the source offers for a topic or user; None for one that it does not have, which is an answer."""
+        status, body = await self._get(f"/candidates?{self._parameter}={quote(key)}")
+        if status == 404:
+            return None
         try:
             return _decode_candidates(body)
-        except msgspec.MsgspecError as error:
-            raise DownstreamError(f"candidate source: unreadable answer: {error}") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DownstreamError(f"{self.name}: unreadable answer: {error}") from error
+
+
+class LabelClient(_HttpClient):
+    """HTTP client of the label service. Both calls answer in the order of `items`, None for one it does not have."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
+        super().__init__(session, base_url, "label service")
+
+    async def safety(self, items: list[int]) -> list[Label | None]:
+        return await self._labels("safety", items, _decode_safety)
+
+    async def popularity(self, items: list[int]) -> list[Label | None]:
+        return await self._labels("popularity", items, _decode_labels)
+
+    async def _labels(
+        self, field: str, items: list[int], decode: Callable[[bytes], _Labels | _SafetyLabels]
+    ) -> list[Label | None]:
+        status, body = await self._get(f"/{field}?items={','.join(map(str, items))}")
+        if status != 200:
+            raise DownstreamError(f"{self.name}: HTTP {status}")
+        try:
+            found = decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DownstreamError(f"{self.name}: unreadable answer: {error}") from error
+        values = (found.values.get(str(item)) for item in items)
+        return [None if value is None else Label(value, found.as_of_seconds) for value in values]
 
 
 class FeatureClient:

@@ -15,7 +15,7 @@ GET = f"/{SERVICE}/Get"
 BATCH = f"/{SERVICE}/Batch"
 
 
-class Features(msgspec.Struct, frozen=True):
+class Features(msgspec.Struct, frozen=True, tag=True):
     """Features of one item, in the order of world.ITEM_FEATURES."""
 
     item: int

@@ -16,20 +16,16 @@ from contextlib import asynccontextmanager
 import grpc
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
 from fairlead_systems.home_feed.feature_protocol import SERVICE, BatchReply, BatchRequest, Features, encode
-from fairlead_systems.home_feed.serving import argument_parser, main
+from fairlead_systems.home_feed.serving import argument_parser, lab_routes, main
 from fairlead_systems.home_feed.world import World
 
 SERVICE_TIME = ServiceTime(median=0.005, sigma=0.5, per_item=0.0002, stall_chance=0.002, stall=0.300)
 WORKERS = 24
 QUEUE = 256
 MAX_ITEMS = 512
-LONGEST_STALL = 30.0
 
 _decode_item = msgspec.msgpack.Decoder(int).decode
 _decode_batch = msgspec.msgpack.Decoder(BatchRequest).decode
@@ -125,30 +121,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
         finally:
             await server.stop(grace=0.5)
 
-    async def stall(request: Request) -> Response:
-        try:
-            seconds = float(request.query_params.get("seconds", ""))
-        except ValueError:
-            seconds = -1.0
-        if not 0 <= seconds <= LONGEST_STALL:
-            return JSONResponse({"error": f"seconds: 0 to {LONGEST_STALL}"}, status_code=400)
-        service.capacity.stall(seconds)
-        return JSONResponse({"stalled_seconds": seconds})
-
-    async def window(request: Request) -> Response:
-        return Response(msgspec.json.encode(service.capacity.take_window()), media_type="application/json")
-
-    async def healthz(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "grpc": address})
-
-    return Starlette(
-        lifespan=lifespan,
-        routes=[
-            Route("/lab/stall", stall, methods=["POST"]),
-            Route("/lab/window", window, methods=["POST"]),
-            Route("/healthz", healthz),
-        ],
-    )
+    return Starlette(lifespan=lifespan, routes=lab_routes(service.capacity, grpc=lambda: address))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The feed itself: one code base, two ways to make a page, and a flag that chooses per request.
 
-`GET /feed?user=U&topic=N` answers `{"items", "model", "degraded"}`. Headers tell how the answer came about:
-`x-degraded` (0 or 1), `x-staleness-seconds`, `x-age-seconds`, `x-cache` (hit or miss),
-`x-variant`. `/metrics` is Prometheus text,
-`/healthz` for probes. Only with `--lab`: `POST /lab/clear` empties the caches, `POST /lab/events` tells how many
-events could not be kept.
+`GET /feed?user=U&topic=N` answers `{"items", "model", "degraded", "missing", "next"}`; `next`, unless it is null, is
+the `cursor` of the page below. Headers tell how the answer came about: `x-degraded` (0 or 1), `x-staleness-seconds`,
+`x-age-seconds`, `x-cache` (hit or miss), `x-variant`. `/metrics` is Prometheus text, `/healthz` for probes. Only with
+`--lab`: `POST /lab/clear` empties the caches, `POST /lab/events` tells how many events could not be kept,
+`POST /lab/staleness` how stale each field was.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -31,6 +31,8 @@ from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
 from fairlead.telemetry import (
     BufferedSink,
     EventSink,
+    HistogramSnapshot,
+    ItemsShown,
     JsonLinesSegments,
     MetricRegistry,
     NullSink,
@@ -38,11 +40,14 @@ from fairlead.telemetry import (
 )
 from fairlead.telemetry.prometheus import CONTENT_TYPE, render
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
-from fairlead_systems.home_feed.clients import CandidateClient, Candidates, FeatureClient
+from fairlead_systems.home_feed.clients import CandidateClient, Candidates, FeatureClient, Label, LabelClient
 from fairlead_systems.home_feed.control import Control
+from fairlead_systems.home_feed.cursor import decode_cursor, encode_cursor
 from fairlead_systems.home_feed.feature_protocol import Features
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, Mechanisms
 from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
+from fairlead_systems.home_feed.seen import Seen
+from fairlead_systems.home_feed.selection import SOURCES
 from fairlead_systems.home_feed.serving import argument_parser, main
 from fairlead_systems.home_feed.treatment import Treatment
 from fairlead_systems.home_feed.world import World
@@ -63,6 +68,7 @@ class Feed:
         self._seed = seed
         self._sink = sink
         self._numbers = itertools.count(1)
+        self._seen = Seen()
         self.registry = MetricRegistry()
         self._latency = self.registry.histogram(
             "feed_request_latency_seconds", "Time to answer, at the server.", labels=("variant", "status")
@@ -89,29 +95,42 @@ class Feed:
     def connect(
         self,
         session: aiohttp.ClientSession,
-        candidates_url: str,
+        sources: Mapping[str, str],
+        labels_url: str,
         features_address: str,
         second: SecondTier | None = None,
     ) -> None:
         self.feature_client = FeatureClient(features_address)
-        candidates = CandidateClient(session, candidates_url)
-        self._control = Control(candidates, self.feature_client, self._inline)
+        clients = {source: CandidateClient(session, url, source) for source, url in sources.items()}
+        labels = LabelClient(session, labels_url)
+        self._control = Control(clients, labels, self.feature_client, self._inline)
         self._treatment = Treatment(
-            candidates,
+            clients,
+            labels,
             self.feature_client,
             self._scheduled or self._inline,
-            World(self._seed).trending(),
+            World(self._seed).reviewed(),
             self.uses,
             self._sink.emit,
             registry=self.registry,
             second=second,
         )
 
+    async def warm(self) -> None:
+        """Loads what will be asked for first, before the port is served."""
+        await self._treatment.warm()
+
     async def close(self) -> None:
         await self._treatment.close()
         await self.feature_client.close()
         if self._scheduled is not None:
             self._scheduled.close()
+
+    def staleness(self) -> dict[str, HistogramSnapshot]:
+        """Of each field that the treatment has handed out, since the start."""
+        return {
+            field: histogram.snapshot() for field, histogram in self._treatment.labelling.staleness.items()
+        }
 
     async def clear(self) -> None:
         self._control.clear()
@@ -121,18 +140,19 @@ class Feed:
         began = time.monotonic()
         request_id = f"{self._instance}-{next(self._numbers)}"
         try:
-            user, topic, deadline = _read(request)
+            user, topic, shown, deadline = _read(request)
         except InvalidInput as error:
             self._finish(request_id, "", 400, began, None, error)
             return JSONResponse({"error": str(error)}, status_code=400)
         variant = self._flags.string(
             FLAG, EvaluationContext(targeting_key=user, attributes={"instance": self._instance}), "control"
         )
+        seen = self._seen.of(user)
         try:
             if variant == "treatment":
-                answer = await self._treatment.page(user, topic, deadline, request_id)
+                answer = await self._treatment.page(user, topic, deadline, request_id, shown=shown, seen=seen)
             else:
-                answer = await self._control.page(user, topic)
+                answer = await self._control.page(user, topic, shown=shown, seen=seen)
         except NoAnswer as error:
             self._finish(request_id, variant, error.status, began, None, error.__cause__ or error)
             headers = {"x-variant": variant} | ({"Retry-After": "1"} if error.status == 503 else {})
@@ -141,10 +161,36 @@ class Feed:
             self._finish(request_id, variant, 500, began, None, error)
             raise
         self._finish(request_id, variant, 200, began, answer, None)
+        self._show(request_id, variant, user, answer, len(shown))
+        body = {
+            "items": answer.items,
+            "model": answer.model,
+            "degraded": answer.degraded,
+            "missing": answer.missing,
+            "next": encode_cursor(user, (*shown, *answer.items)) if answer.more else None,
+        }
         return Response(
-            msgspec.json.encode({"items": answer.items, "model": answer.model, "degraded": answer.degraded}),
+            msgspec.json.encode(body),
             media_type="application/json",
             headers=_headers(variant, answer),
+        )
+
+    def _show(self, request_id: str, variant: str, user: str, answer: Answer, above: int) -> None:
+        if not answer.items:
+            return
+        self._seen.add(user, answer.items)
+        self._sink.emit(
+            ItemsShown(
+                at_utc_seconds=time.time(),
+                request_id=request_id,
+                surface=_SERVICE,
+                targeting_key=user,
+                items=[str(item) for item in answer.items],
+                first_position=above + 1,
+                model=answer.model,
+                degraded=answer.degraded,
+                variant=variant,
+            )
         )
 
     def _finish(
@@ -174,7 +220,7 @@ class Feed:
                 age_seconds=(answer.age or 0.0) if answer is not None else 0.0,
                 error=type(error).__name__ if error is not None else "",
                 variant=variant,
-                attributes={"degraded_by": answer.degraded_by}
+                attributes={"degraded_by": answer.degraded_by, "missing": ",".join(answer.missing)}
                 if answer is not None and answer.degraded
                 else {},
             )
@@ -194,14 +240,16 @@ def _headers(variant: str, answer: Answer) -> dict[str, str]:
     return headers
 
 
-def _read(request: Request) -> tuple[str, int, Deadline | None]:
+def _read(request: Request) -> tuple[str, int, tuple[int, ...], Deadline | None]:
     user = request.query_params.get("user", "")
     topic = request.query_params.get("topic", "")
     if not user or len(user) > _LONGEST_ID:
         raise InvalidInput(f"user: 1 to {_LONGEST_ID} characters are needed, got {len(user)}")
     if not (topic.isascii() and topic.isdigit() and len(topic) <= 9):
         raise InvalidInput(f"topic: {topic[:32]!r} is not a topic number")
-    return user, int(topic), Deadline.from_header(request.headers.get(TIMEOUT_HEADER))
+    cursor = request.query_params.get("cursor")
+    shown = () if cursor is None else decode_cursor(user, cursor)
+    return user, int(topic), shown, Deadline.from_header(request.headers.get(TIMEOUT_HEADER))
 
 
 def build(arguments: argparse.Namespace) -> Starlette:
@@ -222,8 +270,10 @@ def build(arguments: argparse.Namespace) -> Starlette:
             async with session.get(f"{arguments.features}/healthz") as response:
                 address = (await response.json())["grpc"]
             second = None if arguments.redis is None else shared_by_redis(arguments.redis)
-            feed.connect(session, arguments.candidates, address, second)
+            sources = {source: getattr(arguments, source) for source in SOURCES}
+            feed.connect(session, sources, arguments.labels, address, second)
             try:
+                await feed.warm()
                 yield
             finally:
                 await feed.close()
@@ -243,6 +293,9 @@ def build(arguments: argparse.Namespace) -> Starlette:
         failure = sink.failure
         return JSONResponse({"missing": stats.dropped + stats.lost, "failure": str(failure or "")})
 
+    async def staleness(request: Request) -> Response:
+        return Response(msgspec.json.encode(feed.staleness()), media_type="application/json")
+
     async def clear(request: Request) -> Response:
         await feed.clear()
         return JSONResponse({"cleared": True})
@@ -251,6 +304,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
     if arguments.lab:
         routes.append(Route("/lab/clear", clear, methods=["POST"]))
         routes.append(Route("/lab/events", events, methods=["POST"]))
+        routes.append(Route("/lab/staleness", staleness, methods=["POST"]))
     return Starlette(lifespan=lifespan, routes=routes)
 
 
@@ -259,14 +313,20 @@ def shared_by_redis(url: str) -> SecondTier:
     from fairlead.cache.redis import RedisBackplane, RedisStore  # its extra is needed with --redis alone
 
     # Callers only read what they get, so the lists in it may be shared.
-    codec: Codec[Candidates | list[Features]] = Codec(Candidates | list[Features], mutable_ok=True)
+    codec: Codec[Candidates | Features | Label | None] = Codec(
+        Candidates | Features | Label | None, mutable_ok=True
+    )
     store = RedisStore(url, codec=codec, namespace="home_feed")
     return SecondTier(store, backplane=RedisBackplane(store), lease_for=LEASE, name="redis")
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = argument_parser("The home feed of a short-video service.")
-    arguments.add_argument("--candidates", required=True, help="base URL of the candidate source")
+    for source in SOURCES:
+        arguments.add_argument(
+            f"--{source.replace('_', '-')}", required=True, help=f"base URL of the {source} source"
+        )
+    arguments.add_argument("--labels", required=True, help="base URL of the label service")
     arguments.add_argument("--features", required=True, help="base URL of the feature service's HTTP port")
     arguments.add_argument("--flags", type=Path, required=True, help="flag document")
     arguments.add_argument(

@@ -9,9 +9,10 @@ import numpy as np
 from fairlead.lab import Samples
 from fairlead.metrics import Kind, Metric, Relation, Target
 from fairlead.statistics import quantile_interval
+from fairlead.telemetry import Histogram, HistogramSnapshot
 from fairlead.trial import Arm, Figure, Phase, load_metrics
-from fairlead_systems.home_feed.control import CANDIDATE_TIMEOUT, TTL
-from fairlead_systems.home_feed.system import HOTTEST, PATIENCE
+from fairlead_systems.home_feed.control import CANDIDATE_TIMEOUT, USER_TTL
+from fairlead_systems.home_feed.system import HOTTEST, PATIENCE, STALENESS_OF
 from fairlead_systems.home_feed.treatment import BUDGET, STALENESS_BOUND
 
 __all__ = ["METRICS", "TARGETS", "measure"]
@@ -78,10 +79,11 @@ def _client(
 
 _STALENESS = "seconds past its lifetime when the cache handed it out, stalest part of the answer"
 
+_FIELD = "for each item of each page, past its lifetime when the cache handed it out; by histogram, at most 1.1 % off"
 _AGE = "since the origin began to read the oldest part of the answer"
 _ANSWERED = "the answer says how old it is"
-_BOTH = "at the candidate source and the feature service"
-_HOTTEST = "at the candidate source, for the most requested topic"
+_BOTH = "at the candidate sources, the label service and the feature service"
+_HOTTEST = "at the trending source, for the most requested topic"
 
 METRICS: tuple[Metric, ...] = (
     _server("origin_calls", "origin calls / request", "ratio", "calls per request",
@@ -104,6 +106,10 @@ METRICS: tuple[Metric, ...] = (
             field="staleness_seconds", q=None, where=_ANSWERED, measured=_STALENESS),
     _client("staleness_violations", "answers beyond the bound", "count", "answers",
             field=None, q=None, where=f"staleness_seconds is above {STALENESS_BOUND:g}", measured=_STALENESS),
+    _server("safety_staleness_max", "staleness of labels, max", "maximum", "seconds",
+            field="staleness_seconds of the field safety", measured=_FIELD),
+    _server("popularity_staleness_p99", "staleness of popularity p99", "mean", "seconds",
+            field="99th percentile of staleness_seconds of the field popularity", measured=_FIELD),
     _client("age_p99", "data age p99", "quantile", "seconds",
             field="age_seconds", q=0.99, where=_ANSWERED, measured=_AGE),
     _client("age_max", "data age max", "maximum", "seconds",
@@ -140,7 +146,7 @@ def _promise(
 
 _AHEAD = "our own: a tie is no progress"
 _FALLBACK_BUDGET = "our own fallback budget: degraded answers are answers, and must stay the exception"
-_OLDEST = TTL + STALENESS_BOUND + CANDIDATE_TIMEOUT + BUDGET
+_OLDEST = USER_TTL + STALENESS_BOUND + CANDIDATE_TIMEOUT + BUDGET
 
 TARGETS: tuple[tuple[str, Target], ...] = (
     _promise("normal", "latency_p99", "p99 down by 45 % (380 → 210 ms)", "relative_change", -0.447),
@@ -153,7 +159,10 @@ TARGETS: tuple[tuple[str, Target], ...] = (
     _promise("viral", "origin_work", "2.8 times the load for the same downstream work", "ratio", 1 / 2.8),
     _promise("run", "errors", "error rate unchanged: at most 0.1 percentage points more", "difference", 0.001),
     _promise("run", "staleness_violations", "no answer beyond the staleness bound", "absolute", 0.0),
-    _promise("run", "age_max", f"no data older than ttl, bound, one load and one request together ({_OLDEST:g} s)",
+    _promise("run", "safety_staleness_max", "no label used past its lifetime", "absolute", 0.0,
+             own="our own: a label is fresh, or its item is not shown"),
+    _promise("run", "age_max",
+             f"no data older than the longest ttl, bound, one load and one request together ({_OLDEST:g} s)",
              "absolute", _OLDEST, own="our own: the staleness bound, checked by the origin's clock"),
     _promise("normal", "degraded", "degraded answers at most 2 % while nothing is broken", "absolute", 0.02,
              own=_FALLBACK_BUDGET),
@@ -220,9 +229,51 @@ def measure(
         per_request("cpu", "cpu_seconds", 1000.0),
         figure("memory", max((window["memory_bytes"] for window in observed), default=0.0), len(observed)),
     ]
+    figures += [
+        _field_staleness(arm, phase, observed, metric, fields, q)
+        for metric, fields, q in (
+            ("safety_staleness_max", ("safety", "both"), 1.0),
+            ("popularity_staleness_p99", ("popularity",), 0.99),
+        )
+    ]
     if phase.name in HOTTEST:
         figures += _herd(arm, phase, observed, samples)
     return figures
+
+
+def _field_staleness(
+    arm: Arm,
+    phase: Phase,
+    observed: Sequence[Mapping[str, float]],
+    metric: str,
+    fields: Sequence[str],
+    q: float,
+) -> Figure:
+    """A quantile of what the feed's own histogram of a field counted in the phase, over all cycles."""
+    merged = Histogram()
+    for window in observed:
+        for field in fields:
+            prefix = f"{STALENESS_OF}{field}:"
+            counts = {
+                name.removeprefix(prefix): round(count)
+                for name, count in window.items()
+                if name.startswith(prefix) and count
+            }
+            fresh = counts.pop("zero", 0)
+            merged.merge(
+                HistogramSnapshot(
+                    zero_count=fresh, buckets={int(bucket): count for bucket, count in counts.items()}
+                )
+            )
+    known = merged.count > 0
+    return Figure(
+        metric=metric,
+        arm=arm.name,
+        phase=phase.name,
+        value=merged.quantile(q) if known else None,
+        n=merged.count,
+        caveat="" if known else "this arm keeps no such field",
+    )
 
 
 def _herd(arm: Arm, phase: Phase, observed: Sequence[Mapping[str, float]], samples: Samples) -> list[Figure]:

@@ -22,6 +22,16 @@ MECHANISMS = (
         summary="one load per key at a time, shared; without it nobody refreshes, so nothing stale is served",
     ),
     Mechanism(
+        name="partial_results",
+        summary="a share of the time per candidate source; one that is late or fails is missing, not the page",
+    ),
+    Mechanism(
+        name="field_tiers",
+        summary="labels strict, popularity up to 400 ms stale; without it both are one value, all strict",
+    ),
+    Mechanism(name="negative_caching", summary="who does not exist is not asked about again for a second"),
+    Mechanism(name="prewarm", summary="known hot topics loaded at the start and after the cache was emptied"),
+    Mechanism(
         name="jitter", summary="lifetimes spread by 10 %, so that keys loaded together do not expire together"
     ),
     Mechanism(
@@ -39,7 +49,7 @@ MECHANISMS = (
     ),
     Mechanism(
         name="admission",
-        summary="a bound on the pages in flight; above it, highest priority first, or trending",
+        summary="a bound on the pages in flight; above it, highest priority first, or items reviewed by hand",
     ),
     Mechanism(
         name="int8_ranking", summary="the quantized model, off the event loop, instead of fp32 in line"
@@ -56,6 +66,10 @@ class Mechanisms:
 
     deadline: bool = True
     coalescing: bool = True
+    partial_results: bool = True
+    field_tiers: bool = True
+    negative_caching: bool = True
+    prewarm: bool = True
     jitter: bool = True
     stale_while_revalidate: bool = True
     batching: bool = True

@@ -14,15 +14,16 @@ import numpy as np
 
 from fairlead.errors import InvalidInput, NoSpace, ProcessDied
 from fairlead.lab import Schedule, Service, Surge, Topology, Zipf
+from fairlead.telemetry import HistogramSnapshot
 from fairlead.trial import Arm, Phase, Plan, Settings
 from fairlead_systems.home_feed.capacity import KeyWindow, Window
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
-from fairlead_systems.home_feed.world import CANDIDATES_PER_TOPIC, ITEMS, TOPICS
+from fairlead_systems.home_feed.selection import PAGE, SOURCES, TOP
+from fairlead_systems.home_feed.world import ITEMS, TOPICS, USERS
 
-__all__ = ["HOTTEST", "HomeFeedRunning", "make_plan", "start"]
+__all__ = ["HOTTEST", "STALENESS_OF", "HomeFeedRunning", "make_plan", "start"]
 
-RATE = 150.0
-USERS = 5_000
+RATE = 100.0
 ALPHA = 1.0
 VIRAL_FACTOR = 2.5
 VIRAL_TOPIC = 7
@@ -32,8 +33,18 @@ LEAD_IN, NORMAL, VIRAL, CLEARED, STALLED = "lead_in", "normal", "viral", "cleare
 BEFORE_CLEARED, BEFORE_STALLED = "before_cleared", "before_stalled"
 """As long as the client's patience and in no figure: a request due in the phase before a fault has ended, one way or
 another, before the fault begins."""
+STALENESS_OF = "staleness:"
+"""Begins the name of a counter of answers by field and histogram bucket: `staleness:popularity:-40`."""
 HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0}
 """The most requested topic of each phase."""
+
+DOWNSTREAMS = (*(f"{source}_source" for source in SOURCES), "label_service", "feature_service")
+DOWNSTREAM_URLS = (
+    *(f"--{source.replace('_', '-')}={{{source}_source.url}}" for source in SOURCES),
+    "--labels={label_service.url}",
+    "--features={feature_service.url}",
+)
+"""What a feed is told of its downstreams, as `Topology` fills it in."""
 
 STALL = 1.2
 """Seconds for which the feature service hangs: longer than the client's patience, so that who waits for it loses."""
@@ -88,7 +99,7 @@ def make_plan(settings: Settings) -> Plan:
         workload={
             "arrivals": f"Poisson, {rate:g}/s; {VIRAL_FACTOR:g} times that in the viral phase, the excess on one topic",
             "keys": f"{TOPICS} topics by Zipf, alpha {ALPHA:g}; "
-            f"{CANDIDATES_PER_TOPIC} candidates each of {ITEMS:,} items",
+            f"pages of {PAGE} from three sources over {ITEMS:,} items, of which the model ranks {TOP}",
             "users": f"{USERS:,}, equally active",
             "faults": (
                 f"all caches emptied when the cache-cleared phase begins; the feature service hangs for the first "
@@ -117,6 +128,7 @@ class HomeFeedRunning:
         self._session = session
         self._phase = plan.phases[0]
         self._cpu: dict[str, float] = {}
+        self._stale: dict[str, dict[str, float]] = {}
 
     def schedule(self, cycle: int) -> Schedule:
         rng = np.random.default_rng([self._settings.seed, cycle])
@@ -155,8 +167,10 @@ class HomeFeedRunning:
             await self._post("feature_service", f"/lab/stall?seconds={STALL}")
 
     async def observe(self, arm: Arm) -> Mapping[str, float]:
-        candidates = msgspec.json.decode(await self._post("candidate_source", "/lab/window"), type=Window)
-        features = msgspec.json.decode(await self._post("feature_service", "/lab/window"), type=Window)
+        windows = {
+            name: msgspec.json.decode(await self._post(name, "/lab/window"), type=Window)
+            for name in DOWNSTREAMS
+        }
         kept = msgspec.json.decode(await self._post(_instance(arm), "/lab/events"), type=_Events)
         if kept.missing:
             raise NoSpace(
@@ -165,17 +179,31 @@ class HomeFeedRunning:
         usage = self._topology[_instance(arm)].usage()
         cpu = usage.cpu_seconds - self._cpu.get(arm.name, 0.0)
         self._cpu[arm.name] = usage.cpu_seconds
-        hot = candidates.keys.get(str(HOTTEST.get(self._phase.name, 0)), KeyWindow())
+        stale = self._stale.get(arm.name, {})
+        self._stale[arm.name] = await self._staleness(arm)
+        hot = windows["trending_source"].keys.get(str(HOTTEST.get(self._phase.name, 0)), KeyWindow())
         return {
-            "origin_calls": candidates.calls + features.calls,
-            "origin_busy_seconds": candidates.busy_seconds + features.busy_seconds,
-            "origin_refused": candidates.refused + features.refused,
+            "origin_calls": sum(window.calls for window in windows.values()),
+            "origin_busy_seconds": sum(window.busy_seconds for window in windows.values()),
+            "origin_refused": sum(window.refused for window in windows.values()),
             "hot_calls": hot.calls,
             "hot_peak": hot.peak,
             "hot_episodes": hot.episodes,
             "hot_first_seconds": hot.first_seconds,
             "cpu_seconds": cpu,
             "memory_bytes": usage.rss_bytes,
+        } | {name: count - stale.get(name, 0.0) for name, count in self._stale[arm.name].items()}
+
+    async def _staleness(self, arm: Arm) -> dict[str, float]:
+        """Since the start, by field and bucket of its histogram."""
+        found = msgspec.json.decode(
+            await self._post(_instance(arm), "/lab/staleness"), type=dict[str, HistogramSnapshot]
+        )
+        return {
+            f"{STALENESS_OF}{field}:{bucket}": float(count)
+            for field, snapshot in found.items()
+            for bucket, count in [("zero", snapshot.zero_count), *snapshot.buckets.items()]
+            if count
         }
 
     async def failure(self) -> None:
@@ -195,7 +223,7 @@ class HomeFeedRunning:
 
 @asynccontextmanager
 async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterator[HomeFeedRunning]:
-    """Starts the two downstreams and one feed process per arm, all from this Python."""
+    """Starts the downstreams and one feed process per arm, all from this Python."""
     flags = directory / "flags.json"
     try:
         flags.write_text(json.dumps(_flag_document(plan.arms), indent=1))
@@ -203,8 +231,11 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
         raise NoSpace(f"{flags}: {error.strerror}; make room, or choose another --out") from error
     seed = ["--seed", str(settings.seed), "--fd", "{fd}"]
     services = [
-        Service(name="candidate_source", argv=[*_module("candidate_source"), *seed]),
-        Service(name="feature_service", argv=[*_module("feature_service"), *seed]),
+        Service(name=f"{source}_source", argv=[*_module("candidate_source"), *seed, f"--source={source}"])
+        for source in SOURCES
+    ]
+    services += [
+        Service(name=name, argv=[*_module(name), *seed]) for name in ("label_service", "feature_service")
     ]
     services += [
         Service(
@@ -215,8 +246,7 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
                 *_module("feed"),
                 *seed,
                 "--lab",
-                "--candidates={candidate_source.url}",
-                "--features={feature_service.url}",
+                *DOWNSTREAM_URLS,
                 f"--flags={flags}",
                 f"--instance={_instance(arm)}",
                 f"--events={directory / 'events' / _instance(arm)}",

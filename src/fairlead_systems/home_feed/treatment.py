@@ -1,49 +1,40 @@
 """The treatment: the same page, made so that a busy or broken downstream costs freshness or rank, not the
 answer.
 
-One deadline per request, set at the edge, where a shedder bounds the pages in flight. Candidates and features
+One deadline per request, set at the edge, where a shedder bounds the pages in flight. Candidates, labels and features
 come from a coalesced cache; a load belongs to the cache, not to the request that set it off, and runs under a
-policy of its own (retry budget, hedge, breaker, adaptive limit). Features of a page travel in one batch. What is
-missing when the time is up is replaced by the heuristic, and the answer says so.
+policy of its own (retry budget, hedge, breaker, adaptive limit). Labels and features of a page travel in one batch.
+What is missing when the time is up is left out or replaced by the heuristic, and the answer says so.
 
 Each mechanism can be switched off alone; what then runs in its place is what the control does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
-from typing import Any
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from fairlead.admission import LoadShedder
-from fairlead.cache import Cache, Freshness, MemoryStore, SecondTier
-from fairlead.calls import (
-    Batcher,
-    Bulkhead,
-    CircuitBreaker,
-    ConcurrencyLimit,
-    Hedge,
-    Policy,
-    Retry,
-    RetryBudget,
-)
+from fairlead.cache import HotKeys, SecondTier, prewarm
+from fairlead.calls import Batcher, Bulkhead
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import RequestContext, request_context
 from fairlead.deadline import Deadline
-from fairlead.errors import DeadlineExceeded, FairleadError, Refused
+from fairlead.errors import DeadlineExceeded, Refused
 from fairlead.telemetry import Event, MetricRegistry
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
-from fairlead_systems.home_feed.clients import (
-    CandidateClient,
-    Candidates,
-    DownstreamError,
-    FeatureClient,
-    UnknownTopic,
-)
-from fairlead_systems.home_feed.control import ATTEMPTS, CANDIDATE_TIMEOUT, FEATURE_TIMEOUT, TTL
+from fairlead_systems.home_feed.clients import CandidateClient, FeatureClient, LabelClient
+from fairlead_systems.home_feed.control import FEATURE_TIMEOUT
 from fairlead_systems.home_feed.feature_protocol import Features
+from fairlead_systems.home_feed.feed_cache import STALENESS_BOUND, FeedCache
+from fairlead_systems.home_feed.gathering import FAILURES, Gathering
+from fairlead_systems.home_feed.labelling import Labelling
 from fairlead_systems.home_feed.mechanisms import Mechanisms
+from fairlead_systems.home_feed.policies import Policies
 from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
+from fairlead_systems.home_feed.selection import PAGE, first_stage, shortlist, spread
 
 __all__ = ["BUDGET", "PAGES", "STALENESS_BOUND", "Treatment"]
 
@@ -51,14 +42,6 @@ BUDGET = 0.3
 """Seconds a request may take when its caller names no deadline."""
 RESERVE = 0.02
 """Seconds of the budget kept for ranking and sending, so that a degraded answer is still in time."""
-STALENESS_BOUND = 0.4
-"""Seconds an answer may be past its lifetime. The account this system is modelled on bounds it at 300 to
-500 ms.
-"""
-FRESHNESS = Freshness(ttl=TTL, jitter=0.1, stale_while_revalidate=STALENESS_BOUND)
-"""The control's lifetime, so that the comparison is not one of lifetimes."""
-CANDIDATE_ATTEMPT_TIMEOUT = 0.18
-"""Seconds; the source's p99 is about 160 ms."""
 FEATURE_ATTEMPT_TIMEOUT = 0.06
 """Seconds; the service's p99 for a batch is about 19 ms."""
 
@@ -66,46 +49,51 @@ PAGES = 256
 """Pages in the making at once. At 150 requests a second there are 10, and 45 while a downstream hangs; a process
 that has more than this is behind, and making them all would make all of them late.
 """
+WARMED_WITHIN = 2.0
+"""Seconds for which a start waits for its hot spots."""
+HOT_SPOTS = 24
+"""Topics loaded before anybody asks: at the start, and after the cache was emptied."""
 
-_FAILURES = (FairleadError, DownstreamError, TimeoutError)
+
+@dataclass(kw_only=True, slots=True)
+class _Inputs:
+    """How the second stage came by what it ranked."""
+
+    staleness: float = 0.0
+    as_of: float = float("inf")
+    hit: bool = True
+    reasons: dict[str, str] = field(default_factory=dict)
+    """What it had to do without, each with the reason."""
 
 
 class Treatment:
     def __init__(
         self,
-        candidates: CandidateClient,
+        sources: Mapping[str, CandidateClient],
+        labels: LabelClient,
         features: FeatureClient,
         ranking: InlineRanking | ScheduledRanking,
-        trending: Sequence[int],
+        reviewed: Sequence[int],
         uses: Mechanisms,
         on_event: Callable[[Event], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         registry: MetricRegistry | None = None,
         second: SecondTier | None = None,
     ) -> None:
-        self._candidates = candidates
         self._features = features
         self._ranking = ranking
-        self._trending = tuple(trending)
+        self._reviewed = tuple(reviewed)
         self._uses = uses
         self._clock = clock
-        self.cache = Cache(MemoryStore(max_entries=10_000), second=second, clock=clock, name="feed")
-        self._freshness = replace(
-            FRESHNESS,
-            jitter=FRESHNESS.jitter if uses.jitter else 0.0,
-            stale_while_revalidate=STALENESS_BOUND if uses.stale_while_revalidate else 0.0,
-        )
-        self.candidate_policy = self._policy(
-            "candidate_source",
-            CANDIDATE_TIMEOUT,
-            CANDIDATE_ATTEMPT_TIMEOUT,
-            on_event,
-            # Its slow answers are a few of its workers', not its load's: another worker is quicker than waiting.
-            Hedge(quantile=0.95, minimum_calls=50) if uses.hedge else None,
-        )
-        self.feature_policy = self._policy(
-            "feature_service", FEATURE_TIMEOUT, FEATURE_ATTEMPT_TIMEOUT, on_event
-        )
+        registry = MetricRegistry() if registry is None else registry
+        self._memory = FeedCache(uses, second, clock)
+        self.cache = self._memory.cache
+        self._hot: HotKeys = HotKeys(capacity=4 * HOT_SPOTS, clock=clock)
+        self._warming: asyncio.Task[None] | None = None
+        policies = Policies(uses, on_event, registry, clock)
+        self.gathering = Gathering(sources, self._memory, policies, uses)
+        self.labelling = Labelling(labels, self._memory, policies, uses, registry, clock)
+        self.feature_policy = policies.make("feature_service", FEATURE_TIMEOUT, FEATURE_ATTEMPT_TIMEOUT)
         self.batcher: Batcher[int, Features] = Batcher(self._load_features, max_batch=256, clock=clock)
         self.shedder = LoadShedder(
             "feed",
@@ -114,158 +102,154 @@ class Treatment:
             on_event=on_event,
             clock=clock,
         )
-        if registry is not None:
-            for policy in (self.candidate_policy, self.feature_policy):
-                policy.export(registry)
-            self.cache.export(registry)
+        self.cache.export(registry)
 
-    def _policy(
-        self,
-        name: str,
-        timeout: float,
-        attempt_timeout: float,
-        on_event: Callable[[Event], object] | None,
-        hedge: Hedge | None = None,
-    ) -> Policy:
-        uses = self._uses
-        retry = Retry(
-            attempts=2,
-            on=(DownstreamError, TimeoutError),
-            base=0.005,
-            cap=0.02,
-            budget=RetryBudget(clock=self._clock),
-        )
-        if not uses.retry_budget:
-            retry = Retry(
-                attempts=ATTEMPTS, on=(DownstreamError, TimeoutError), base=0.0, cap=0.0, budget=None
-            )
-        breaker = CircuitBreaker(
-            name,
-            minimum_calls=10,
-            window=2.0,
-            open_for=0.2,
-            open_for_cap=1.0,
-            # A topic that does not exist is the client's doing; counted, one client could open it for all.
-            is_failure=lambda error: not isinstance(error, UnknownTopic),
-            clock=self._clock,
-        )
-        return Policy(
-            name=name,
-            timeout=timeout if uses.deadline else timeout * ATTEMPTS,
-            attempt_timeout=attempt_timeout if uses.deadline else timeout,
-            idempotent=True,  # both services are only read
-            retry=retry,
-            hedge=hedge,
-            breaker=breaker if uses.breaker else None,
-            limit=ConcurrencyLimit(name, clock=self._clock) if uses.adaptive_limit else None,
-            on_event=on_event,
-            clock=self._clock,
-        )
+    async def warm(self, topics: Iterable[int] = range(HOT_SPOTS)) -> None:
+        """Loads the candidates of these topics, the hottest first; what fails is left to those who ask for it."""
+        if not self._uses.prewarm:
+            return
+        keys = [("trending", str(topic)) for topic in topics]
+        policy, client = self.gathering.policies["trending"], self.gathering.clients["trending"]
+        with suppress(TimeoutError):  # a source that hangs must not keep the process from starting
+            async with asyncio.timeout(WARMED_WITHIN):
+                await prewarm(
+                    self.cache,
+                    keys,
+                    lambda key: policy.call(client.fetch, key[1]),
+                    self._memory.of_topic,
+                    concurrency=4,  # a third of the source's workers: who asks meanwhile must find one free
+                )
 
     async def clear(self) -> None:
+        """Forgets all, and begins to load again what was asked for most."""
+        await self._stop_warming()
         await self.cache.clear()
+        hottest = [int(each.key) for each in self._hot.top(HOT_SPOTS) if isinstance(each.key, int)]
+        self._warming = asyncio.create_task(self.warm(hottest))
 
     async def close(self) -> None:
+        await self._stop_warming()
         await self.cache.close(1.0)
 
-    async def page(self, user: str, topic: int, deadline: Deadline | None, request_id: str) -> Answer:
+    async def _stop_warming(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+            self._warming = None
+
+    async def page(
+        self,
+        user: str,
+        topic: int,
+        deadline: Deadline | None,
+        request_id: str,
+        *,
+        shown: Sequence[int] = (),
+        seen: Sequence[int] = (),
+    ) -> Answer:
+        """The page below `shown`, without `seen` while there is anything else to show."""
         if not self._uses.deadline:
-            return await self._admitted_page(user, topic)
+            return await self._admitted_page(user, topic, shown, seen)
         edge = (deadline or Deadline.never(self._clock)).sooner(BUDGET)
         context = RequestContext(
             request_id=request_id, deadline=Deadline(edge.at - RESERVE, edge.clock), targeting_key=user
         )
         with request_context(context):
-            return await self._admitted_page(user, topic)
+            return await self._admitted_page(user, topic, shown, seen)
 
-    async def _admitted_page(self, user: str, topic: int) -> Answer:
+    async def _admitted_page(
+        self, user: str, topic: int, shown: Sequence[int], seen: Sequence[int]
+    ) -> Answer:
         if not self._uses.admission:
-            return await self._page(user, topic)
+            return await self._page(user, topic, shown, seen)
         try:
             async with self.shedder.admit():
-                return await self._page(user, topic)
+                return await self._page(user, topic, shown, seen)
         except (Refused, DeadlineExceeded) as error:
-            if not self._uses.heuristic:
-                raise NoAnswer(503, str(error)) from error
-            return self._trending_page(error)
+            return self._reviewed_page(shown, type(error).__name__, str(error), ("candidates",))
 
-    async def _page(self, user: str, topic: int) -> Answer:
+    async def _page(self, user: str, topic: int, shown: Sequence[int], seen: Sequence[int]) -> Answer:
+        self._hot.add(topic)
         try:
-            candidates, staleness, hit = await self._cached(
-                ("candidates", topic), lambda: self.candidate_policy.call(self._candidates.fetch, topic)
+            gathered = await self.gathering.gather(user, topic)
+        except FAILURES as error:
+            return self._reviewed_page(
+                shown, type(error).__name__, f"no candidates: {error}", ("candidates",)
             )
-        except UnknownTopic as error:
-            raise NoAnswer(404, str(error)) from error
-        except _FAILURES as error:
-            if not self._uses.heuristic:
-                raise NoAnswer(503, f"no candidates: {error}") from error
-            return self._trending_page(error)
-        items = candidates.items
-        try:
-            features, feature_staleness, feature_hit = await self._cached(
-                ("features", *items), lambda: self._page_features(items)
+        if "trending" in gathered.unknown:
+            raise NoAnswer(404, f"no topic {topic}")
+        reasons = {source: type(error).__name__ for source, error in gathered.missing.items()}
+        if not gathered.offers:
+            why = "; ".join(map(str, gathered.missing.values()))
+            return self._reviewed_page(
+                shown, next(iter(reasons.values())), f"no candidates: {why}", tuple(reasons)
             )
-        except _FAILURES as error:
-            return self._without_features(candidates, staleness, hit, error)
-        oldest = min(candidates.as_of_seconds, *(each.as_of_seconds for each in features))
-        known = [each.values for each in features]
-        if isinstance(self._ranking, ScheduledRanking):
-            ranked, model, degraded_by = await self._ranking.rank(user, items, known)
-        else:
-            (ranked, model), degraded_by = self._ranking.rank(user, items, known), ""
-        if degraded_by and not self._uses.heuristic:
-            raise NoAnswer(503, f"no model: {degraded_by}")
+        candidates = shortlist(gathered.offers, shown=shown, seen=seen)
+        labelled = await self.labelling.label(candidates)
+        reasons |= labelled.missing
+        if not labelled.safe and "safety" in labelled.missing:
+            why = labelled.missing["safety"]
+            return self._reviewed_page(shown, why, f"no labels: {why}", tuple(reasons))
+        top = first_stage({item: candidates[item] for item in labelled.safe}, labelled.popularity)
+        ranked, model, inputs = await self._ranked(user, top)
+        reasons |= inputs.reasons
+        page = spread(ranked, shown)
+        oldest = min(gathered.as_of, labelled.as_of, inputs.as_of)
         return Answer(
-            items=ranked,
+            items=page,
             model=model,
-            degraded_by=degraded_by,
-            staleness=max(staleness, feature_staleness),
-            age=self._clock.now() - oldest,
-            hit=hit and feature_hit,
+            degraded_by=next(iter(reasons.values()), ""),
+            missing=tuple(reasons),
+            more=bool(page) and len(labelled.safe) > len(page),
+            staleness=max(gathered.staleness, labelled.staleness, inputs.staleness),
+            age=max(0.0, self._clock.now() - oldest) if oldest < float("inf") else None,
+            hit=gathered.hit and inputs.hit,
         )
 
-    def _trending_page(self, error: BaseException) -> Answer:
+    async def _ranked(self, user: str, top: list[int]) -> tuple[list[int], str, _Inputs]:
+        """The second stage: by the model, else by the heuristic, else in the first stage's order."""
+        try:
+            found = await self._memory.find_all("features", top, self._page_features, self._memory.of_item)
+        except FAILURES as error:
+            if not self._uses.heuristic:
+                raise NoAnswer(503, f"no features: {error}") from error
+            return top, "first-stage", _Inputs(reasons={"features": type(error).__name__}, hit=False)
+        features: list[Features] = [each.value for each in found]
+        inputs = _Inputs(
+            staleness=max((each.staleness for each in found), default=0.0),
+            as_of=min((each.as_of_seconds for each in features), default=float("inf")),
+            hit=all(each.hit for each in found),
+        )
+        known = [each.values for each in features]
+        if not top:
+            return [], "", inputs
+        if not isinstance(self._ranking, ScheduledRanking):
+            ranked, model = self._ranking.rank(user, top, known)
+            return ranked, model, inputs
+        ranked, model, reason = await self._ranking.rank(user, top, known)
+        if reason:
+            if not self._uses.heuristic:
+                raise NoAnswer(503, f"no model: {reason}")
+            inputs.reasons["model"] = reason
+        return ranked, model, inputs
+
+    def _reviewed_page(
+        self, shown: Sequence[int], reason: str, message: str, missing: tuple[str, ...]
+    ) -> Answer:
+        if not self._uses.heuristic:
+            raise NoAnswer(503, message)
+        hidden = frozenset(shown)
+        left = [item for item in self._reviewed if item not in hidden]
         return Answer(
-            items=list(self._trending),
-            model="trending",
-            degraded_by=type(error).__name__,
+            items=left[:PAGE],
+            model="reviewed",
+            degraded_by=reason,
+            missing=missing,
+            more=len(left) > PAGE,
             staleness=None,  # made from no origin's answer, so it has neither
             age=None,
             hit=False,
         )
-
-    def _without_features(
-        self, candidates: Candidates, staleness: float, hit: bool, error: BaseException
-    ) -> Answer:
-        if not self._uses.heuristic:
-            raise NoAnswer(503, f"no features: {error}") from error
-        return Answer(
-            items=list(candidates.items),  # the source's own order: nothing more is known of the items
-            model="source-order",
-            degraded_by=type(error).__name__,
-            staleness=staleness,
-            age=self._clock.now() - candidates.as_of_seconds,
-            hit=hit,
-        )
-
-    async def _cached(
-        self, key: tuple[str | int, ...], load: Callable[[], Awaitable[Any]]
-    ) -> tuple[Any, float, bool]:
-        """The value, seconds past its lifetime, and whether it came without waiting."""
-        if not self._uses.coalescing:
-            return await self._cached_without_coalescing(key, load)
-        found = await self.cache.lookup(key, load, self._freshness)
-        return found.value, found.staleness, found.source in ("hit", "stale")
-
-    async def _cached_without_coalescing(
-        self, key: tuple[str | int, ...], load: Callable[[], Awaitable[Any]]
-    ) -> tuple[Any, float, bool]:
-        value = await self.cache.get(key)
-        if value is not None:
-            return value, 0.0, True
-        value = await load()
-        await self.cache.set(key, value, self._freshness)
-        return value, 0.0, False
 
     async def _page_features(self, items: list[int]) -> list[Features]:
         if not self._uses.batching:

@@ -19,11 +19,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fairlead.lab import Service, Topology
-from fairlead.telemetry import Exposure, RequestFinished
+from fairlead.telemetry import Exposure, ItemsShown, RequestFinished
 from fairlead.telemetry.jsonl import read_events
 from fairlead.trial import Settings
 from fairlead_systems.home_feed.clients import DownstreamError, FeatureClient
+from fairlead_systems.home_feed.control import TTL
+from fairlead_systems.home_feed.feed_cache import STALENESS_BOUND
+from fairlead_systems.home_feed.selection import SOURCES
 from fairlead_systems.home_feed.system import HomeFeedRunning, _flag_document, make_plan, start
+from fairlead_systems.home_feed.world import World
 
 PLAN = make_plan(Settings(quick=True))
 CONTROL, TREATMENT = PLAN.arms
@@ -80,7 +84,10 @@ async def test_feed_answers_with_a_ranked_page_and_how_it_came_about(arm, tmp_pa
         second = await started.get(f"feed-{arm.name}", "/feed?user=u1&topic=3")
     assert first.status == 200
     assert len(set(first.body["items"])) == 12
-    assert first.body["items"] == second.body["items"]
+    assert not set(first.body["items"]) & set(
+        second.body["items"]
+    )  # seen by the user, while there are others
+    assert first.body["missing"] == []
     assert first.body["degraded"] is False
     assert first.headers["x-variant"] == arm.variant
     assert (first.headers["x-degraded"], first.headers["x-staleness-seconds"]) == ("0", "0.000000")
@@ -98,6 +105,9 @@ async def test_input_that_cannot_be_used_is_refused_and_named(tmp_path: Path):
             ("/feed?user=u&topic=1.5", "topic"),
             ("/feed?user=u&topic=%D9%A3", "topic"),
             ("/feed?user=u&topic=1000000000000", "topic"),
+            ("/feed?user=u&topic=1&cursor=", "cursor"),
+            ("/feed?user=u&topic=1&cursor=%00%FF", "cursor"),
+            (f"/feed?user=u&topic=1&cursor={'A' * 3000}", "cursor"),
         ):
             answer = await started.get("feed-treatment", path)
             assert answer.status == 400, path
@@ -111,7 +121,7 @@ async def test_input_that_cannot_be_used_is_refused_and_named(tmp_path: Path):
 async def test_topic_that_does_not_exist_is_not_found(arm, tmp_path: Path):
     async with home_feed(tmp_path) as started:
         answer = await started.get(f"feed-{arm.name}", "/feed?user=u&topic=400")
-        source = await started.get("candidate_source", "/candidates?topic=0000000001")
+        source = await started.get("trending_source", "/candidates?topic=0000000001")
     assert answer.status == 404
     assert "400" in answer.body["error"]
     assert source.status == 404  # ten digits are cut to no other topic
@@ -145,7 +155,8 @@ async def test_faults_are_set_only_on_feeds_that_were_started_for_the_lab(tmp_pa
             name="feed",
             argv=[
                 *module, "fairlead_systems.home_feed.feed", "--fd", "{fd}", "--flags", str(flags),
-                "--candidates", "http://127.0.0.1:9", "--features={features.url}",
+                *(f"--{source.replace('_', '-')}=http://127.0.0.1:9" for source in SOURCES),
+                "--labels=http://127.0.0.1:9", "--features={features.url}",
             ],
         ),
     ]  # fmt: skip
@@ -158,30 +169,86 @@ async def test_faults_are_set_only_on_feeds_that_were_started_for_the_lab(tmp_pa
                 assert response.status == 400
 
 
-async def test_features_that_are_gone_cost_treatment_the_ranking_and_control_the_page(tmp_path: Path):
+async def test_features_that_hang_or_are_gone_cost_treatment_the_ranking_and_control_the_page(
+    tmp_path: Path,
+):
     async with home_feed(tmp_path) as started:
-        psutil.Process(started.topology["feature_service"].pid).send_signal(signal.SIGKILL)
-        for topic in range(5):
-            treated = await started.get("feed-treatment", f"/feed?user=u&topic={topic}")
-            assert treated.status == 200
-            assert treated.body["degraded"] is True
-            assert treated.headers["x-degraded"] == "1"
-            assert len(treated.body["items"]) == 12
-        assert (await started.get("feed-control", "/feed?user=u&topic=1")).status == 502
+        for first, sent in ((0, signal.SIGSTOP), (5, signal.SIGKILL)):
+            psutil.Process(started.topology["feature_service"].pid).send_signal(sent)
+            for topic in range(first, first + 5):
+                treated = await started.get("feed-treatment", f"/feed?user=u&topic={topic}")
+                assert treated.status == 200
+                assert treated.body["degraded"] is True
+                assert treated.body["missing"] == ["features"]
+                assert treated.headers["x-degraded"] == "1"
+                assert len(treated.body["items"]) >= 10
+            assert (await started.get("feed-control", "/feed?user=u&topic=1")).status == 502
         reasons = [
             event.attributes["degraded_by"]
-            for event in await until(lambda: _finished(started, "treatment"), 5)
+            for event in await until(lambda: _finished(started, "treatment"), 10)
         ]
     assert all(reasons)
     control = [event for event in started.events("control") if isinstance(event, RequestFinished)]
-    assert [(event.status, event.error) for event in control] == [(502, "DownstreamError")]
+    assert [(event.status, event.error) for event in control] == [
+        (502, "TimeoutError"),
+        (502, "DownstreamError"),
+    ]
 
 
-async def test_candidates_that_are_gone_are_answered_with_what_is_trending(tmp_path: Path):
+async def test_page_is_made_of_the_sources_that_are_left(tmp_path: Path):
     async with home_feed(tmp_path) as started:
-        psutil.Process(started.topology["candidate_source"].pid).send_signal(signal.SIGKILL)
-        answer = await started.get("feed-treatment", "/feed?user=u&topic=9")
-    assert (answer.status, answer.body["model"]) == (200, "trending")
+        gone: list[str] = []
+        for user, source in enumerate(("nearest", "in_network", "trending")):
+            psutil.Process(started.topology[f"{source}_source"].pid).send_signal(signal.SIGKILL)
+            gone.append(source)
+            # Topics that were not loaded at the start, and users with items of their own.
+            answer = await started.get("feed-treatment", f"/feed?user=u{user}&topic={300 + user}")
+            assert (answer.status, answer.body["degraded"]) == (200, True)
+            assert sorted(answer.body["missing"]) == sorted(gone)
+            assert len(answer.body["items"]) == 12
+        assert answer.body["model"] == "reviewed"
+        assert (await started.get("feed-control", "/feed?user=u1&topic=300")).status == 502
+
+
+async def test_without_the_label_service_only_what_was_reviewed_is_shown(tmp_path: Path):
+    reviewed = World(Settings().seed).reviewed()
+    async with home_feed(tmp_path) as started:
+        for first, sent in ((0, signal.SIGSTOP), (3, signal.SIGKILL)):
+            psutil.Process(started.topology["label_service"].pid).send_signal(sent)
+            for topic in range(first, first + 3):
+                answer = await started.get("feed-treatment", f"/feed?user=u{topic}&topic={topic}")
+                assert (answer.status, answer.body["model"]) == (200, "reviewed")
+                assert "safety" in answer.body["missing"]
+                assert set(answer.body["items"]) <= set(reviewed)
+
+
+async def test_pages_below_one_another_hold_no_item_twice_and_end_and_are_logged(tmp_path: Path):
+    shown: list[int] = []
+    models: list[str] = []
+    async with home_feed(tmp_path) as started:
+        cursor, pages = "", 0
+        while cursor is not None and pages < 12:
+            where = f"&cursor={cursor}" if cursor else ""
+            # The two arms share their cursors: they are one product.
+            arm = ("feed-treatment", "feed-control")[pages % 2]
+            answer = await started.get(arm, f"/feed?user=u5&topic=3{where}")
+            assert answer.status == 200
+            shown += answer.body["items"]
+            models.append(answer.body["model"])
+            cursor, pages = answer.body["next"], pages + 1
+    logged = [
+        each
+        for arm in ("treatment", "control")
+        for each in started.events(arm)
+        if isinstance(each, ItemsShown)
+    ]
+    logged.sort(key=lambda each: each.first_position)
+    assert [item for each in logged for item in each.items] == [str(item) for item in shown]
+    assert [each.first_position for each in logged][:2] == [1, 13]
+    assert [each.model for each in logged] == [model for model in models if model]
+    assert {(each.targeting_key, each.degraded) for each in logged} == {("u5", False)}
+    assert cursor is None
+    assert len(shown) == len(set(shown)) > 24
 
 
 async def test_stalled_features_cost_treatment_the_ranking_and_end_by_themselves(tmp_path: Path):
@@ -236,11 +303,13 @@ async def test_ending_a_feed_writes_the_events_that_were_still_buffered(tmp_path
 async def test_observed_counters_are_those_since_the_last_look(tmp_path: Path):
     async with home_feed(tmp_path) as started:
         await started.running.enter(TREATMENT, PLAN.phases[1])
+        await asyncio.sleep(TTL + STALENESS_BOUND)
         await started.running.observe(TREATMENT)
         await started.get("feed-treatment", "/feed?user=u&topic=0")
         first = await started.running.observe(TREATMENT)
         second = await started.running.observe(TREATMENT)
-    assert (first["origin_calls"], first["hot_calls"], first["hot_episodes"]) == (2, 1, 1)
+    # Three sources, two fields of labels, one batch of features. Topic 0 was loaded at the start, and has expired.
+    assert (first["origin_calls"], first["hot_calls"], first["hot_episodes"]) == (6, 1, 1)
     assert (second["origin_calls"], second["hot_calls"]) == (0, 0)
     assert first["memory_bytes"] > 2**20
 

@@ -13,7 +13,8 @@ import aiohttp
 from fairlead.lab import Service, Topology
 from fairlead.testing import RedisServer
 from fairlead.trial import Settings
-from fairlead_systems.home_feed.system import _flag_document, make_plan
+from fairlead_systems.home_feed.selection import SOURCES
+from fairlead_systems.home_feed.system import DOWNSTREAM_URLS, _flag_document, make_plan
 
 
 def services(directory: Path, redis: str) -> list[Service]:
@@ -24,12 +25,15 @@ def services(directory: Path, redis: str) -> list[Service]:
         return [sys.executable, "-m", f"fairlead_systems.home_feed.{name}", "--fd", "{fd}", *more]
 
     feed = [
-        "--candidates={candidates.url}", "--features={features.url}", f"--flags={flags}",
-        "--instance=feed-treatment", f"--redis={redis}", "--lab",
+        *DOWNSTREAM_URLS, f"--flags={flags}", "--instance=feed-treatment", f"--redis={redis}", "--lab",
     ]  # fmt: skip
     return [
-        Service(name="candidates", argv=module("candidate_source")),
-        Service(name="features", argv=module("feature_service")),
+        *(
+            Service(name=f"{source}_source", argv=module("candidate_source", f"--source={source}"))
+            for source in SOURCES
+        ),
+        Service(name="label_service", argv=module("label_service")),
+        Service(name="feature_service", argv=module("feature_service")),
         Service(name="one", argv=module("feed", *feed)),
         Service(name="other", argv=module("feed", *feed)),
     ]

@@ -24,6 +24,9 @@ WINDOW = {
     "hot_first_seconds": 0.2,
     "cpu_seconds": 0.04,
     "memory_bytes": 1e8,
+    "staleness:safety:zero": 12.0,
+    "staleness:popularity:zero": 11.0,
+    "staleness:popularity:-64": 1.0,
 }
 
 
@@ -99,3 +102,18 @@ def test_every_figure_has_its_definition():
 
 def test_bound_that_is_promised_is_the_one_that_is_kept():
     assert figures_module.STALENESS_BOUND == treatment_module.STALENESS_BOUND
+
+
+def test_staleness_of_a_field_is_the_feeds_own_histogram_over_all_cycles():
+    found = measured(rows(10), WINDOW, WINDOW)
+    assert (found["safety_staleness_max"].value, found["safety_staleness_max"].n) == (0.0, 24)
+    assert found["popularity_staleness_p99"].value == pytest.approx(
+        0.25, rel=0.03
+    )  # bucket -64 ends at 2 ** -2
+
+
+def test_arm_that_keeps_no_fields_says_so():
+    control = {name: value for name, value in WINDOW.items() if not name.startswith("staleness:")}
+    found = measured(rows(10), control)
+    assert found["safety_staleness_max"].value is None
+    assert found["safety_staleness_max"].caveat == "this arm keeps no such field"

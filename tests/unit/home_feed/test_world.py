@@ -6,29 +6,43 @@ import hashlib
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
+from fairlead_systems.home_feed.selection import PAGE
 from fairlead_systems.home_feed.world import (
     CANDIDATES_PER_TOPIC,
     ITEM_FEATURES,
     ITEMS,
+    PER_SOURCE,
     TOPICS,
+    USERS,
     World,
+    author_of,
 )
 
 FINGERPRINT = """
 import hashlib, json
 from fairlead_systems.home_feed.world import ITEMS, TOPICS, World
 world = World(5)
-whole = [[world.candidates(t) for t in range(TOPICS)], [world.features(i) for i in range(ITEMS)]]
+whole = [[world.candidates(t) for t in range(TOPICS)], [world.features(i) for i in range(ITEMS)],
+    [world.nearest(world.taste(u)) for u in range(20)], [world.in_network(u) for u in range(20)],
+    world.reviewed()]
 print(hashlib.sha256(json.dumps(whole).encode()).hexdigest())
 """
 
 
 def fingerprint(seed: int) -> str:
     world = World(seed)
-    whole = [[world.candidates(t) for t in range(TOPICS)], [world.features(i) for i in range(ITEMS)]]
+    whole = [
+        [world.candidates(t) for t in range(TOPICS)],
+        [world.features(i) for i in range(ITEMS)],
+        [world.nearest(world.taste(u)) for u in range(20)],
+        [world.in_network(u) for u in range(20)],
+        world.reviewed(),
+    ]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -79,7 +93,51 @@ def test_item_outside_the_world_is_refused(item: int):
         World(1).features(item)
 
 
-def test_trending_items_are_a_page():
-    trending = World(1).trending()
-    assert len(trending) == len(set(trending)) == CANDIDATES_PER_TOPIC
-    assert all(0 <= item < ITEMS for item in trending)
+def test_reviewed_items_are_safe_and_more_than_a_page():
+    world = World(1)
+    reviewed = world.reviewed()
+    assert len(reviewed) == len(set(reviewed)) > PAGE
+    assert all(world.is_safe(item) for item in reviewed)
+
+
+@pytest.mark.parametrize("name", ["", "u", "u-1", "u01", "u٣", "v1", f"u{USERS}", "u" + "9" * 30, "u1 "])
+def test_name_of_nobody_is_nobody(name: str):
+    assert World(1).user(name) is None
+
+
+def test_users_are_numbered_from_zero():
+    world = World(1)
+    assert (world.user("u0"), world.user(f"u{USERS - 1}")) == (0, USERS - 1)
+
+
+def test_in_network_items_are_of_the_few_authors_that_the_user_follows():
+    world = World(1)
+    for user in range(50):
+        items = world.in_network(user)
+        assert len(set(items)) == len(items) == PER_SOURCE
+        assert len({author_of(item) for item in items}) <= 12
+    assert world.in_network(1) != world.in_network(2)
+
+
+def test_nearest_is_exact_and_in_order():
+    world = World(1)
+    for user in range(20):
+        taste = world.taste(user)
+        cosines = world.vectors @ taste
+        found = world.nearest(taste)
+        assert sorted(found) == sorted(np.argsort(-cosines, kind="stable")[:PER_SOURCE].tolist())
+        assert all(cosines[a] >= cosines[b] for a, b in pairwise(found))
+
+
+def test_vectors_have_length_one_and_lie_by_theme():
+    world = World(1)
+    assert np.linalg.norm(world.vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
+    cosines = world.vectors[:300] @ world.vectors[:300].T
+    apart = cosines[np.triu_indices(300, 1)]
+    assert np.quantile(apart, 0.999) > 0.6  # of one theme
+    assert np.median(np.abs(apart)) < 0.3  # of two
+
+
+def test_few_items_are_unsafe():
+    world = World(1)
+    assert 20 < sum(not world.is_safe(item) for item in range(ITEMS)) < 120
