@@ -21,7 +21,15 @@ from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
 from fairlead_systems.home_feed.selection import PAGE, SOURCES, TOP
 from fairlead_systems.home_feed.world import ITEMS, TOPICS, USERS
 
-__all__ = ["HOTTEST", "STALENESS_OF", "HomeFeedRunning", "make_plan", "start"]
+__all__ = [
+    "DOWNSTREAM_URLS",
+    "HOTTEST",
+    "STALENESS_OF",
+    "HomeFeedRunning",
+    "flag_document",
+    "make_plan",
+    "start",
+]
 
 RATE = 100.0
 ALPHA = 1.0
@@ -226,7 +234,7 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
     """Starts the downstreams and one feed process per arm, all from this Python."""
     flags = directory / "flags.json"
     try:
-        flags.write_text(json.dumps(_flag_document(plan.arms), indent=1))
+        flags.write_text(json.dumps(flag_document(plan.arms), indent=1))
     except OSError as error:
         raise NoSpace(f"{flags}: {error.strerror}; make room, or choose another --out") from error
     seed = ["--seed", str(settings.seed), "--fd", "{fd}"]
@@ -270,7 +278,7 @@ def _instance(arm: Arm) -> str:
     return f"feed-{arm.name}"
 
 
-def _flag_document(arms: Sequence[Arm]) -> dict[str, object]:
+def flag_document(arms: Sequence[Arm]) -> dict[str, object]:
     """One flag for the path, one per mechanism; which process is served what is targeted by its instance."""
 
     def flag(

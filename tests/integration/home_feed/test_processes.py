@@ -26,7 +26,7 @@ from fairlead_systems.home_feed.clients import DownstreamError, FeatureClient
 from fairlead_systems.home_feed.control import TTL
 from fairlead_systems.home_feed.feed_cache import STALENESS_BOUND
 from fairlead_systems.home_feed.selection import SOURCES
-from fairlead_systems.home_feed.system import HomeFeedRunning, _flag_document, make_plan, start
+from fairlead_systems.home_feed.system import HomeFeedRunning, flag_document, make_plan, start
 from fairlead_systems.home_feed.world import World
 
 PLAN = make_plan(Settings(quick=True))
@@ -147,7 +147,7 @@ async def test_metrics_are_what_prometheus_reads(tmp_path: Path):
 
 async def test_faults_are_set_only_on_feeds_that_were_started_for_the_lab(tmp_path: Path):
     flags = tmp_path / "flags.json"
-    flags.write_text(json.dumps(_flag_document(PLAN.arms)))
+    flags.write_text(json.dumps(flag_document(PLAN.arms)))
     module = [sys.executable, "-m"]
     services = [
         Service(name="features", argv=[*module, "fairlead_systems.home_feed.feature_service", "--fd", "{fd}"]),

@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import sys
 from pathlib import Path
 
 import aiohttp
 
-from fairlead.lab import Service, Topology
 from fairlead.testing import RedisServer
-from fairlead.trial import Settings
-from fairlead_systems.home_feed.selection import SOURCES
-from fairlead_systems.home_feed.system import DOWNSTREAM_URLS, _flag_document, make_plan
-
-
-def services(directory: Path, redis: str) -> list[Service]:
-    flags = directory / "flags.json"
-    flags.write_text(json.dumps(_flag_document(make_plan(Settings(quick=True)).arms)))
-
-    def module(name: str, *more: str) -> list[str]:
-        return [sys.executable, "-m", f"fairlead_systems.home_feed.{name}", "--fd", "{fd}", *more]
-
-    feed = [
-        *DOWNSTREAM_URLS, f"--flags={flags}", "--instance=feed-treatment", f"--redis={redis}", "--lab",
-    ]  # fmt: skip
-    return [
-        *(
-            Service(name=f"{source}_source", argv=module("candidate_source", f"--source={source}"))
-            for source in SOURCES
-        ),
-        Service(name="label_service", argv=module("label_service")),
-        Service(name="feature_service", argv=module("feature_service")),
-        Service(name="one", argv=module("feed", *feed)),
-        Service(name="other", argv=module("feed", *feed)),
-    ]
+from fairlead_systems.home_feed.routing import FEEDS, measure_routing, two_feeds
 
 
 async def count(
@@ -60,10 +33,10 @@ async def pages(session: aiohttp.ClientSession, urls: list[str], topics: range) 
 async def test_two_feeds_load_a_page_once_and_outlive_the_redis_they_share(tmp_path: Path) -> None:
     with RedisServer() as redis:
         async with (
-            Topology(services(tmp_path, redis.url), log_directory=tmp_path / "logs") as topology,
+            two_feeds(tmp_path, redis=redis.url) as topology,
             aiohttp.ClientSession() as session,
         ):
-            one, other = urls = [topology[name].url for name in ("one", "other")]
+            one, other = urls = [topology[name].url for name in FEEDS]
             assert await pages(session, [one], range(10)) == [(200, False)] * 10
             loaded = await count(session, one, "loads")
             await asyncio.sleep(0.1)  # values are written in the background
@@ -82,3 +55,13 @@ async def test_two_feeds_load_a_page_once_and_outlive_the_redis_they_share(tmp_p
             assert {status for status, _ in await pages(session, urls, range(20, 40))} == {200}
             redis.resume()
             assert {status for status, _ in await pages(session, urls, range(40, 50))} == {200}
+
+
+async def test_routing_by_user_finds_his_entries_where_random_choice_does_not(tmp_path: Path) -> None:
+    async with two_feeds(tmp_path) as topology:
+        found = await measure_routing(topology, users=40, requests=240)
+    random, routed = found["random"], found["routed"]
+    assert routed.hit_ratio > random.hit_ratio
+    # One process asks for each user once; some entries may have lived their ten seconds.
+    assert routed.user_loads < 0.75 * random.user_loads
+    assert routed.seen_again < random.seen_again  # what was seen is remembered where the user comes back

@@ -13,10 +13,10 @@ from fairlead.telemetry import NullSink
 from fairlead.trial import Settings
 from fairlead_systems.home_feed.feed import FLAG, Feed
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS, Mechanisms
-from fairlead_systems.home_feed.system import _flag_document, _instance, make_plan
+from fairlead_systems.home_feed.system import _instance, flag_document, make_plan
 
 PLAN = make_plan(Settings(ablate=("all",)))
-DOCUMENT = _flag_document(PLAN.arms)
+DOCUMENT = flag_document(PLAN.arms)
 
 
 def flags(document: object = DOCUMENT) -> FlagSet:
@@ -45,7 +45,7 @@ def test_process_that_belongs_to_no_arm_is_served_the_control():
 
 
 def test_run_without_ablations_needs_no_targeting_of_switches():
-    document = _flag_document(make_plan(Settings()).arms)
+    document = flag_document(make_plan(Settings()).arms)
     context = EvaluationContext(attributes={"instance": "feed-treatment"})
     assert all(flags(document).boolean(FLAG_PREFIX + each.name, context, False) for each in MECHANISMS)
 

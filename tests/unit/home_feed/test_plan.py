@@ -141,7 +141,7 @@ def test_every_metric_and_target_is_defined():
     assert system.simulated
 
 
-async def test_flag_document_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path):
+async def testflag_document_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path):
     settings = Settings(quick=True)
     (tmp_path / "flags.json").mkdir()  # nothing can be written in its place
     with pytest.raises(NoSpace, match=r"flags\.json: Is a directory; make room, or choose another --out"):
