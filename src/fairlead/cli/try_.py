@@ -45,6 +45,14 @@ def command(
     port: Annotated[
         int, typer.Option(help="Port of the treatment's service on 127.0.0.1; 0 takes a free one.")
     ] = 0,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A Redis for the system to share its cache in; adds phases in which it hangs and is gone.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int | None:
     """Plays a reference system: the same load on control and treatment, with faults."""
     if list_:
@@ -54,7 +62,7 @@ def command(
         raise InvalidInput("which system? fairlead try --list names them")
     from fairlead.trial.system import Settings
 
-    settings = Settings(seed=seed, quick=quick, rate=rate, ablate=tuple(ablate or ()), port=port)
+    settings = Settings(seed=seed, quick=quick, rate=rate, ablate=tuple(ablate or ()), port=port, redis=redis)
     return _play(system, settings, out, json)
 
 

@@ -2,7 +2,8 @@
 
 `Schedule` decides beforehand who asks for what and when (Poisson arrivals, Zipf keys, a viral `Surge`), or
 `Recording` takes it from real traffic; `drive` sends it open-loop and returns one row per request, with a verdict
-on its own punctuality; `Topology` runs the services as real processes and lets none of them outlive the run.
+on its own punctuality; `Topology` runs the services as real processes and lets none of them outlive the run;
+`TcpProxy` hangs or refuses in place of a server that must not be stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fairlead.lab.recording import Recording
 from fairlead.lab.samples import Ending, Failure, Samples, Validity
 from fairlead.lab.schedule import Schedule
 from fairlead.lab.service import Service
+from fairlead.lab.tcp_proxy import TcpProxy
 from fairlead.lab.topology import RunningService, Topology
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Schedule",
     "Service",
     "Surge",
+    "TcpProxy",
     "TcpReady",
     "Topology",
     "Usage",

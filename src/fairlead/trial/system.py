@@ -93,6 +93,8 @@ class Settings:
     """Mechanisms to switch off, each in an arm of its own beside the full treatment."""
     port: int = 0
     """Port of the treatment's service on 127.0.0.1; 0 takes a free one."""
+    redis: str | None = None
+    """URL of a Redis that the system may write to; None for none. A system that has no use for one ignores it."""
     cycles: int | None = None
     """How often each arm goes through all phases; None takes the plan's own number."""
 

@@ -269,7 +269,11 @@ def build(arguments: argparse.Namespace) -> Starlette:
         ) as session:
             async with session.get(f"{arguments.features}/healthz") as response:
                 address = (await response.json())["grpc"]
-            second = None if arguments.redis is None else shared_by_redis(arguments.redis)
+            redis = arguments.redis
+            if arguments.redis_through is not None:
+                async with session.get(f"{arguments.redis_through}/healthz") as response:
+                    redis = (await response.json())["redis"]
+            second = None if redis is None else shared_by_redis(redis, arguments.shares_as)
             sources = {source: getattr(arguments, source) for source in SOURCES}
             feed.connect(session, sources, arguments.labels, address, second)
             try:
@@ -308,7 +312,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
     return Starlette(lifespan=lifespan, routes=routes)
 
 
-def shared_by_redis(url: str) -> SecondTier:
+def shared_by_redis(url: str, namespace: str) -> SecondTier:
     """The tier that several feed processes share: one load for all of them, and one removal."""
     from fairlead.cache.redis import RedisBackplane, RedisStore  # its extra is needed with --redis alone
 
@@ -316,7 +320,7 @@ def shared_by_redis(url: str) -> SecondTier:
     codec: Codec[Candidates | Features | Label | None] = Codec(
         Candidates | Features | Label | None, mutable_ok=True
     )
-    store = RedisStore(url, codec=codec, namespace="home_feed")
+    store = RedisStore(url, codec=codec, namespace=namespace)
     return SecondTier(store, backplane=RedisBackplane(store), lease_for=LEASE, name="redis")
 
 
@@ -339,6 +343,12 @@ def parser() -> argparse.ArgumentParser:
         "--redis",
         default=None,
         help="URL of a Redis that feeds share as second tier of the treatment's cache",
+    )
+    arguments.add_argument(
+        "--redis-through", default=None, help="base URL of a redis_proxy that stands before it, instead"
+    )
+    arguments.add_argument(
+        "--shares-as", default="home_feed", help="feeds of this name share what they keep in the Redis"
     )
     arguments.add_argument("--lab", action="store_true", help="serve /lab/clear, for load tests")
     return arguments

@@ -18,6 +18,7 @@ from fairlead.telemetry import HistogramSnapshot
 from fairlead.trial import Arm, Phase, Plan, Settings
 from fairlead_systems.home_feed.capacity import KeyWindow, Window
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
+from fairlead_systems.home_feed.redis_proxy import check_redis_url
 from fairlead_systems.home_feed.selection import PAGE, SOURCES, TOP
 from fairlead_systems.home_feed.world import ITEMS, TOPICS, USERS
 
@@ -38,12 +39,15 @@ VIRAL_TOPIC = 7
 PATIENCE = 1.0
 
 LEAD_IN, NORMAL, VIRAL, CLEARED, STALLED = "lead_in", "normal", "viral", "cleared", "stalled"
+REDIS_HUNG, BEFORE_REDIS_GONE, REDIS_GONE = "redis_hung", "before_redis_gone", "redis_gone"
+"""Only with a Redis. Behind the features' stall lies a calm second as well, before the first of them."""
+BEFORE_REDIS_HUNG = "before_redis_hung"
 BEFORE_CLEARED, BEFORE_STALLED = "before_cleared", "before_stalled"
 """As long as the client's patience and in no figure: a request due in the phase before a fault has ended, one way or
 another, before the fault begins."""
 STALENESS_OF = "staleness:"
 """Begins the name of a counter of answers by field and histogram bucket: `staleness:popularity:-40`."""
-HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0}
+HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0, REDIS_HUNG: 0, REDIS_GONE: 0}
 """The most requested topic of each phase."""
 
 DOWNSTREAMS = (*(f"{source}_source" for source in SOURCES), "label_service", "feature_service")
@@ -67,6 +71,9 @@ _SECONDS = {
     STALLED: 2.2,
 }
 _QUICK_SECONDS = _SECONDS | {LEAD_IN: 0.5, NORMAL: 0.8, VIRAL: 0.8, CLEARED: 0.6, STALLED: 1.5}
+_REDIS_SECONDS = {BEFORE_REDIS_HUNG: PATIENCE, REDIS_HUNG: 2.0, BEFORE_REDIS_GONE: PATIENCE, REDIS_GONE: 2.0}
+REDIS_FAULT = 1.5
+"""Seconds for which the Redis hangs, and for which it is gone."""
 _TITLES = {
     LEAD_IN: "start",
     NORMAL: "normal",
@@ -75,8 +82,12 @@ _TITLES = {
     CLEARED: "cache cleared",
     BEFORE_STALLED: "calm",
     STALLED: "features stalled",
+    BEFORE_REDIS_HUNG: "calm",
+    REDIS_HUNG: "Redis hung",
+    BEFORE_REDIS_GONE: "calm",
+    REDIS_GONE: "Redis gone",
 }
-_UNMEASURED = (LEAD_IN, BEFORE_CLEARED, BEFORE_STALLED)
+_UNMEASURED = (LEAD_IN, BEFORE_CLEARED, BEFORE_STALLED, BEFORE_REDIS_HUNG, BEFORE_REDIS_GONE)
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -95,6 +106,12 @@ def make_plan(settings: Settings) -> Plan:
     arms += [Arm(name=f"without-{name}", variant="treatment", without=(name,)) for name in ablate]
     rate = settings.rate or RATE
     seconds = _QUICK_SECONDS if settings.quick else _SECONDS
+    if settings.redis is not None:
+        check_redis_url(settings.redis)
+        seconds = seconds | _REDIS_SECONDS
+    redis = ""
+    if settings.redis is not None:
+        redis = f"; a proxy before the Redis, which is not touched itself, hangs for {REDIS_FAULT:g} s, then refuses"
     return Plan(
         arms=tuple(arms),
         phases=tuple(
@@ -111,7 +128,7 @@ def make_plan(settings: Settings) -> Plan:
             "users": f"{USERS:,}, equally active",
             "faults": (
                 f"all caches emptied when the cache-cleared phase begins; the feature service hangs for the first "
-                f"{STALL:g} s of the last phase"
+                f"{STALL:g} s of its phase{redis}"
             ),
         },
     )
@@ -173,6 +190,9 @@ class HomeFeedRunning:
             await self._post(_instance(arm), "/lab/clear")
         elif phase.name == STALLED:
             await self._post("feature_service", f"/lab/stall?seconds={STALL}")
+        elif phase.name in (REDIS_HUNG, REDIS_GONE):
+            fault = "hang" if phase.name == REDIS_HUNG else "refuse"
+            await self._post("redis_proxy", f"/lab/{fault}?seconds={REDIS_FAULT}")
 
     async def observe(self, arm: Arm) -> Mapping[str, float]:
         windows = {
@@ -245,6 +265,12 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
     services += [
         Service(name=name, argv=[*_module(name), *seed]) for name in ("label_service", "feature_service")
     ]
+    through: list[str] = []
+    if settings.redis is not None:
+        services.append(
+            Service(name="redis_proxy", argv=[*_module("redis_proxy"), *seed, f"--redis={settings.redis}"])
+        )
+        through = ["--redis-through={redis_proxy.url}"]
     services += [
         Service(
             name=_instance(arm),
@@ -255,6 +281,8 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
                 *seed,
                 "--lab",
                 *DOWNSTREAM_URLS,
+                *through,
+                f"--shares-as={directory.name}.{_instance(arm)}",  # no arm may profit from another's loads
                 f"--flags={flags}",
                 f"--instance={_instance(arm)}",
                 f"--events={directory / 'events' / _instance(arm)}",

@@ -9,7 +9,9 @@ from pathlib import Path
 import aiohttp
 
 from fairlead.testing import RedisServer
+from fairlead.trial import Settings
 from fairlead_systems.home_feed.routing import FEEDS, measure_routing, two_feeds
+from fairlead_systems.home_feed.system import REDIS_FAULT, make_plan, start
 
 
 async def count(
@@ -65,3 +67,26 @@ async def test_routing_by_user_finds_his_entries_where_random_choice_does_not(tm
     # One process asks for each user once; some entries may have lived their ten seconds.
     assert routed.user_loads < 0.75 * random.user_loads
     assert routed.seen_again < random.seen_again  # what was seen is remembered where the user comes back
+
+
+async def test_trial_hangs_and_takes_away_a_redis_without_touching_it(tmp_path: Path) -> None:
+    with RedisServer() as redis:
+        settings = Settings(quick=True, redis=redis.url)
+        plan = make_plan(settings)
+        phases = {phase.name: phase for phase in plan.phases}
+        treatment = plan.arms[1]
+        async with start(plan, settings, tmp_path) as running, aiohttp.ClientSession() as session:
+            url = running.url(treatment)
+            assert await pages(session, [url], range(30, 40)) == [(200, False)] * 10
+            await asyncio.sleep(0.1)  # values are written in the background
+            assert redis.command("DBSIZE") > 0
+            for first, fault in ((50, "redis_hung"), (100, "redis_gone")):
+                await running.enter(treatment, phases[fault])
+                during = await pages(session, [url], range(first, first + 20))
+                assert {status for status, _ in during} == {200}
+                assert redis.command("PING") == "PONG"
+                await asyncio.sleep(REDIS_FAULT)
+            keys = redis.command("DBSIZE")
+            await pages(session, [url], range(200, 210))
+            await asyncio.sleep(0.2)
+            assert redis.command("DBSIZE") != keys  # it is used again

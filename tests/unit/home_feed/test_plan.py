@@ -11,7 +11,7 @@ from fairlead.errors import InvalidInput, MissingExtra, NoSpace
 from fairlead.trial import Settings, load_system
 from fairlead_systems.home_feed import HomeFeed
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
-from fairlead_systems.home_feed.system import STALL, HomeFeedRunning, make_plan, start
+from fairlead_systems.home_feed.system import REDIS_FAULT, STALL, HomeFeedRunning, make_plan, start
 
 
 def test_control_comes_first_and_treatment_second():
@@ -47,6 +47,28 @@ def test_no_request_of_a_measured_phase_is_still_waiting_when_a_fault_begins(qui
 def test_load_fits_the_time_that_was_promised(quick: bool):
     # 90 s and 30 s in all; start-up, pauses between the turns and the report need the rest.
     assert make_plan(Settings(quick=quick)).seconds <= (25 if quick else 77)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_given_a_redis_there_are_phases_in_which_it_hangs_and_is_gone(quick: bool):
+    plan = make_plan(Settings(quick=quick, redis="redis://127.0.0.1:6379/0"))
+    phases = {phase.name: phase for phase in plan.phases}
+    for fault in ("redis_hung", "redis_gone"):
+        assert phases[fault].measured
+        assert phases[fault].seconds > REDIS_FAULT
+        assert not phases[f"before_{fault}"].measured
+    assert "is not touched" in plan.workload["faults"]
+    assert not {"redis_hung", "redis_gone"} & {
+        phase.name for phase in make_plan(Settings(quick=quick)).phases
+    }
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost", "rediss://h:1", "http://h", "redis://", "redis://h:99999", "redis://h:x"]
+)
+def test_redis_that_cannot_be_reached_through_the_proxy_is_refused(url: str):
+    with pytest.raises(InvalidInput, match="--redis"):
+        make_plan(Settings(redis=url))
 
 
 @pytest.mark.parametrize("quick", [False, True])
