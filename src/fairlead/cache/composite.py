@@ -14,7 +14,7 @@ Per process: the entries and the figures.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -22,7 +22,8 @@ from typing import Any, Generic, Literal, TypeVar
 from fairlead.cache.cache import Cache
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.keys import check_key
-from fairlead.cache.loading import Lookup
+from fairlead.cache.loading import Lookup, Source
+from fairlead.cache.single_flight import Flight
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.metrics import MetricRegistry
 
@@ -131,12 +132,37 @@ class Composite(Generic[_K]):
         any more go on and are kept.
         """
         check_key(key)
+        return await self._landed(self._begun(key))
+
+    async def get_many(self, keys: Iterable[_K]) -> dict[_K, CompositeAnswer | Exception]:
+        """The fields of each of `keys`, once per distinct key and in their order; all loads begin at once.
+
+        Where `get` would raise, the exception is that key's value, and the other keys have their answers. Costs no
+        task per key. A key that cannot be one raises before anything is loaded.
+        """
+        wanted: dict[_K, None] = {}
+        for key in keys:
+            check_key(key)
+            wanted[key] = None
+        begun = {key: self._begun(key) for key in wanted}
+        answers: dict[_K, CompositeAnswer | Exception] = {}
+        for key in wanted:
+            try:
+                answers[key] = await self._landed(begun[key])
+            except Exception as error:
+                answers[key] = error
+        return answers
+
+    def _begun(self, key: _K) -> dict[str, Lookup[Any] | tuple[Flight[Any], Source]]:
+        begin = self._cache._loads.begin_now
+        return {
+            name: begin((self.name, name, key), partial(field.load, key), field.freshness)
+            for name, field in self._fields.items()
+        }
+
+    async def _landed(self, begun: dict[str, Lookup[Any] | tuple[Flight[Any], Source]]) -> CompositeAnswer:
         fields = self._fields
         loads = self._cache._loads
-        begun = {
-            name: loads.begin_now((self.name, name, key), partial(field.load, key), field.freshness)
-            for name, field in fields.items()
-        }
         found: dict[str, Lookup[Any]] = {}
         missing: dict[str, str] = {}
         for name in self._order:

@@ -31,7 +31,7 @@ __all__ = ["Control", "TtlCache", "with_retries"]
 
 TTL = 1.0
 """Seconds that candidates of a topic are kept."""
-ITEM_TTL = 3.0
+ITEM_TTL = 5.0
 """Of what is known of an item: its label, its popularity, its features."""
 USER_TTL = 10.0
 """Of candidates that belong to one user: whom he follows and what he likes changes slowly."""

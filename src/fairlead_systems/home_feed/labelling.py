@@ -94,36 +94,31 @@ class Labelling:
             budget = max(0.0, context.deadline.remaining()) * self._share
             context = replace(context, deadline=context.deadline.sooner(budget))
         with request_context(context):
-            answers = await asyncio.gather(*map(self._one, items))
+            answers = await self._items.get_many(items)
         labelled = Labelled()
-        for item, answer in zip(items, answers, strict=True):
+        for item, answer in answers.items():
             if isinstance(answer, Exception):
+                if not isinstance(answer, FAILURES):
+                    raise answer  # a defect, and no failure of anybody
                 labelled.missing.setdefault("safety", type(answer).__name__)
                 self._unlabelled.add()
                 continue
-            safety, popularity, staleness, missing = answer
+            values = answer.values
+            safety, popularity = (
+                values["both"] if "both" in values else (values["safety"], values["popularity"])
+            )
             if safety is None or not safety.value:
                 (self._unlabelled if safety is None else self._unsafe).add()
                 continue
             labelled.safe.append(item)
-            labelled.staleness = max(labelled.staleness, staleness)
+            labelled.staleness = max(labelled.staleness, *answer.staleness.values())
             labelled.as_of = min(labelled.as_of, safety.as_of_seconds)
             if popularity is not None:
                 labelled.popularity[item] = popularity.value
                 labelled.as_of = min(labelled.as_of, popularity.as_of_seconds)
-            if missing:
-                labelled.missing.setdefault("popularity", missing)
+            if answer.missing:
+                labelled.missing.setdefault("popularity", answer.missing["popularity"].partition(":")[0])
         return labelled
-
-    async def _one(self, item: int) -> tuple[Label | None, Label | None, float, str] | Exception:
-        try:
-            answer = await self._items.get(item)
-        except FAILURES as error:
-            return error
-        values = answer.values
-        safety, popularity = values["both"] if "both" in values else (values["safety"], values["popularity"])
-        missing = answer.missing.get("popularity", "").partition(":")[0]
-        return safety, popularity, max(answer.staleness.values(), default=0.0), missing
 
     async def _load_safety(self, items: list[int]) -> list[Label | None]:
         return await self.policies["safety"].call(self._client.safety, items)

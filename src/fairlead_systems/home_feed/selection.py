@@ -20,7 +20,7 @@ PAGE = 12
 """Items of a page."""
 TOP = 18
 """Items that the model ranks; half a page more than is shown, so that an author's third item can be passed over."""
-LABELLED = 30
+LABELLED = 24
 """Candidates whose labels and popularity are asked for."""
 WINDOW, PER_AUTHOR = 8, 2
 """At most two items of one author among any eight in a row, across pages too."""

@@ -32,7 +32,7 @@ __all__ = [
     "start",
 ]
 
-RATE = 100.0
+RATE = 80.0
 ALPHA = 1.0
 VIRAL_FACTOR = 2.5
 VIRAL_TOPIC = 7

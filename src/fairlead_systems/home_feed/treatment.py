@@ -46,7 +46,7 @@ FEATURE_ATTEMPT_TIMEOUT = 0.06
 """Seconds; the service's p99 for a batch is about 19 ms."""
 
 PAGES = 256
-"""Pages in the making at once. At 150 requests a second there are 10, and 45 while a downstream hangs; a process
+"""Pages in the making at once. At 80 requests a second there are 6, and 24 while a downstream hangs; a process
 that has more than this is behind, and making them all would make all of them late.
 """
 WARMED_WITHIN = 2.0

@@ -162,3 +162,28 @@ def test_settings_that_contradict_each_other_are_refused(cache: Cache):
         Field(load=load, freshness=SECOND, tier="loose")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="has no fields"):
         Composite(cache, "empty", {})
+
+
+async def test_many_keys_are_loaded_side_by_side_and_answered_in_their_order(product: Product):
+    product.gate.clear()
+    asked = asyncio.create_task(product.composite.get_many([8, 7, 8]))
+    await settle()
+    assert sorted(product.loads) == ["price", "price", "rating", "rating"]
+    product.gate.set()
+    answers = await asked
+    assert list(answers) == [8, 7]
+    assert {key: answer.values["price"] for key, answer in answers.items()} == {8: 8.5, 7: 7.5}  # type: ignore[union-attr]  # none failed
+
+
+async def test_key_whose_strict_field_fails_is_its_error_and_the_others_have_answers(product: Product):
+    await product.composite.get(7)
+    product.failing = {"price"}
+    answers = await product.composite.get_many([7, 8])
+    assert answers[7].values["price"] == 7.5  # type: ignore[union-attr]  # from memory
+    assert isinstance(answers[8], ConnectionError)
+
+
+async def test_key_that_cannot_be_one_is_refused_before_anything_is_loaded(product: Product):
+    with pytest.raises(InvalidInput):
+        await product.composite.get_many([7, object()])  # type: ignore[list-item]  # the point
+    assert product.loads == []
