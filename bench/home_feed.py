@@ -3,34 +3,41 @@
     python -m bench home_feed                 p99 on three seeds, and p99.9 from 200,000 requests an arm (about 25 min)
     python -m bench home_feed --quick         one short run
     python -m bench.home_feed ablations       what each mechanism contributes, one arm each in one run (about 8 min)
+    python -m bench.home_feed routing         what routing by user is worth to two processes (20 s)
+    python -m bench.home_feed capacity        the highest rate that each arm carries (about 3 min; --quick 1 min)
 
 Both arms of a figure come from one run, in cycles that take turns. Runs lie in bench/results/.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import tempfile
 from pathlib import Path
 
+from bench import home_feed_capacity
 from bench.harness import Bar
 from fairlead.charts import format_value
 from fairlead.trial import Settings, load_system, summary
+from fairlead.trial.machine import this_machine
 from fairlead.trial.result import Result
 from fairlead.trial.run import make_run_directory, run_trial
+from fairlead_systems.home_feed.routing import Routed, measure_routing, two_feeds
 
-__all__ = ["ablations", "bars"]
+__all__ = ["ablations", "bars", "routing"]
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (1, 2, 3)
-P999_RATE = 300.0
+P999_RATE = 120.0
 P999_REQUESTS = 200_000
 
 
 def bars(quick: bool) -> list[Bar]:
     """p99 of treatment over control by phase, staleness, herds; and p99.9 unless quick."""
     if quick:
-        return _by_seed((1,), quick=True)
-    return [*_by_seed(SEEDS, quick=False), _p999()]
+        return [*_by_seed((1,), quick=True), home_feed_capacity.bar(quick=True)]
+    return [*_by_seed(SEEDS, quick=False), home_feed_capacity.bar(quick=False), _p999()]
 
 
 def _by_seed(seeds: tuple[int, ...], *, quick: bool) -> list[Bar]:
@@ -117,6 +124,27 @@ def ablations(seed: int = 1) -> str:
     return "\n".join(lines)
 
 
+def routing(seed: int = 1) -> str:
+    """A table: two feed processes, users sent at random or by `Rendezvous`."""
+
+    async def run(directory: Path) -> dict[str, Routed]:
+        async with two_feeds(directory, seed=seed) as topology:
+            return await measure_routing(topology, users=200, requests=2_000, seed=seed)
+
+    with tempfile.TemporaryDirectory() as directory:
+        found = asyncio.run(run(Path(directory)))
+    lines = ["| users sent | L1 hit ratio, users' candidates | loads | shown again |", "|---|---|---|---|"]
+    for name, each in found.items():
+        lines.append(f"| {name} | {each.hit_ratio:.1%} | {each.user_loads:,} | {each.seen_again:,} |")
+    machine = this_machine()
+    lines.append("")
+    lines.append(
+        f"seed {seed}, {next(iter(found.values())).requests:,} requests of 200 users each way, two processes; "
+        f"{machine.cpu}, {machine.cores:g} cores, Python {machine.python}."
+    )
+    return "\n".join(lines)
+
+
 def _run(settings: Settings) -> Result:
     directory = make_run_directory(RESULTS, "home_feed", settings.seed)
     return run_trial(load_system("home_feed"), settings, directory)
@@ -140,7 +168,18 @@ def _validity(results: list[Result]) -> str:
     return f"INVALID: {' | '.join(invalid)}" if invalid else ""
 
 
+def _main(arguments: list[str]) -> str:
+    if arguments == ["ablations"]:
+        return ablations()
+    if arguments == ["routing"]:
+        return routing()
+    if arguments and arguments[0] == "capacity" and set(arguments[1:]) <= {"--quick"}:
+        return home_feed_capacity.table(quick=len(arguments) > 1)
+    raise SystemExit(
+        "usage: python -m bench.home_feed ablations | routing | capacity [--quick]  "
+        "(the bars: python -m bench home_feed)"
+    )
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] != ["ablations"]:
-        raise SystemExit("usage: python -m bench.home_feed ablations  (the bars: python -m bench home_feed)")
-    print(ablations())
+    print(_main(sys.argv[1:]))

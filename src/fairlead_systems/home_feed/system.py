@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
+from fairlead.clock import SYSTEM_CLOCK
 from fairlead.errors import InvalidInput, NoSpace, ProcessDied
 from fairlead.lab import Schedule, Service, Surge, Topology, Zipf
 from fairlead.telemetry import HistogramSnapshot
@@ -154,6 +155,7 @@ class HomeFeedRunning:
         self._phase = plan.phases[0]
         self._cpu: dict[str, float] = {}
         self._stale: dict[str, dict[str, float]] = {}
+        self._observed_at = SYSTEM_CLOCK.now()
 
     def schedule(self, cycle: int) -> Schedule:
         rng = np.random.default_rng([self._settings.seed, cycle])
@@ -199,6 +201,8 @@ class HomeFeedRunning:
             name: msgspec.json.decode(await self._post(name, "/lab/window"), type=Window)
             for name in DOWNSTREAMS
         }
+        elapsed = SYSTEM_CLOCK.now() - self._observed_at
+        self._observed_at += elapsed
         kept = msgspec.json.decode(await self._post(_instance(arm), "/lab/events"), type=_Events)
         if kept.missing:
             raise NoSpace(
@@ -214,6 +218,7 @@ class HomeFeedRunning:
             "origin_calls": sum(window.calls for window in windows.values()),
             "origin_busy_seconds": sum(window.busy_seconds for window in windows.values()),
             "origin_refused": sum(window.refused for window in windows.values()),
+            "busiest": max(window.busy_seconds / (window.workers * elapsed) for window in windows.values()),
             "hot_calls": hot.calls,
             "hot_peak": hot.peak,
             "hot_episodes": hot.episodes,

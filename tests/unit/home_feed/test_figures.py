@@ -18,6 +18,7 @@ WINDOW = {
     "origin_calls": 10.0,
     "origin_busy_seconds": 0.5,
     "origin_refused": 0.0,
+    "busiest": 0.4,
     "hot_calls": 6.0,
     "hot_peak": 3.0,
     "hot_episodes": 2.0,
