@@ -10,22 +10,16 @@ Per process. A fork hears, and sends, as a process of its own.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
+from fairlead.cache.budget import PATIENCE, within, words_of
 from fairlead.cache.invalidation import Backplane, Message, pack_message, unpack_message
 from fairlead.cache.tier_stats import TierStats
 from fairlead.clock import Clock
-from fairlead.errors import DeadlineExceeded
 
-__all__ = ["Messenger", "within", "words_of"]
-
-_T = TypeVar("_T")
-
-_PATIENCE = 2.0  # seconds for sending: nobody waits for it
+__all__ = ["Messenger"]
 
 
 class Messenger:
@@ -51,7 +45,7 @@ class Messenger:
         """Sends them, or counts them as lost."""
         packed = [pack_message(self._sender(), message) for message in messages]
         try:
-            await within(self._clock, _PATIENCE, self._backplane.publish(packed), "a message")
+            await within(self._clock, PATIENCE, self._backplane.publish(packed), "a message")
         except Exception as error:
             self._stats.last_error = words_of(error)
             self._stats.lost_messages += len(packed)
@@ -87,30 +81,3 @@ class Messenger:
 
     def _sender(self) -> str:
         return f"{self._token}.{os.getpid()}"
-
-
-async def within(clock: Clock, seconds: float, work: Awaitable[_T], what: str) -> _T:
-    """What `work` returns; cancels it and raises DeadlineExceeded after `seconds`."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 (a coroutine runs in a task)
-    late = False
-
-    def give_up() -> None:
-        nonlocal late
-        late = True
-        task.cancel()
-
-    timer = clock.call_at(clock.now() + seconds, give_up)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if late and task.uncancel() == 0:
-            raise DeadlineExceeded(f"{what} took longer than {seconds:g} s") from None
-        raise
-    finally:
-        timer.cancel()
-
-
-def words_of(error: BaseException) -> str:
-    """Type and message, cut to 200 characters."""
-    return f"{type(error).__name__}: {error}"[:200]

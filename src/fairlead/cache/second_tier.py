@@ -5,9 +5,9 @@ budget spent opens the breaker, and then reads cost nothing until a probe, which
 
     closed --a read fails or is late--> open --a probe: replay what is owed, then an answer in time--> closed
 
-Reads of one turn of the event loop go out together, as do writes. Writes wait for nobody and nobody waits for
-them; an invalidation is waited for, as long as a read. Those that could not be delivered are owed (`debts`) and
-replayed before the tier's answers are used again.
+Reads of one turn of the event loop go out together (`coalesced_reads`), writes behind the callers
+(`write_behind`). An invalidation is waited for, as long as a read. Those that could not be delivered are owed
+(`debts`) and replayed before the tier's answers are used again.
 
 Invariant: no entry that this process has invalidated comes back out of the tier, delivered or owed.
 
@@ -21,28 +21,27 @@ import asyncio
 import contextvars
 import random
 import secrets
-from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import Any
 
+from fairlead.cache.budget import AT_ONCE, PATIENCE, Budget, let_go, within, words_of
+from fairlead.cache.coalesced_reads import CoalescedReads
 from fairlead.cache.debts import Debts, Slot
 from fairlead.cache.entry import Entry
 from fairlead.cache.invalidation import Backplane, Message
 from fairlead.cache.lease import Leases
-from fairlead.cache.messenger import Messenger, within, words_of
+from fairlead.cache.messenger import Messenger
 from fairlead.cache.store import Invalidation, InvalidationKind, Put, Store
 from fairlead.cache.tier_stats import TierStats
+from fairlead.cache.write_behind import WriteBehind
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
 from fairlead.clock import SYSTEM_CLOCK, Clock
-from fairlead.errors import CircuitOpen, DeadlineExceeded, InvalidInput
+from fairlead.errors import CircuitOpen, InvalidInput
 from fairlead.telemetry.event import StateChanged
 
 __all__ = ["SecondTier"]
 
-_AT_ONCE = 500  # reads, writes or invalidations in one call of the store
-_PATIENCE = 2.0  # seconds for a write, or an attempt to replay: nobody waits for either
 _ONE_FAILURE = 1e-6  # of the calls in the breaker's window
 
 
@@ -119,18 +118,35 @@ class SecondTier:
         self.budget = budget
         self._probe_after = probe_after
         self._probe_cap = probe_cap
-        self._most_writes = most_writes
-        self._asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]] = []
+        self._budget = Budget(budget, name=name, stats=self.stats, on_failure=self._failed, clock=clock)
+        self._writes = WriteBehind(
+            store,
+            most=most_writes,
+            debts=self._debts,
+            stats=self.stats,
+            clock=clock,
+            name=name,
+            start=self._start,
+            publish=self._publish,
+            on_debt=self._recover,
+        )
+        self._reads = CoalescedReads(
+            store,
+            budget=self._budget,
+            breaker=self.breaker,
+            debts=self._debts,
+            writes=self._writes,
+            stats=self.stats,
+            clock=clock,
+            may_ask=lambda: self.is_trusted and not self._closing,
+            start=self._start,
+            on_failure=self._failed,
+        )
         self._telling: list[tuple[Slot, asyncio.Future[None]]] = []
-        self._writes: deque[Put] = deque()
-        self._setting: dict[Hashable, Entry[Any]] = {}  # set here and not yet written: a read may overtake it
-        self._told = 0  # invalidations so far
-        self._releases: list[tuple[Hashable, str]] = []
         self._subscribed = False
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._writer: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
 
@@ -164,11 +180,7 @@ class SecondTier:
             self.stats.skipped += 1
             self._recover()
             return None
-        future: asyncio.Future[Entry[Any] | None] = loop.create_future()
-        if not self._asked:
-            loop.call_soon(self._ask, context=contextvars.Context())
-        self._asked.append((key, future))
-        return await future
+        return await self._reads.ask(key, loop)
 
     def put(self, key: Hashable, entry: Entry[Any], *, replaces: bool = False) -> None:
         """Has `entry` written in the background, or dropped when the tier is away or too much waits.
@@ -178,26 +190,15 @@ class SecondTier:
         """
         self._here()
         put = Put(key, entry, replaces)
-        if not self.is_trusted or len(self._writes) >= self._most_writes:
-            self._drop((put,))
-            return
-        self._writes.append(put)
-        if replaces:
-            self._setting[key] = entry
-        self._wake_writer()
+        if self.is_trusted:
+            self._writes.add(put)
+        else:
+            self._writes.drop((put,))
 
     async def invalidate(self, kind: InvalidationKind, subject: Hashable = None) -> None:
         """Tells the tier, and waits for its answer at most the budget; afterwards it is owed."""
         loop = self._here()
-        self._told += 1
-        if self._setting:
-            self._setting = {
-                key: entry
-                for key, entry in self._setting.items()
-                if not (
-                    kind == "clear" or (subject in entry.tags if kind == "remove_tag" else subject == key)
-                )
-            }
+        self._writes.invalidated(kind, subject)
         slot = self._debts.add(Invalidation(kind, subject, self.clock.now()))
         if not self.is_trusted:
             self._recover()
@@ -216,16 +217,15 @@ class SecondTier:
             return ""
         token = secrets.token_hex(8)
         future: asyncio.Future[bool | None] = loop.create_future()
-        generation = self.breaker.generation
-        self._bounded(self._acquire(self._leases, key, token, future), [future], generation)
+        task = self._start(self._acquire(self._leases, key, token, future))
+        self._budget.bound(task, [future], self.breaker.generation)
         return {True: token, False: None, None: ""}[await future]
 
     def release(self, key: Hashable, token: str) -> None:
         """Gives the lease back, in the background and behind the values written before."""
         if token and self._leases is not None and self.is_trusted:
             self._here()
-            self._releases.append((key, token))
-            self._wake_writer()
+            self._writes.release(key, token)
 
     async def close(self, timeout: float = 1.0) -> None:
         """Writes what waits and replays what is owed, at most `timeout` seconds, then ends the tasks and
@@ -233,7 +233,7 @@ class SecondTier:
         self._here()
         self._closing = True
         try:
-            left = [self._writer] if self._writer is not None else []
+            left = [self._writes.task] if self._writes.task is not None else []
             if self._debts:
                 left.append(self._start(self._replay()))
             if left:
@@ -247,74 +247,6 @@ class SecondTier:
             self._closing = False
         await self.store.close()
 
-    # Reads
-
-    def _ask(self) -> None:
-        asked, self._asked = self._asked, []
-        self._read_in_parts(asked)
-
-    def _read_in_parts(self, asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]]) -> None:
-        """Each part has the budget, from the answer to the last: a long question is no hung tier."""
-        asked = [each for each in asked if not each[1].done()]
-        if not asked:
-            return
-        if self._closing or not self.is_trusted:
-            self.stats.skipped += _release(future for _, future in asked)
-            return
-        part, rest = asked[:_AT_ONCE], asked[_AT_ONCE:]
-        generation = self.breaker.generation
-        work = self._read(part, generation, self._debts.as_they_are())
-        task = self._bounded(work, [future for _, future in part], generation)
-        if rest:
-            task.add_done_callback(lambda _: self._read_in_parts(rest))
-
-    def _bounded(
-        self, work: Coroutine[Any, Any, None], futures: list[asyncio.Future[Any]], generation: int
-    ) -> asyncio.Task[None]:
-        """Starts `work`; when the budget is spent, whoever waits is let go and `work` is cancelled."""
-        task = self._start(work)
-        at = self.clock.now() + self.budget
-        timer = self.clock.call_at(at, partial(self._late, futures, generation, task))
-        task.add_done_callback(lambda _: timer.cancel())
-        return task
-
-    async def _read(
-        self,
-        asked: list[tuple[Hashable, asyncio.Future[Entry[Any] | None]]],
-        generation: int,
-        owed: Debts | None,
-    ) -> None:
-        stats = self.stats
-        setting, told = self._setting.copy(), self._told
-        try:
-            found = await self.store.get_many([key for key, _ in asked])
-        except asyncio.CancelledError:
-            _release(future for _, future in asked)
-            raise
-        except Exception as error:
-            stats.errors += _release(future for _, future in asked)
-            self._failed(error, generation)
-            return
-        self.breaker.record(generation, True, self.clock.now())
-        debts = self._debts
-        for (key, future), entry in zip(asked, found, strict=True):
-            # Those from before the question, though settled by now, and those that came while it was on its way.
-            if entry is not None and owed is not None:
-                entry = owed.seen_through(key, entry)
-            if entry is not None and debts:
-                entry = debts.seen_through(key, entry)
-            mine = self._setting.get(key) or setting.get(key)
-            if mine is not None and (entry is None or entry.began_at <= mine.began_at):
-                # Set before the question, and written by now; or invalidated, and then there is no answer.
-                entry = mine if key in self._setting or told == self._told else None
-            if future.done():
-                continue
-            if entry is None:
-                stats.misses += 1
-            else:
-                stats.hits += 1
-            future.set_result(entry)
-
     async def _acquire(
         self, leases: Leases, key: Hashable, token: str, future: asyncio.Future[bool | None]
     ) -> None:
@@ -325,70 +257,7 @@ class SecondTier:
         except Exception as error:
             self.stats.last_error = words_of(error)
         finally:
-            _release([future])
-
-    def _late(
-        self, futures: list[asyncio.Future[Any]], generation: int, task: asyncio.Task[Any] | None
-    ) -> None:
-        released = _release(futures)
-        if task is not None:
-            self.stats.errors += released
-            task.cancel()
-        if released:
-            what = f"{self.name}: no answer within its budget of {self.budget * 1000:g} ms"
-            self._failed(DeadlineExceeded(what), generation)
-
-    # Writes
-
-    def _wake_writer(self) -> None:
-        if self._writer is None:
-            self._writer = self._start(self._write())
-
-    async def _write(self) -> None:
-        try:
-            while self._writes or self._releases:
-                chunk = [self._writes.popleft() for _ in range(min(_AT_ONCE, len(self._writes)))]
-                releases, self._releases = self._releases, []
-                if chunk:
-                    await self._write_some(chunk)
-                if releases and self._leases is not None:
-                    try:
-                        await within(
-                            self.clock, _PATIENCE, self._leases.release(releases), f"{self.name}: a release"
-                        )
-                    except Exception as error:  # the lease ends by itself
-                        self.stats.last_error = words_of(error)
-        finally:
-            self._writer = None
-
-    async def _write_some(self, chunk: list[Put]) -> None:
-        try:
-            refused = await within(self.clock, _PATIENCE, self.store.put_many(chunk), f"{self.name}: a write")
-        except asyncio.CancelledError:
-            self._drop(chunk)
-            raise
-        except Exception as error:
-            self.stats.last_error = words_of(error)
-            self._drop(chunk)
-            return
-        self._written(chunk)
-        self.stats.refused_writes += refused
-        self.stats.writes += len(chunk)
-        await self._publish([Message("remove", put.key) for put in chunk if put.replaces])
-
-    def _written(self, puts: Iterable[Put]) -> None:
-        for put in puts:
-            if self._setting.get(put.key) is put.entry:
-                del self._setting[put.key]
-
-    def _drop(self, puts: Sequence[Put]) -> None:
-        self._written(puts)
-        for put in puts:
-            self.stats.dropped_writes += 1
-            if put.replaces:
-                self._debts.add(Invalidation("remove", put.key, put.entry.began_at))
-        if self._debts:
-            self._recover()
+            let_go([future])
 
     # Invalidations
 
@@ -398,15 +267,13 @@ class SecondTier:
         futures: list[asyncio.Future[Any]] = [future for _, future in telling]
         task = self._start(self._deliver(owed, futures))
         # The delivery goes on when the budget is spent: it is owed anyhow.
-        late = partial(self._late, futures, self.breaker.generation, None)
-        timer = self.clock.call_at(self.clock.now() + self.budget, late)
-        task.add_done_callback(lambda _: timer.cancel())
+        self._budget.bound(task, futures, self.breaker.generation, gives_up=False)
 
     async def _deliver(self, owed: dict[Slot, Invalidation], futures: list[asyncio.Future[Any]]) -> None:
         try:
             await within(
                 self.clock,
-                _PATIENCE,
+                PATIENCE,
                 self.store.invalidate(list(owed.values())),
                 f"{self.name}: an invalidation",
             )
@@ -417,7 +284,7 @@ class SecondTier:
             self._debts.settle(owed)
             await self._publish([Message(each.kind, each.subject) for each in owed.values()])
         finally:
-            _release(futures)
+            let_go(futures)
 
     async def _publish(self, messages: Sequence[Message]) -> None:
         # After the tier was told: what the others then ask it is answered anew.
@@ -463,9 +330,9 @@ class SecondTier:
             self._recovery = None
 
     async def _replay(self) -> None:
-        while chunk := self._debts.chunk(_AT_ONCE, self.clock.now()):
+        while chunk := self._debts.chunk(AT_ONCE, self.clock.now()):
             await within(
-                self.clock, _PATIENCE, self.store.invalidate(list(chunk.values())), f"{self.name}: a replay"
+                self.clock, PATIENCE, self.store.invalidate(list(chunk.values())), f"{self.name}: a replay"
             )
             self.stats.replayed += len(chunk)
             self._debts.settle(chunk)
@@ -478,10 +345,10 @@ class SecondTier:
         if loop is not self._loop:
             self._loop = loop
             self._tasks = {task for task in self._tasks if not task.get_loop().is_closed()}
-            self._asked, self._telling, self._releases = [], [], []
-            self._writer = self._recovery = self._listener = None
-            left, self._writes = self._writes, deque()
-            self._drop(left)
+            self._telling = []
+            self._recovery = self._listener = None
+            self._reads.forget()
+            self._writes.forget()
         if self._listener is None and self._messenger is not None and not self._closing:
             self._listener = self._start(self._messenger.listen())
             self._listener.add_done_callback(self._deaf)
@@ -502,13 +369,3 @@ class SecondTier:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.stats.last_error = words_of(error)
-
-
-def _release(futures: Iterable[asyncio.Future[Any]]) -> int:
-    """Lets those go who still wait, with None; how many."""
-    released = 0
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
-            released += 1
-    return released

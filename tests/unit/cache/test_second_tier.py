@@ -391,7 +391,7 @@ async def test_a_set_is_seen_by_its_process_before_it_is_written(
     tier.put("k", entry("new", clock), replaces=True)
     assert await read(tier, "k") == "new"
     await clock.run_for(3.0)
-    assert tier._setting == {}
+    assert tier._writes.sets == {}
     assert await read(tier, "k") == "new"
 
 
@@ -434,7 +434,7 @@ async def test_a_read_that_comes_back_after_a_set_was_written_does_not_bring_wha
     tier.put("k", entry("new", clock), replaces=True)
     reading = asyncio.create_task(read(tier, "k"))
     await settle(10)
-    assert tier._setting == {}
+    assert tier._writes.sets == {}
     if removed:
         await tier.invalidate("remove", "k")
     assert await reading == ("absent" if removed else "new")
