@@ -23,7 +23,10 @@ from fairlead.telemetry.jsonl import ReadReport, read_events
 from fairlead.trial.result import Result, read_result
 
 COMMAND = [sys.executable, "-m", "fairlead.cli"]
-FEED = [sys.executable, "-m", "fairlead_systems.home_feed.feed", "--candidates", "http://127.0.0.1:9"]
+NOBODY = "http://127.0.0.1:9"
+FEED = [sys.executable, "-m", "fairlead_systems.home_feed.feed"]
+for _downstream in ("trending", "in-network", "nearest", "labels", "features"):
+    FEED += [f"--{_downstream}", NOBODY]
 QUICK = ["try", "home_feed", "--quick"]
 
 
@@ -214,7 +217,7 @@ def test_broken_flag_file_is_one_line(content: bytes | None, part: str, tmp_path
     if content is not None:
         flags.write_bytes(content)
     run = subprocess.run(
-        [*FEED, "--features", "http://127.0.0.1:9", "--flags", str(flags)],
+        [*FEED, "--flags", str(flags)],
         capture_output=True,
         text=True,
         timeout=60,
