@@ -257,11 +257,13 @@ class TransportContract:
             for _ in range(4):
                 assert await self._failed(send(b"", idempotent=True))
             assert breaker.state is BreakerState.OPEN
+            sent = len(peer.arrived)
+            assert 0 < sent <= 4  # on a busy machine one may have failed for lack of time
             error = await _failure(send(b"", idempotent=True))
             assert isinstance(error, CircuitOpen)
             assert isinstance(error, self.failures)
             assert error.retry_after is not None
-            assert len(peer.arrived) == 4
+            assert len(peer.arrived) == sent
 
     async def test_a_call_above_the_limit_is_refused_and_not_sent(self) -> None:
         limit = ConcurrencyLimit("peer", initial=1, minimum=1)
