@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -235,3 +236,60 @@ def test_on_uvloop_two_caches_share_and_outlive_a_hung_redis(redis_server: Redis
 
     uvloop.run(main())
     assert loads >= 101
+
+
+BOTH_LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+IN_A_HURRY = 0.03  # the default
+STALL = 0.15  # a synchronous call somewhere else in the service
+
+
+@contextlib.asynccontextmanager
+async def in_a_hurry(server: RedisServer) -> AsyncIterator[SecondTier]:
+    tier = SecondTier(RedisStore(server.url, codec=ANYTHING, reply_timeout=IN_A_HURRY), budget=IN_A_HURRY)
+    try:
+        await until_trusted(tier)
+        await tier.get("warm")
+        yield tier
+    finally:
+        server.resume()
+        await tier.close()
+
+
+@BOTH_LOOPS
+@pytest.mark.parametrize("turns", range(6))
+def test_a_stalled_event_loop_is_no_failure_of_a_tier_that_answered(
+    run: Callable[[Any], object], turns: int, redis_server: RedisServer
+) -> None:
+    async def main() -> None:
+        async with in_a_hurry(redis_server) as tier:
+            await stored(tier, "k", "v")
+            reading = asyncio.create_task(read(tier, "k"))
+            removing = asyncio.create_task(tier.invalidate("remove", "another"))
+            for _ in range(turns):  # the question is not yet made, not yet sent, on its way
+                await asyncio.sleep(0)
+            time.sleep(STALL)  # noqa: ASYNC251 (what this is about)
+            assert await reading == "v"
+            await removing
+            assert (tier.stats.errors, tier.stats.last_error, tier.is_trusted) == (0, "", True)
+
+    run(main())
+
+
+@BOTH_LOOPS
+def test_a_stalled_event_loop_does_not_hide_that_the_tier_hangs(
+    run: Callable[[Any], object], redis_server: RedisServer
+) -> None:
+    async def main() -> None:
+        async with in_a_hurry(redis_server) as tier:
+            redis_server.pause()
+            reading = asyncio.create_task(read(tier, "k"))
+            await asyncio.sleep(0)
+            time.sleep(STALL)  # noqa: ASYNC251 (what this is about)
+            began = time.monotonic()
+            assert await reading == "absent"
+            assert (
+                time.monotonic() - began < 2 * IN_A_HURRY + 0.1
+            )  # of which a busy machine may take the tenth
+            assert (tier.stats.errors, tier.is_trusted) == (1, False)
+
+    run(main())

@@ -5,14 +5,18 @@ go with nothing, the breaker hears of it, and the question is given up unless it
 
     asked --answered--> answered        asked --the budget is spent--> let go, and a failure of the tier
 
-Invariant: nobody waits longer than the budget, whatever became of the task.
+Spent is what the event loop was there to see. After a stall of the loop, a timer is late and the answer lies in the
+socket, or the question was not even sent: that says nothing about the tier. So the budget is watched in parts, and a
+part counts once, however long the loop was away.
+
+Invariant: nobody waits longer than the budget, the loop's own stalls, and once more a part, whatever became of the
+task.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from fairlead.cache.tier_stats import TierStats
@@ -28,6 +32,10 @@ PATIENCE = 2.0
 
 AT_ONCE = 500
 """Reads, writes or invalidations in one call of the store: more would need more than the time it has."""
+
+
+_PARTS = 4
+_PROMPT = 0.0015  # seconds by which a timer of an idle loop may be late: it sleeps in whole milliseconds
 
 
 class Budget:
@@ -63,20 +71,73 @@ class Budget:
 
         gives_up: `task` is cancelled then. generation: the breaker's, when the question was asked.
         """
-        late = partial(self._late, task if gives_up else None, futures, generation)
-        timer = self._clock.call_at(self._clock.now() + self.seconds, late)
-        task.add_done_callback(lambda _: timer.cancel())
+        watch = _Watch(self, task, futures, generation, gives_up=gives_up)
+        task.add_done_callback(watch.end)
 
-    def _late(
-        self, task: asyncio.Task[None] | None, futures: Sequence[asyncio.Future[Any]], generation: int
-    ) -> None:
-        released = let_go(futures)
-        if task is not None:
+    def _spent(self, watch: _Watch) -> None:
+        released = let_go(watch.futures)
+        if watch.gives_up:
             self._stats.errors += released
-            task.cancel()
+            watch.task.cancel()
         if released:
             what = f"{self._name}: no answer within its budget of {self.seconds * 1000:g} ms"
-            self._on_failure(DeadlineExceeded(what), generation)
+            self._on_failure(DeadlineExceeded(what), watch.generation)
+
+
+class _Watch:
+    """The budget of one question, part after part."""
+
+    __slots__ = (
+        "_budget",
+        "_end",
+        "_left",
+        "_part",
+        "_spared",
+        "_timer",
+        "futures",
+        "generation",
+        "gives_up",
+        "task",
+    )
+
+    def __init__(
+        self,
+        budget: Budget,
+        task: asyncio.Task[None],
+        futures: Sequence[asyncio.Future[Any]],
+        generation: int,
+        *,
+        gives_up: bool,
+    ) -> None:
+        self.task = task
+        self.futures = futures
+        self.generation = generation
+        self.gives_up = gives_up
+        self._budget = budget
+        self._part = budget.seconds / _PARTS
+        self._left = _PARTS - 1
+        self._end = budget._clock.now() + budget.seconds
+        self._spared = False
+        self._timer = budget._clock.call_at(self._end - self._left * self._part, self._look)
+
+    def end(self, task: asyncio.Task[None]) -> None:
+        """The question is answered, or failed."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        clock = self._budget._clock
+        late = clock.now() - (self._end - self._left * self._part)
+        if self._left > 0:
+            self._left -= 1
+            if late > _PROMPT:
+                self._end += late
+        elif late > _PROMPT and not self._spared:  # the answer may lie in the socket
+            self._spared = True
+            self._end += late + min(late, self._part)
+        else:
+            self._budget._spent(self)
+            return
+        self._timer = clock.call_at(self._end - self._left * self._part, self._look)
 
 
 def let_go(futures: Iterable[asyncio.Future[Any]]) -> int:
