@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 
 from fairlead.admission import LoadShedder, RateLimit
 from fairlead.admission.redis import RedisRateLimiter
-from fairlead.cache import Cache, Codec, Composite, Field, Freshness, HotKeys, SecondTier
+from fairlead.cache import Cache, Codec, Composite, Field, Freshness, HotKeys, SecondTier, TwoNodes
 from fairlead.cache.redis import RedisStore
 from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Policy
 from fairlead.inference import FeatureSchema, HeuristicScorer, Scheduler
@@ -97,8 +97,13 @@ def everything() -> MetricRegistry:
     )
     callbacks = gc.callbacks[:]
     with Scheduler(model, fallback=by_hand) as scheduler:
-        store = RedisStore("redis://127.0.0.1:1", codec=Codec(int), namespace="profiles")
-        cache = Cache(name="profiles", second=SecondTier(store))
+        both = [
+            SecondTier(
+                RedisStore(f"redis://127.0.0.1:{port}", codec=Codec(int), namespace="profiles"), name=name
+            )
+            for port, name in ((1, "first"), (2, "second"))
+        ]
+        cache = Cache(name="profiles", second=TwoNodes(*both))
         policy = Policy(name="profiles", limit=limit, breaker=breaker)
         export_all(registry, cache, policy, HotKeys(), scheduler)
         Composite(

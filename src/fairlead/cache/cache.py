@@ -354,20 +354,18 @@ class Cache:
                 "max",
                 lambda: self.stats.max_staleness_served,
             ),
+            (
+                "max_concurrent_loads",
+                "Most loads of one key at once since the start.",
+                "max",
+                lambda: self.stats.max_concurrent_loads,
+            ),
         )
         for name, meaning, merge, read in gauges:
             gauge = registry.gauge(f"fairlead_cache_{name}", meaning, labels=("cache",), merge=merge)
             gauge.labels(cache=self.name).track(read)
-        for tier in () if self._second is None else self._second.nodes:
-            export_counts(
-                "fairlead_cache_second_tier_total",
-                "What second tiers did, by the names of TierStats.",
-                tier.stats,
-                tier.stats.counts(),
-                registry,
-                cache=self.name,
-                tier=tier.name,
-            )
+        if self._second is not None:
+            self._second.export(registry, cache=self.name)
 
     def cached(
         self,

@@ -31,6 +31,7 @@ from fairlead.cache.entry import Entry
 from fairlead.cache.invalidation import Backplane, Message
 from fairlead.cache.lease import Leases
 from fairlead.cache.messenger import Messenger
+from fairlead.cache.stats import export_counts
 from fairlead.cache.store import Invalidation, InvalidationKind, Put, Store
 from fairlead.cache.tier_stats import TierStats
 from fairlead.cache.write_behind import WriteBehind
@@ -39,6 +40,7 @@ from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import CircuitOpen, InvalidInput
 from fairlead.telemetry.event import StateChanged
+from fairlead.telemetry.metrics import MetricRegistry
 
 __all__ = ["SecondTier"]
 
@@ -163,10 +165,32 @@ class SecondTier:
         if self._messenger is not None:
             self._messenger.subscribe(on_message, on_gap)
 
-    @property
-    def nodes(self) -> tuple[SecondTier, ...]:
-        """The tiers that this is made of: itself."""
-        return (self,)
+    def export(self, registry: MetricRegistry, *, cache: str, tier: str = "") -> None:
+        """Shows what the tier counts and owes in `registry`; the `export` of the cache in front of it calls this.
+
+        cache: that one's name. tier: by default the tier's own name.
+        """
+        names = {"cache": cache, "tier": tier or self.name}
+        export_counts(
+            "fairlead_cache_second_tier_total",
+            "What second tiers did, by the names of TierStats.",
+            self.stats,
+            self.stats.counts(),
+            registry,
+            **names,
+        )
+        owed = registry.gauge(
+            "fairlead_cache_second_tier_owed",
+            "Invalidations that the second tier has not acknowledged.",
+            labels=tuple(names),
+        )
+        owed.labels(**names).track(lambda: self.stats.owed)
+        away = registry.gauge(
+            "fairlead_cache_second_tier_away",
+            "1 while reads are not sent to the second tier because its breaker is not closed.",
+            labels=tuple(names),
+        )
+        away.labels(**names).track(lambda: not self.is_trusted)
 
     async def get(self, key: Hashable) -> Entry[Any] | None:
         """The entry of `key`, stale or not; None when there is none, or when the tier cannot say in time.

@@ -26,10 +26,12 @@ from typing import Any
 from fairlead.cache.entry import Entry
 from fairlead.cache.invalidation import Message
 from fairlead.cache.second_tier import SecondTier
+from fairlead.cache.stats import export_counts
 from fairlead.cache.store import InvalidationKind
 from fairlead.calls.circuit_breaker import BreakerState
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.event import StateChanged
+from fairlead.telemetry.metrics import MetricRegistry
 
 __all__ = ["TwoNodes"]
 
@@ -58,6 +60,20 @@ class TwoNodes:
     def reading(self) -> SecondTier:
         """The node that reads go to now."""
         return self.nodes[self._reading]
+
+    def export(self, registry: MetricRegistry, *, cache: str) -> None:
+        """As `SecondTier.export`, of both, and what only two can do."""
+        is_told_apart = self.nodes[0].name != self.nodes[1].name
+        for number, node in enumerate(self.nodes, start=1):
+            node.export(registry, cache=cache, tier=node.name if is_told_apart else f"{node.name} {number}")
+        export_counts(
+            "fairlead_cache_two_nodes_total",
+            "Times that reads moved to the other node, and entries not believed since.",
+            self,
+            ("distrusted", "moves"),
+            registry,
+            cache=cache,
+        )
 
     @property
     def is_trusted(self) -> bool:
