@@ -7,7 +7,7 @@ import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,6 +38,7 @@ freshnesses = st.builds(
 )
 tag_sets = st.frozensets(st.sampled_from(TAGS))
 answers = st.one_of(st.none(), st.integers(0, 99))
+generations = st.integers(0, 9)
 
 
 class OriginDown(Exception):
@@ -95,6 +96,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.refreshes: list[Load] = []
         self.started: list[Load] = []
         self.generations: dict[str, int] = {}
+        self.tag_generations: dict[str, int] = {}
 
     def run(self, what: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(what)
@@ -245,19 +247,51 @@ class CacheMachine(RuleBasedStateMachine):
         self.unlist(key)
         self.keep(key, value, freshness, self.clock.now(), tags)
 
-    @rule(key=keys, value=answers, freshness=freshnesses, generation=st.integers(0, 9))
-    def apply(self, key: str, value: object, freshness: Freshness, generation: int) -> None:
-        event = CacheEvent(key=key, generation=generation, value=value, freshness=freshness)
-        newer = generation > self.generations.get(key, -1)
+    def is_newer(self, key: str, generation: int) -> bool:
+        if generation <= self.generations.get(key, -1):
+            return False
+        self.generations[key] = generation
+        return True
+
+    @rule(key=keys, value=answers, freshness=freshnesses, tags=tag_sets, generation=generations)
+    def apply(
+        self, key: str, value: object, freshness: Freshness, tags: frozenset[str], generation: int
+    ) -> None:
+        event = CacheEvent(
+            key=key, generation=generation, value=value, freshness=freshness, tags=tuple(sorted(tags))
+        )
+        newer = self.is_newer(key, generation)
+        assert self.run(self.cache.apply(event)) == newer
+        if newer and any(self.tag_generations.get(tag, -1) >= generation for tag in tags):
+            self.removed(key)
+        elif newer:
+            self.unlist(key)
+            self.keep(key, value, freshness, self.clock.now(), tags)
+
+    @rule(key=keys, kind=st.sampled_from(["expire", "remove"]), generation=generations)
+    def apply_an_end(self, key: str, kind: Literal["expire", "remove"], generation: int) -> None:
+        newer = self.is_newer(key, generation)
+        assert self.run(self.cache.apply(CacheEvent(key=key, generation=generation, kind=kind))) == newer
+        if newer and kind == "expire":
+            self.expired(key)
+        elif newer:
+            self.removed(key)
+
+    @rule(tag=st.sampled_from(TAGS), generation=generations)
+    def apply_a_removal_of_a_tag(self, tag: str, generation: int) -> None:
+        newer = generation > self.tag_generations.get(tag, -1)
+        event = CacheEvent(key=tag, generation=generation, kind="remove_tag")
         assert self.run(self.cache.apply(event)) == newer
         if newer:
-            self.generations[key] = generation
-            self.unlist(key)
-            self.keep(key, value, freshness, self.clock.now(), frozenset())
+            self.tag_generations[tag] = generation
+            self.tag_removed(tag)
 
     @rule(tag=st.sampled_from(TAGS))
     def remove_tag(self, tag: str) -> None:
         self.run(self.cache.remove_tag(tag))
+        self.tag_removed(tag)
+
+    def tag_removed(self, tag: str) -> None:
         for load in self.loads:
             if tag in load.tags:
                 load.listed = False
@@ -267,6 +301,9 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(key=keys)
     def expire(self, key: str) -> None:
         self.run(self.cache.expire(key))
+        self.expired(key)
+
+    def expired(self, key: str) -> None:
         self.unlist(key)
         stored = self.stored.get(key)
         if stored is not None and stored.fresh_until > self.clock.now():
@@ -278,6 +315,9 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(key=keys)
     def remove(self, key: str) -> None:
         self.run(self.cache.remove(key))
+        self.removed(key)
+
+    def removed(self, key: str) -> None:
         self.unlist(key)
         self.stored.pop(key, None)
 

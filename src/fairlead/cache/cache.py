@@ -116,6 +116,7 @@ class Cache:
         )
         self._flights = self._loads.flights
         self._generations = Generations(_MOST_GENERATIONS)
+        self._tag_generations = Generations(_MOST_GENERATIONS)
         self._batchers: weakref.WeakSet[Batcher[Any, Any]] = weakref.WeakSet()  # kept alive by their loads
         # Bound once: the hit path is these three calls.
         self._entry_of = self._store.entries.get
@@ -293,20 +294,27 @@ class Cache:
         """Writes a change through that a stream reports; False for one that is not newer than the last.
 
         Twice or out of order does no harm: see `CacheEvent.generation`. Generations are remembered in this
-        process for the 100,000 keys that changed last; an older event of any other key is applied. Of a key
-        that is loaded as well, the event counts as what is written now: a load under way does not undo it.
+        process for the 100,000 keys, and as many tags, that changed last; an older event of any other is applied.
+        Of a key that is loaded as well, the event counts as what is written now: a load under way does not undo it.
         """
-        self._loads.check(event.key)  # first: an event that is refused is not applied, however often it comes
-        if not self._generations.advance(event.key, event.generation):
+        by_tag = event.kind == "remove_tag"
+        if not by_tag:
+            self._loads.check(
+                event.key
+            )  # first: an event that is refused is not applied, however often it comes
+        generations = self._tag_generations if by_tag else self._generations
+        if not generations.advance(event.key, event.generation):
             self.stats.events_ignored += 1
             return False
         self.stats.events_applied += 1
-        if event.freshness is not None:
-            await self.set(event.key, event.value, event.freshness, tags=event.tags)
+        if by_tag:
+            await self.remove_tag(str(event.key))
         elif event.kind == "expire":
             await self.expire(event.key)
-        else:
+        elif event.freshness is None or self._tag_generations.reached(event.tags, event.generation):
             await self.remove(event.key)
+        else:
+            await self.set(event.key, event.value, event.freshness, tags=event.tags)
         return True
 
     async def clear(self) -> None:

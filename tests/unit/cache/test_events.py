@@ -71,6 +71,48 @@ async def test_the_tags_of_a_change_forget_it(cache: Cache):
     assert await cache.get("k") is None
 
 
+def tagged(generation: int, value: object, key: str = "k") -> CacheEvent:
+    return CacheEvent(key=key, generation=generation, value=value, freshness=PLAIN, tags=("user:7",))
+
+
+def removal(generation: int) -> CacheEvent:
+    return CacheEvent(key="user:7", generation=generation, kind="remove_tag")
+
+
+async def test_a_change_of_what_a_tag_stands_for_forgets_all_that_bear_it(cache: Cache):
+    await cache.set("here", "v", PLAIN, tags=("user:7",))
+    await cache.set("other", "v", PLAIN, tags=("user:8",))
+    assert await cache.apply(removal(1))
+    assert (await cache.get("here"), await cache.get("other")) == (None, "v")
+    assert not await cache.apply(removal(1))
+    assert not await cache.apply(removal(0))
+
+
+async def test_a_late_set_does_not_bring_back_what_a_newer_removal_of_its_tag_forgot(cache: Cache):
+    new, forgets = tagged(3, "new"), removal(2)
+    for order in itertools.permutations([tagged(1, "old"), forgets, new]):
+        cache._generations, cache._tag_generations = Generations(10), Generations(10)
+        await cache.clear()
+        for event in order:
+            await cache.apply(event)
+        held = await cache.get("k")
+        # Forgotten too much, if the removal is late, and never too little.
+        assert held == (None if order.index(forgets) > order.index(new) else "new")
+
+
+async def test_a_set_that_may_be_older_than_the_removal_of_its_tag_leaves_nothing(cache: Cache):
+    await cache.apply(removal(9))
+    await cache.set("k", "loaded since", PLAIN)
+    assert await cache.apply(tagged(9, "who knows"))  # the sequence of this key is another than its tag's
+    assert await cache.get("k") is None
+
+
+async def test_a_key_and_a_tag_of_one_name_have_generations_of_their_own(cache: Cache):
+    await cache.apply(removal(5))
+    assert await cache.apply(change(1, "v", key="user:7"))
+    assert await cache.get("user:7") == "v"
+
+
 def test_generations_are_remembered_for_the_keys_that_changed_last():
     generations = Generations(2)
     assert [generations.advance(key, 5) for key in ("a", "b", "a")] == [True, True, False]
@@ -90,6 +132,8 @@ def test_generations_are_remembered_for_the_keys_that_changed_last():
         ({"generation": 1}, "freshness: needed for a set"),
         ({"generation": 1, "kind": "remove", "freshness": PLAIN}, "freshness: needed for a set"),
         ({"generation": 1, "kind": "drop"}, "kind"),
+        ({"generation": 1, "kind": "remove_tag", "key": 7}, "no tag"),
+        ({"generation": 1, "kind": "remove_tag", "freshness": PLAIN}, "freshness: needed for a set"),
         ({"generation": 1, "freshness": PLAIN, "key": object()}, "hashes by identity"),
         ({"generation": 1, "freshness": PLAIN, "tags": "user"}, "one string"),
     ],
