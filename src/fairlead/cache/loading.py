@@ -234,17 +234,20 @@ class Loads:
         key = flight.key
         deadline = current().deadline
         patience = self._patience(key, freshness, deadline)
-        try:
-            value = await flight.wait(patience or deadline)
-        except Exception:
-            now = self._now()
-            if not flight.landed and (patience is None or deadline.expired()):
-                raise  # this caller's own deadline: nothing is known against the origin
-            entry = self._entry_of(key)
-            if entry is None or now >= entry.error_until:
-                if flight.landed:
-                    raise
-                value = await flight.wait(deadline)  # what could have stood in has gone since
+        while True:
+            try:
+                value = await flight.wait(patience or deadline)
+            except Exception:
+                now = self._now()
+                if not flight.landed and (patience is None or deadline.expired()):
+                    raise  # this caller's own deadline: nothing is known against the origin
+                entry = self._entry_of(key)
+                if entry is None or now >= entry.error_until:
+                    if flight.landed:
+                        raise
+                    patience = None  # what could have stood in has gone since
+                    continue
+            else:
                 return self._landed_as(flight, value, source)
             if now < entry.fresh_until:  # somebody set it in the meantime
                 return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
@@ -253,7 +256,6 @@ class Loads:
                 return self._stale(key, entry, now, "stale_error")
             self._stats.stale_slow_served += 1
             return self._stale(key, entry, now, "stale_slow")
-        return self._landed_as(flight, value, source)
 
     def _landed_as(self, flight: Flight[_T], value: _T, source: Source) -> Lookup[_T]:
         now = self._now()

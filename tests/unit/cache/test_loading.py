@@ -251,6 +251,26 @@ async def test_a_caller_with_less_time_than_the_soft_timeout_gets_its_own_deadli
     await cache.close()
 
 
+async def test_what_was_set_after_a_soft_timeout_without_an_old_value_stands_in_for_the_error(
+    cache: Cache, clock: ManualClock
+):
+    gate = asyncio.Event()
+
+    async def fails_late() -> str:
+        await gate.wait()
+        raise ConnectionError("down")
+
+    await cache.set("k", "old", SOFT)
+    clock.advance(10.0)
+    waiting = asyncio.create_task(cache.lookup("k", fails_late, SOFT))
+    await settle()
+    await cache.remove("k")
+    await clock.run_for(0.3)  # at the soft timeout there was nothing
+    await cache.set("k", "set since", SOFT)
+    gate.set()
+    assert (await waiting).value == "set since"
+
+
 async def test_a_load_that_fails_after_its_soft_timeout_harms_nobody(cache: Cache, clock: ManualClock):
     async def fail_late() -> str:
         await clock.sleep(1.0)
