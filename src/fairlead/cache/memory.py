@@ -110,7 +110,9 @@ class MemoryStore:
         while len(entries) > self.max_entries or (self.max_bytes is not None and self.bytes > self.max_bytes):
             leaving, refused = next(iter(entries)), False
             if self._by_frequency is not None:
-                leaving, refused = self._by_frequency.victim()
+                leaving, refused = self._by_frequency.victim(
+                    lambda key: entries[key].is_dead(entry.stored_at)
+                )
             self.drop(leaving)
             self.rejected += refused
             evicted += not refused

@@ -7,6 +7,8 @@ Efficient Cache Admission Policy"):
     new -> window (1 %, LRU) -> probation (LRU) -> asked for again: protected (at most 80 % of the rest, LRU)
                                     ^-- of its newest and its oldest, the one asked for less leaves --'
 
+The oldest of a segment leaves before either once it has expired, however often it was asked for.
+
 How often is counted in four rows of small counters, smallest of the four, halved every ten requests per entry, so
 that the heat of yesterday fades. A hit only notes its key in a ring of 256: the ring is read when something is put.
 So a hit costs less than LRU's, and of more than 256 hits between two puts the oldest are not counted.
@@ -17,7 +19,7 @@ Invariant: each key of the store is in exactly one of the three segments.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 __all__ = ["TinyLfu"]
 
@@ -101,12 +103,16 @@ class TinyLfu:
         while len(self._window) > 1 + self._count() // _WINDOW:
             self._probation[self._window.popitem(last=False)[0]] = None
 
-    def victim(self) -> tuple[Hashable, bool]:
+    def victim(self, is_dead: Callable[[Hashable], bool]) -> tuple[Hashable, bool]:
         """The key that leaves now, and whether it is the newcomer that was not admitted.
 
-        The store holds one at least, and drops it.
+        The store holds one at least, and drops it. is_dead: whether a key's value is past all its bounds. What was
+        asked for often and has expired would else hold its place against newcomers that can be read.
         """
         probation = self._probation
+        for segment in (probation, self._protected):
+            if segment and is_dead(oldest := next(iter(segment))):
+                return oldest, False
         if not probation:
             return next(iter(self._protected or self._window)), False
         newest = next(reversed(probation))

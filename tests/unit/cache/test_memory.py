@@ -164,6 +164,28 @@ def test_what_was_hot_leaves_once_others_are_hotter() -> None:
     assert sum(("new", key) in store.entries for key in range(20)) >= 18
 
 
+def test_what_has_expired_keeps_no_newcomer_out_however_often_it_was_asked_for() -> None:
+    minute = Freshness(ttl=60.0, jitter=0.0)
+
+    def ask_at(store: MemoryStore, key: object, now: float) -> None:
+        if (held := store.entries.get(key)) is not None and not held.is_dead(now):
+            store.touch(key)
+        else:
+            store.put(key, Entry.keep(None, minute, began_at=now, now=now, draw=0.0))
+
+    store = MemoryStore(20, admission="tiny_lfu")
+    for _ in range(50):
+        for key in range(20):
+            ask_at(store, ("expired", key), 0.0)
+    for key in range(20):
+        ask_at(store, ("new", key), 59.9)  # none of them was asked for often enough
+    assert sum(("new", key) in store.entries for key in range(20)) <= 2
+    for key in range(20):
+        ask_at(store, ("new", key), 60.0)
+    assert sum(("new", key) in store.entries for key in range(20)) >= 18
+    assert len(store) == 20
+
+
 @given(st.lists(st.integers(0, 30), max_size=200))
 def test_a_frequency_is_never_counted_too_low_before_it_ages(keys: list[int]) -> None:
     counted = Frequencies(1_000)
