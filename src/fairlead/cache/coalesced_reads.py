@@ -108,13 +108,17 @@ class CoalescedReads:
             return
         self._breaker.record(generation, True, self._clock.now())
         debts, writes = self._debts, self._writes
+        owes, overtaken = (
+            bool(debts),
+            unwritten is not None or bool(writes.sets),
+        )  # nothing changes either below
         for (key, future), entry in zip(asked, found, strict=True):
             # Those from before the question, though settled by now, and those that came while it was on its way.
-            if entry is not None and owed is not None:
+            if owed is not None and entry is not None:
                 entry = owed.seen_through(key, entry)
-            if entry is not None and debts:
+            if owes and entry is not None:
                 entry = debts.seen_through(key, entry)
-            if unwritten is not None or writes.sets:
+            if overtaken:
                 entry = writes.seen_through(key, entry, unwritten)
             if future.done():
                 continue
