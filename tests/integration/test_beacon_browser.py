@@ -241,6 +241,36 @@ async def test_what_a_closed_tab_could_not_send_the_next_page_sends(
     assert event.page == "/feed/{user}"
 
 
+async def test_what_the_browser_does_not_measure_is_missing_and_no_zero(
+    site: Site, address: str, context: BrowserContext
+):
+    await context.add_init_script(
+        "Object.defineProperty(PerformanceObserver, 'supportedEntryTypes', {value: ['navigation']})"
+    )
+    page = await context.new_page()
+    await page.goto(f"{address}/feed", wait_until="load")
+    await hide(page)
+    [event] = await site.pages()
+    assert event.cumulative_layout_shift is None
+    assert event.interaction_to_next_paint_seconds is None
+    assert event.scroll_latency_seconds is None
+
+
+async def test_an_input_that_scrolled_nothing_does_not_begin_a_later_scroll(
+    site: Site, address: str, context: BrowserContext
+):
+    page = await context.new_page()
+    await page.goto(f"{address}/feed", wait_until="load")
+    await page.mouse.move(50, 50)
+    await page.mouse.wheel(0, -300)  # the page is at its beginning already
+    await page.wait_for_timeout(800)
+    await page.evaluate("scrollTo(0, 500)")
+    await page.wait_for_timeout(200)
+    await hide(page)
+    [event] = await site.pages()
+    assert event.scroll_latency_seconds is None
+
+
 async def test_leaving_for_another_page_reports_the_first(site: Site, address: str, context: BrowserContext):
     page = await context.new_page()
     await page.goto(f"{address}/feed", wait_until="load")

@@ -49,12 +49,13 @@
       watched.push(() => seen.takeRecords().forEach(take));
     } catch (e) {}
   };
-  let lcp, cls = 0, sum = 0, first = 0, last = 0;
+  const measures = type => (PerformanceObserver.supportedEntryTypes || []).includes(type);
+  let lcp, cls = measures("layout-shift") ? 0 : undefined, sum = 0, first, last;
   const taps = {}, scrolls = [];
   watch("largest-contentful-paint", e => lcp = e.startTime);
   watch("layout-shift", e => {
     if (e.hadRecentInput) return;
-    if (e.startTime - last > 1e3 || e.startTime - first > 5e3) { first = e.startTime; sum = 0; }
+    if (!sum || e.startTime - last >= 1e3 || e.startTime - first >= 5e3) { first = e.startTime; sum = 0; }
     last = e.startTime;
     cls = Math.max(cls, sum += e.value);
   });
@@ -62,12 +63,13 @@
   watch("event", tap, {durationThreshold: 16});
   watch("first-input", tap);
 
-  // From the input to the end of the frame in which the page has scrolled.
-  let input;
+  // From the input to the end of the frame in which the page has scrolled. An input that scrolled nothing, at the end of
+  // the page, must not be taken for the beginning of a later scroll.
+  let input, heard;
   const on = (type, take) => addEventListener(type, take, {capture: true, passive: true});
-  ["wheel", "touchmove"].forEach(type => on(type, e => input = input || e.timeStamp));
+  ["wheel", "touchmove"].forEach(type => on(type, e => { input = input && performance.now() - heard < 500 ? input : e.timeStamp; heard = performance.now(); }));
   on("scroll", () => {
-    const began = input;
+    const began = performance.now() - heard < 500 && input;
     input = 0;
     if (began && scrolls.length < 1e3) requestAnimationFrame(() => setTimeout(() => scrolls.push(performance.now() - began)));
   });
