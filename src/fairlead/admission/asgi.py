@@ -15,10 +15,9 @@ Websockets and lifespan pass untouched: a permit for the hours of a websocket wo
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from ipaddress import AddressValueError, IPv6Address
 from math import ceil, inf
-from typing import Any
 
 import msgspec
 
@@ -31,14 +30,10 @@ from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import Priority, RequestContext, request_context
 from fairlead.deadline import TIMEOUT_HEADER, Deadline
 from fairlead.errors import DeadlineExceeded, InvalidInput, RateLimited, Refused
+from fairlead.telemetry.asgi_types import Application, Message, Receive, Scope, Send
 
 __all__ = ["AdmissionMiddleware", "forwarded_client", "peer_address"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _TIMEOUT_HEADER = TIMEOUT_HEADER.encode()
 _LONGEST_REQUEST_ID = 128

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from fairlead.diagnosis.flame_graph import Box, flame_graph
 from fairlead.errors import InvalidInput, MissingExtra
+from fairlead.telemetry.asgi_types import Receive, Scope, Send
+from fairlead.telemetry.bounds import check_number
 
 try:
     from pyinstrument import Profiler
@@ -34,10 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DiagnosisEndpoint"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _TYPES = {
     "svg": "image/svg+xml",
@@ -68,11 +66,7 @@ class DiagnosisEndpoint:
         """
         if not callable(allow):
             raise InvalidInput("DiagnosisEndpoint.allow: pass a function that says who may ask")
-        number = isinstance(max_seconds, int | float) and not isinstance(max_seconds, bool)
-        if not number or not 0 < max_seconds <= 300:
-            raise InvalidInput(
-                f"DiagnosisEndpoint.max_seconds = {max_seconds!r}: expected above 0 and at most 300"
-            )
+        check_number("DiagnosisEndpoint.max_seconds", max_seconds, above=0.0, high=300.0)
         self._allow = allow
         self._max_seconds = max_seconds
         self._busy = False

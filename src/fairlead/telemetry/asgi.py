@@ -21,11 +21,12 @@ from __future__ import annotations
 import asyncio
 import zlib
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import FairleadError, InvalidInput
+from fairlead.telemetry.asgi_types import Application, Message, Receive, Scope, Send
 from fairlead.telemetry.histogram import Histogram
 from fairlead.telemetry.metrics import Counter, Family, MetricRegistry
 from fairlead.telemetry.prometheus import CONTENT_TYPE, render
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricsEndpoint", "MetricsMiddleware"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "QUERY", "WEBSOCKET"}

@@ -14,15 +14,16 @@ Per process: what was seen, and the counters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput
+from fairlead.telemetry.asgi_types import Receive, Scope, Send
 from fairlead.telemetry.bounds import check_whole
 from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.event import Event, PageMeasured, ScriptFailed
@@ -31,10 +32,6 @@ from fairlead.telemetry.sink import EventSink
 
 __all__ = ["BeaconEndpoint", "script"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _DAY = 86_400.0
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

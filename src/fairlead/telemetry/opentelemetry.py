@@ -8,12 +8,13 @@ paths, queries and messages of errors are not, for they name people.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fairlead.context import current
 from fairlead.errors import MissingExtra
+from fairlead.telemetry.asgi_types import Application, Message, Receive, Scope, Send
 from fairlead.telemetry.event import Event, PolicyActed, StateChanged
 from fairlead.telemetry.route_patterns import UNROUTED, RoutePatterns
 from fairlead.telemetry.tracing import Attribute, Span
@@ -35,11 +36,6 @@ __all__ = ["OpenTelemetryTracer", "TracingMiddleware", "trace_fields"]
 _T = TypeVar("_T")
 
 _MOST_LINKS = 64  # of one load; the SDK drops those beyond 128, without a word which
-
-_Scope = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
 class _Work:
@@ -156,13 +152,13 @@ class TracingMiddleware:
     Leave it out where another instrumentation makes server spans already.
     """
 
-    def __init__(self, app: _App, provider: TracerProvider | None = None) -> None:
+    def __init__(self, app: Application, provider: TracerProvider | None = None) -> None:
         """provider: as for OpenTelemetryTracer."""
         self._app = app
         self._tracer = trace.get_tracer("fairlead", tracer_provider=provider)
         self._route = RoutePatterns().of
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -184,7 +180,7 @@ class TracingMiddleware:
         if request_id:
             span.set_attribute("fairlead.request_id", request_id)
 
-        async def observed(message: MutableMapping[str, Any]) -> None:
+        async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 span.set_attribute("http.response.status_code", status)
@@ -205,7 +201,7 @@ class TracingMiddleware:
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
-def _method(scope: _Scope) -> str:
+def _method(scope: Scope) -> str:
     # The convention's word for what a client made up: names of spans must stay few.
     method = str(scope.get("method", ""))
     return method if method in _METHODS else "_OTHER"
@@ -214,7 +210,7 @@ def _method(scope: _Scope) -> str:
 class _Headers(Mapping[str, str]):
     """ASGI headers as a propagator reads them: by lower-case name, bytes decoded when asked for."""
 
-    def __init__(self, scope: _Scope) -> None:
+    def __init__(self, scope: Scope) -> None:
         self._headers = scope.get("headers", ())
 
     def __getitem__(self, name: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -25,6 +25,8 @@ import msgspec
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import current
 from fairlead.errors import InvalidInput
+from fairlead.telemetry.asgi_types import Application, Message, Receive, Scope, Send
+from fairlead.telemetry.bounds import check_number, check_whole
 from fairlead.telemetry.classification import Classification
 from fairlead.telemetry.event import RequestRecorded
 from fairlead.telemetry.redact import Redactor
@@ -34,11 +36,6 @@ from fairlead.telemetry.sink import EventSink
 
 __all__ = ["RecordingMiddleware"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _LARGEST_BODY = 2**20
 _NOT_RECORDED = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
@@ -78,18 +75,8 @@ class RecordingMiddleware:
 
         Raises InvalidInput for a number out of range, a classification that is none, or a header that authenticates.
         """
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise InvalidInput(
-                f"RecordingMiddleware.share = {share!r}: expected a number above 0 and at most 1"
-            )
-        if (
-            isinstance(body_bytes, bool)
-            or not isinstance(body_bytes, int)
-            or not 0 <= body_bytes <= _LARGEST_BODY
-        ):
-            raise InvalidInput(
-                f"RecordingMiddleware.body_bytes = {body_bytes!r}: expected a whole number from 0 to {_LARGEST_BODY}"
-            )
+        check_number("RecordingMiddleware.share", share, above=0.0, high=1.0)
+        check_whole("RecordingMiddleware.body_bytes", body_bytes, low=0, high=_LARGEST_BODY)
         for name, said in (fields or {}).items():
             if said not in ("public", "internal", "personal"):
                 raise InvalidInput(
