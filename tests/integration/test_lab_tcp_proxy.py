@@ -61,6 +61,16 @@ async def test_hung_proxy_keeps_connections_open_and_bytes_waiting_until_its_tim
         their.close()
 
 
+async def reached(proxy: TcpProxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the proxy, as soon as it takes one again."""
+    for _ in range(100):
+        try:
+            return await asyncio.open_connection("127.0.0.1", proxy.port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.02)
+    raise AssertionError("the proxy takes no connections")
+
+
 async def test_refusing_proxy_resets_connections_and_takes_new_ones_on_the_same_port_later():
     async with echo() as port, TcpProxy("127.0.0.1", port) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -71,12 +81,7 @@ async def test_refusing_proxy_resets_connections_and_takes_new_ones_on_the_same_
         writer.close()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", proxy.port)
-        for _ in range(100):
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-                break
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.02)
+        reader, writer = await reached(proxy)
         assert await ask(reader, writer) == b"hello\n"
         writer.close()
 
@@ -86,12 +91,7 @@ async def test_second_fault_takes_the_place_of_the_first():
         proxy.hang(60.0)
         proxy.refuse(60.0)
         proxy.hang(0.0)
-        for _ in range(100):
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-                break
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.02)
+        reader, writer = await reached(proxy)
         assert await ask(reader, writer) == b"hello\n"
         writer.close()
 

@@ -62,6 +62,7 @@ thead th{vertical-align:bottom}
 td.number small{color:var(--chart-muted);display:block}
 .met{color:var(--chart-series-3);font-weight:600}
 .missed{color:var(--chart-series-2);font-weight:600}
+.met,.missed{white-space:nowrap}
 dt{font-weight:600;margin-top:.6rem}
 dd{margin:0}
 code{font-size:.85em;word-break:break-all}
