@@ -194,8 +194,8 @@ class Policy(Attempts):
     def export(self, registry: MetricRegistry) -> None:
         """Shows in `registry` what the policy and its breaker count, and from now on how its calls end and when.
 
-        The counts are read at each scrape; the duration costs a call about half a microsecond. Once, at the start:
-        a second registry would get the durations instead of the first.
+        The counts are read at each scrape; the duration costs a call 0.7 to 0.9 µs (`python -m bench telemetry`).
+        Once, at the start: a second registry would get the durations instead of the first.
         """
         from fairlead.calls.measured import measure  # it derives from Policy
 

@@ -17,6 +17,7 @@ from math import isfinite
 import msgspec
 
 from fairlead.errors import InvalidInput
+from fairlead.telemetry.bounds import check_number, check_whole
 
 __all__ = [
     "RecordedSpan",
@@ -120,8 +121,7 @@ def repeated_calls(spans: Iterable[RecordedSpan], *, at_least: int = 5) -> list[
 
     at_least: 2 or more. Raises InvalidInput for less, without spans, or for times that are none.
     """
-    if isinstance(at_least, bool) or not isinstance(at_least, int) or at_least < 2:
-        raise InvalidInput(f"at_least = {at_least!r}: expected a whole number, 2 or more")
+    check_whole("at_least", at_least, low=2, high=2**31)
     found: list[RepeatedCall] = []
     for parent, children in _families(spans):
         by_name: defaultdict[str, list[RecordedSpan]] = defaultdict(list)
@@ -145,8 +145,7 @@ def waterfalls(spans: Iterable[RecordedSpan], *, saving: float = 0.005) -> list[
     chain is not worth a line, 0 or more. Raises InvalidInput for another number, without spans, or for times that are
     none.
     """
-    if isinstance(saving, bool) or not isinstance(saving, int | float) or not 0 <= saving < float("inf"):
-        raise InvalidInput(f"saving = {saving!r}: expected seconds, 0 or more")
+    check_number("saving", saving, low=0.0)
     found: list[Waterfall] = []
     for parent, children in _families(spans):
         for chain in _chains(children):

@@ -14,13 +14,14 @@ import base64
 import errno
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import BrokenDocument, InvalidInput
+from fairlead.telemetry.bounds import check_whole
 
 __all__ = ["DeadLetter", "DeadLetterFile", "read_dead_letters"]
 
@@ -57,12 +58,14 @@ class DeadLetterFile:
     bound is the file's.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 64 * 2**20) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, max_bytes: int = 64 * 2**20, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """path: made with its directory when the first letter comes. max_bytes: no letter is added beyond it."""
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-            raise InvalidInput(f"max_bytes = {max_bytes!r}: expected a whole number, 1 or more")
+        check_whole("DeadLetterFile.max_bytes", max_bytes, low=1, high=2**60)
         self.path = Path(path)
         self._max_bytes = max_bytes
+        self._clock = clock
         self._lock = threading.Lock()
         self.kept = 0
         """Letters written."""
@@ -80,7 +83,7 @@ class DeadLetterFile:
             text = None
         letter = msgspec.json.encode(
             DeadLetter(
-                at_utc_seconds=time.time(),
+                at_utc_seconds=self._clock.utc(),
                 source=source,
                 reason=reason[:_LONGEST_REASON],
                 text=text,

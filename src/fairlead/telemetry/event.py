@@ -60,11 +60,14 @@ the service itself fared. Only the last may be sampled.
 """
 
 
+Comparison = Literal["=", "!=", "<", "<=", ">", ">="]
+
+
 class Condition(msgspec.Struct, frozen=True):
     """One comparison of a field with a value: `Condition("status", ">=", 500)`."""
 
     field: str
-    op: Literal["=", "!=", "<", "<=", ">", ">="]
+    op: Comparison
     value: bool | int | float | str
 
     def holds(self, event: Event) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from fairlead.clock import SYSTEM_CLOCK, Clock, Timer
-from fairlead.errors import InvalidInput
+from fairlead.telemetry.bounds import check_number
 from fairlead.telemetry.metrics import MetricRegistry
 
 __all__ = ["LoopLag"]
@@ -31,8 +31,7 @@ class LoopLag:
     def __init__(
         self, registry: MetricRegistry, *, interval: float = 0.1, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0.0 < interval <= 60.0:
-            raise InvalidInput(f"LoopLag.interval: {interval!r} is not a number of seconds above 0 up to 60")
+        check_number("LoopLag.interval", interval, above=0.0, high=60.0)
         self._interval = float(interval)
         self._clock = clock
         self._lag = registry.histogram(

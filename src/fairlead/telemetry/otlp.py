@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 from fairlead import __version__
 from fairlead.errors import FairleadError, InvalidInput
+from fairlead.telemetry.bounds import check_number
 from fairlead.telemetry.histogram import SCHEMA, HistogramSnapshot
 from fairlead.telemetry.metrics import MetricRegistry
 from fairlead.telemetry.snapshot import FamilySnapshot, RegistrySnapshot
@@ -83,11 +84,8 @@ class OtlpExporter:
         interval: float = 60.0,
         timeout: float = 10.0,
     ) -> None:
-        for name, value, low in (("interval", interval, 1.0), ("timeout", timeout, 0.05)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= 3_600.0:
-                raise InvalidInput(
-                    f"OtlpExporter.{name}: {value!r} is not a number of seconds from {low:g} to 3600"
-                )
+        check_number("OtlpExporter.interval", interval, low=1.0, high=3_600.0)
+        check_number("OtlpExporter.timeout", timeout, low=0.05, high=3_600.0)
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise InvalidInput(

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fairlead.errors import FairleadError, InvalidInput, PortInUse
+from fairlead.telemetry.bounds import check_whole
 from fairlead.telemetry.histogram import HistogramSnapshot, upper_bound
 from fairlead.telemetry.metrics import MetricRegistry
 from fairlead.telemetry.snapshot import RegistrySnapshot
@@ -108,8 +109,7 @@ class ScrapeServer:
     def __init__(
         self, source: MetricRegistry | WorkerMetrics, *, host: str = "127.0.0.1", port: int = 0
     ) -> None:
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
-            raise InvalidInput(f"ScrapeServer.port: {port!r} is not a whole number from 0 to 65535")
+        check_whole("ScrapeServer.port", port, low=0, high=65_535)
         self._source = source
         self._address = (host, port)
         self._server: HTTPServer | None = None

@@ -66,9 +66,9 @@ def _digits(text: str) -> str:
 
 
 def _luhn(text: str) -> bool:
-    """ISO/IEC 7812-1, annex B: every second digit from the right is doubled, the digits' sum ends in 0."""
+    """The Luhn formula (ISO/IEC 7812-1): every second digit from the right is doubled, the digits' sum ends in 0."""
     digits = [int(digit) for digit in _digits(text)]
-    # Cards begin with 2 to 6 (its table of industries); a time in milliseconds begins with 1.
+    # The first digit is the issuer's industry: 2 to 6 for what people pay with. A time in milliseconds begins with 1.
     if not 13 <= len(digits) <= 19 or not 2 <= digits[0] <= 6:
         return False
     doubled = [digit * 2 - 9 if digit > 4 else digit * 2 for digit in digits[-2::-2]]
@@ -84,7 +84,7 @@ def _iban(text: str) -> bool:
 
 
 def _phone(text: str) -> bool:
-    return 8 <= len(_digits(text)) <= 15  # ITU-T E.164, 6.1: at most fifteen digits
+    return 8 <= len(_digits(text)) <= 15  # ITU-T E.164: at most fifteen digits
 
 
 def _social_security(text: str) -> bool:

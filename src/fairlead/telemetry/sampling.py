@@ -3,7 +3,7 @@
 A coin thrown for each event keeps half a request, and forgets how often it kept: every count is then wrong by
 a factor that nobody knows. Here one number, computed from the request's id, decides for all events of the
 request and in every process alike; what is kept carries the probability it had (`inclusion_probability`), so
-that each counts for 1 / p (Horvitz and Thompson 1952, section 3: the estimator is unbiased). A request kept at
+that each counts for 1 / p (the Horvitz–Thompson estimator, which is unbiased). A request kept at
 1 % is among those kept at 10 %.
 
 Exposures, outcomes, failures and events of no request are never sampled.
@@ -17,6 +17,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from fairlead.errors import InvalidInput
+from fairlead.telemetry.bounds import check_number
 from fairlead.telemetry.event import Event
 from fairlead.telemetry.schema import event_name
 from fairlead.telemetry.sink import EventSink
@@ -46,10 +47,7 @@ class SamplingSink:
         self.sampled_out = 0
         """Events not passed on, in this process."""
         for kind, share in self._shares.items():
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-                raise InvalidInput(
-                    f"share of {event_name(kind)} = {share!r}: expected a number above 0 and at most 1"
-                )
+            check_number(f"share of {event_name(kind)}", share, above=0.0, high=1.0)
             if share < 1 and kind.schema.role != "operational":
                 raise InvalidInput(
                     f"{event_name(kind)} is an {kind.schema.role}: it cannot be sampled, experiments count every one"

@@ -18,8 +18,10 @@ from typing import Any, TypeVar, Union, get_args
 import msgspec
 
 from fairlead.errors import BrokenDocument, InvalidInput
+from fairlead.telemetry.bounds import check_number
 from fairlead.telemetry.classification import Classification, classifications
 from fairlead.telemetry.event import (
+    Comparison,
     Event,
     EventRole,
     Exposure,
@@ -39,7 +41,7 @@ __all__ = ["EVENTS", "EventRegistry", "UnknownEvent", "decode_event", "event_nam
 _Kind = TypeVar("_Kind", bound=type[Event])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-_OPS = ("=", "!=", "<", "<=", ">", ">=")
+_OPS = get_args(Comparison)
 
 # Bytes that are not UTF-8 leave the decoder as Python's own error, not as one of msgspec's.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -233,8 +235,7 @@ def _check_schema(kind: type[Event], name: str, classes: dict[str, Classificatio
                 f"{' '.join(_OPS)}"
             )
     sampling = schema.sampling
-    if isinstance(sampling, bool) or not isinstance(sampling, int | float) or not 0 < sampling <= 1:
-        raise InvalidInput(f"event {name!r}: sampling = {sampling!r}: expected a share above 0 and at most 1")
+    check_number(f"event {name!r}: sampling", sampling, above=0.0, high=1.0)
     if sampling < 1 and schema.role != "operational":
         raise InvalidInput(
             f"event {name!r} is an {schema.role} and has sampling = {sampling}: experiments count every one"

@@ -157,7 +157,7 @@ class BufferedSink:
         flush_interval: seconds that events wait for company, > 0 and at most 60.
         max_event_bytes: a longer encoded event is counted as lost; one runaway string must not fill the disk.
         registry: an event that it could not read back (an unregistered kind, a field of another type, NaN) is
-            counted as lost, here instead of a month later; None writes it unseen. Costs the thread about 1 µs each.
+            counted as lost, here instead of a month later; None writes it unseen. Costs the thread one decoding each.
         dead_letters: takes the lines of such events, and of those too long, with the reason.
         redactor: takes personal data out of every event before it is encoded; None writes events as they are.
         """

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections import OrderedDict
 from pathlib import Path
 
+from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import BrokenDocument
 
 __all__ = ["TokenVault"]
@@ -33,9 +33,10 @@ class TokenVault:
     no harm: a sink's thread does.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, clock: Clock = SYSTEM_CLOCK) -> None:
         """Makes the file. Raises BrokenDocument for one that is no vault."""
         self.path = Path(path)
+        self._clock = clock
         self.lost = 0
         """Values not kept, in this process."""
         self.failure: BaseException | None = None
@@ -62,7 +63,7 @@ class TokenVault:
                 connection = self._connected()
                 with connection:
                     connection.execute(
-                        "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", (token, value, time.time())
+                        "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", (token, value, self._clock.utc())
                     )
             except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
                 self.lost += 1

@@ -15,7 +15,7 @@ from math import inf, isnan
 
 from msgspec.structs import replace
 
-from fairlead.errors import InvalidInput
+from fairlead.telemetry.bounds import check_whole
 from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
 from fairlead.telemetry.snapshot import OVERFLOW, FamilySnapshot, RegistrySnapshot, series_of
 
@@ -54,8 +54,7 @@ class Totals:
     """A sum in the making, each family within a bound of label sets."""
 
     def __init__(self, *, max_label_sets: int = 1_000) -> None:
-        if isinstance(max_label_sets, bool) or not isinstance(max_label_sets, int) or max_label_sets < 1:
-            raise InvalidInput(f"max_label_sets = {max_label_sets!r}: expected a whole number, 1 or more")
+        check_whole("max_label_sets", max_label_sets, low=1, high=2**31)
         self._max_label_sets = max_label_sets
         self._heads: dict[str, FamilySnapshot] = {}
         self._admitted: dict[str, set[_LabelSet]] = {}

@@ -1,6 +1,6 @@
 """What rooms of the request path tell a tracing system, whichever it is.
 
-Two habits make traces of a cached service useless: a span for each cache hit, which costs fifty times the hit
+Two habits make traces of a cached service useless: a span for each cache hit, which costs more than the hit
 and buries the rest, and a shared load as a child of whoever came first, so that ninety-nine slow requests show
 no reason. Here a hit says nothing. A coalesced load is a trace of its own, linked with each caller that waits
 for it, both ways. Stale and degraded answers are attributes of the caller's span.

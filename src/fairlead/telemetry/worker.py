@@ -30,8 +30,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from fairlead.errors import FairleadError, InvalidInput, ScrapeIncomplete
+from fairlead.errors import FairleadError, ScrapeIncomplete
 from fairlead.telemetry import worker_protocol as protocol
+from fairlead.telemetry.bounds import check_number
 from fairlead.telemetry.metrics import MetricRegistry
 from fairlead.telemetry.snapshot import RegistrySnapshot, decode_snapshot, encode_snapshot
 from fairlead.telemetry.totals import since
@@ -66,11 +67,8 @@ class WorkerMetrics:
         timeout: float = 3.0,
         spawn: bool = True,
     ) -> None:
-        for name, value in (("interval", interval), ("timeout", timeout)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0.05 <= value <= 60.0:
-                raise InvalidInput(
-                    f"WorkerMetrics.{name}: {value!r} is not a number of seconds from 0.05 to 60"
-                )
+        check_number("WorkerMetrics.interval", interval, low=0.05, high=60.0)
+        check_number("WorkerMetrics.timeout", timeout, low=0.05, high=60.0)
         self._registry = registry
         self._directory = protocol.private_directory(directory)
         self._interval = interval
