@@ -110,7 +110,7 @@ def test_a_sampling_that_is_no_share_is_refused(share: object) -> None:
     class Seen(Event, frozen=True, kw_only=True):
         schema: ClassVar[EventSchema] = EventSchema(sampling=share)  # type: ignore[arg-type]
 
-    with pytest.raises(InvalidInput, match="sampling: .* is not a finite number above 0 up to 1"):
+    with pytest.raises(InvalidInput, match=r"sampling: .* is not a finite number above 0 up to 1"):
         EventRegistry([Seen])
 
 
