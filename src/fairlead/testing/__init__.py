@@ -1,8 +1,8 @@
 """For people who write drivers: contract suites, and the servers to run them against.
 
 `StoreContract` is what a `fairlead.cache.Store` must do, and `TransportContract` what any client that sends calls
-through a Policy must. `RedisServer`, `RedisCluster` and `NatsServer` start real servers on private ports that a
-test can hang, kill and restart; nothing of them outlives the process that started them. `HttpPeer` is a server on
+through a Policy must. `RedisServer`, `RedisCluster`, `NatsServer` and `PostgresServer` start real servers on private ports
+that a test can hang, kill and restart; nothing of them outlives the process that started them. `HttpPeer` is a server on
 loopback that misbehaves as told.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from fairlead.testing.http_peer import HttpPeer
 from fairlead.testing.nats_server import NatsServer
+from fairlead.testing.postgres_server import PostgresServer
 from fairlead.testing.redis_server import RedisCluster, RedisServer
 from fairlead.testing.store_contract import StoreContract
 from fairlead.testing.transports import Act, Arrived, Peer, Send, TransportContract
@@ -20,6 +21,7 @@ __all__ = [
     "HttpPeer",
     "NatsServer",
     "Peer",
+    "PostgresServer",
     "RedisCluster",
     "RedisServer",
     "Send",
