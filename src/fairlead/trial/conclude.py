@@ -94,7 +94,7 @@ def conclude(
         figures=tuple(figures),
         targets=tuple(targets),
         simulated=tuple(system.simulated),
-        evidence=hash_evidence(directory, ["events/**/*.jsonl", "flags.json"]),
+        evidence=hash_evidence(directory, ["events/**/*.jsonl", *system.inputs]),
     )
 
 

@@ -94,7 +94,7 @@ class Settings:
     port: int = 0
     """Port of the treatment's service on 127.0.0.1; 0 takes a free one."""
     redis: str | None = None
-    """URL of a Redis that the system may write to; None for none. A system that has no use for one ignores it."""
+    """URL of a Redis that the system may write to; None for none. A system that has no use for one refuses it."""
     cycles: int | None = None
     """How often each arm goes through all phases; None takes the plan's own number."""
 
@@ -198,6 +198,11 @@ class System(Protocol):
     @property
     def simulated(self) -> Sequence[str]:
         """What in this run is not real, each in one line."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Globs, within the run's folder, of what the arms were given; kept as evidence beside the events."""
         ...
 
     @property

@@ -79,6 +79,8 @@ class HomeFeed:
         "the clients: one open-loop load engine on the same machine and the same cores as the services",
     )
 
+    inputs: Sequence[str] = ("flags.json",)
+
     @property
     def metrics(self) -> Sequence[Metric]:
         from fairlead_systems.home_feed.figures import METRICS

@@ -20,8 +20,9 @@ from starlette.routing import Route
 
 from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
 from fairlead_systems.home_feed.selection import SOURCES
-from fairlead_systems.home_feed.serving import argument_parser, lab_routes, main
+from fairlead_systems.home_feed.serving import lab_routes
 from fairlead_systems.home_feed.world import World
+from fairlead_systems.serving import argument_parser, main
 
 SERVICE_TIMES = {
     "trending": ServiceTime(median=0.055, sigma=0.45, stall_chance=0.004, stall=0.250),

@@ -19,8 +19,9 @@ from starlette.applications import Starlette
 
 from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
 from fairlead_systems.home_feed.feature_protocol import SERVICE, BatchReply, BatchRequest, Features, encode
-from fairlead_systems.home_feed.serving import argument_parser, lab_routes, main
+from fairlead_systems.home_feed.serving import lab_routes
 from fairlead_systems.home_feed.world import World
+from fairlead_systems.serving import argument_parser, main
 
 SERVICE_TIME = ServiceTime(median=0.005, sigma=0.5, per_item=0.0002, stall_chance=0.002, stall=0.300)
 WORKERS = 24

@@ -48,9 +48,9 @@ from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, Mechanisms
 from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
 from fairlead_systems.home_feed.seen import Seen
 from fairlead_systems.home_feed.selection import SOURCES
-from fairlead_systems.home_feed.serving import argument_parser, main
 from fairlead_systems.home_feed.treatment import Treatment
 from fairlead_systems.home_feed.world import World
+from fairlead_systems.serving import argument_parser, main
 
 FLAG = "feed_path"
 _SERVICE = "home_feed"

@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
-from fairlead_systems.home_feed.serving import argument_parser, lab_routes, main
+from fairlead_systems.home_feed.serving import lab_routes
 from fairlead_systems.home_feed.world import World
+from fairlead_systems.serving import argument_parser, main
 
 SERVICE_TIME = ServiceTime(median=0.003, sigma=0.5, per_item=0.00005, stall_chance=0.001, stall=0.200)
 WORKERS = 16

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from fairlead.errors import InvalidInput
 from fairlead.lab import TcpProxy
-from fairlead_systems.home_feed.serving import argument_parser, main
+from fairlead_systems.serving import argument_parser, main
 
 __all__ = ["check_redis_url"]
 
