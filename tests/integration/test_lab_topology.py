@@ -442,3 +442,51 @@ def test_ctrl_c_ends_the_services_before_the_parent(tmp_path: Path, runner: str)
         assert not any(_alive(pid) for pid in pids)
         assert b"KeyboardInterrupt" in errors
         assert b"Warning" not in errors
+
+
+async def test_service_that_is_out_is_refused_and_comes_back_on_its_port(tmp_path: Path):
+    async with Topology([_service("one"), _service("two")], log_directory=tmp_path) as topology:
+        pid, url = topology["one"].pid, topology["one"].url
+        outage = asyncio.create_task(topology.outage("one", 0.3))
+        await asyncio.to_thread(_wait_until_gone, [pid])
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(_get, url)
+        assert "200" in await asyncio.to_thread(_get, topology["two"].url)
+        await outage
+        assert topology["one"].url == url
+        assert topology["one"].pid != pid
+        assert "200" in await asyncio.to_thread(_get, url)
+        assert topology.failed is None
+        await topology.outage("one", 0.0)
+        assert sorted(os.listdir(tmp_path)) == [
+            "one.1.log",
+            "one.2.log",
+            "one.log",
+            "two.log",
+        ]
+        await asyncio.to_thread(_get, url + "/kill")
+        with pytest.raises(ProcessDied, match="SIGKILL"):  # it is watched again
+            await topology.watch()
+
+
+async def test_outage_that_is_cancelled_is_a_death(tmp_path: Path):
+    async with Topology([_service("one")], log_directory=tmp_path) as topology:
+        outage = asyncio.create_task(topology.outage("one", 30.0))
+        await asyncio.sleep(0.1)
+        with pytest.raises(InvalidInput, match="is out already"):
+            await topology.outage("one", 0.0)
+        outage.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await outage
+        with pytest.raises(ProcessDied, match="not brought back"):
+            await topology.watch()
+
+
+async def test_outage_is_refused_for_a_service_that_could_lose_its_port(tmp_path: Path):
+    async with Topology([_service("one", own_port=True)], log_directory=tmp_path) as topology:
+        with pytest.raises(InvalidInput, match=r"\{fd\}"):
+            await topology.outage("one", 0.0)
+        for seconds in (-1.0, float("nan")):
+            with pytest.raises(InvalidInput, match="seconds"):
+                await topology.outage("one", seconds)
+        assert topology.failed is None

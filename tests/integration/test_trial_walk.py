@@ -63,6 +63,7 @@ class FakeSystem:
     summary = "Nothing was wrong, and nothing was changed."
     mechanisms = ()
     simulated = ("all of it",)
+    inputs = ()
     metrics = ()
     targets = ()
 

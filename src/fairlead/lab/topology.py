@@ -5,6 +5,8 @@ listening socket that is already bound (`{fd}` in its arguments): no race, and c
 from the first moment. A foreign program gets a port that is picked (`{port}`); it is started first, and again
 on another port when it lost the race.
 
+`outage` takes a service away for a while, as a crash does.
+
 Nothing outlives the `async with` block: not on an exception, Ctrl-C or cancel, nor when this process is
 killed (see guard.py). All services are on 127.0.0.1.
 """
@@ -22,6 +24,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from fairlead.errors import InvalidInput, ProcessDied
+from fairlead.lab.limits import number_within
 from fairlead.lab.ports import bind_port, is_free, listens, port_in_use
 from fairlead.lab.process import GuardedProcess, Usage, unwritable
 from fairlead.lab.service import Service
@@ -31,6 +34,8 @@ __all__ = ["RunningService", "Topology"]
 _Result = TypeVar("_Result")
 _PLACEHOLDER = re.compile(r"\{(?:([a-z0-9][a-z0-9_-]*)\.)?(fd|port|url)(?::([a-z0-9_-]+))?\}")
 _ATTEMPTS = 3
+_BACKLOG = 1024
+_TIMES_ASKED_FOR_PORT = 1_000  # every 5 ms
 
 
 class RunningService:
@@ -82,7 +87,7 @@ class RunningService:
             else:
                 self.port = held.getsockname()[1]
         if self.service.takes_socket:
-            self._sockets[0].listen(1024)
+            self._sockets[0].listen(_BACKLOG)
 
     def _release(self) -> None:
         while self._sockets:
@@ -105,7 +110,7 @@ class Topology:
         self._running = {service.name: RunningService(service) for service in services}
         self._log_directory = log_directory
         self._launched: list[RunningService] = []
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: dict[str, asyncio.Task[None]] = {}
         self._failed: ProcessDied | None = None
         self._died = asyncio.Event()
         for running in self._running.values():
@@ -146,6 +151,49 @@ class Topology:
                 each.cancel()
             await asyncio.gather(task, watch, return_exceptions=True)
 
+    async def outage(self, name: str, seconds: float) -> None:
+        """Kills the service with SIGKILL, refuses connections for `seconds`, starts it again; returns once it is ready.
+
+        Its end is no death that `watch` reports. While it starts, connections wait in its socket, so this is for
+        services that take theirs ({fd}). What it has logged stays in NAME.1.log, NAME.2.log and so on. An outage
+        that is cancelled, or after which it does not come back, is a death.
+        """
+        number_within("seconds", seconds, 0.0, 600.0)
+        running = self[name]
+        if running.service.picks_port:
+            raise InvalidInput(
+                f"outage of {name}: it binds a port of its own, which could be lost; pass it {{fd}}"
+            )
+        watcher = self._watchers.pop(name, None)
+        if watcher is None:
+            raise InvalidInput(f"outage of {name}: it does not run, or is out already")
+        try:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            running.process.kill()
+            _keep_log(running.log)
+            # SIGKILL is sent, not waited for: for a moment the dying process still holds the port.
+            for _ in range(_TIMES_ASKED_FOR_PORT):
+                if is_free(running.port):
+                    break
+                await asyncio.sleep(0.005)
+            # Bound and not listening: the kernel refuses, and nobody else can take the port.
+            running._sockets.append(bind_port(name, running.port))
+            await asyncio.sleep(seconds)
+            running._sockets[0].listen(_BACKLOG)
+            self._launched.remove(running)
+            self._launch(running)
+            await self._until_ready(running)
+        except BaseException as error:
+            self._failed = self._failed or (
+                error
+                if isinstance(error, ProcessDied)
+                else ProcessDied(f"{name} was not brought back: {error!r}")
+            )
+            self._died.set()
+            raise
+        self._watchers[name] = asyncio.create_task(self._watch(running))
+
     async def __aenter__(self) -> Topology:
         if self._launched:
             raise InvalidInput("a topology is entered once; make a new one for the next run")
@@ -166,7 +214,8 @@ class Topology:
         except BaseException:
             await self._end()
             raise
-        self._watchers = [asyncio.create_task(self._watch(running)) for running in self._launched]
+        for running in self._launched:
+            self._watchers[running.name] = asyncio.create_task(self._watch(running))
         return self
 
     async def __aexit__(
@@ -289,7 +338,7 @@ class Topology:
 
     async def _end(self) -> None:
         """Ends all in reverse order; a cancel kills what is left instead of waiting, and then goes on."""
-        for watcher in self._watchers:
+        for watcher in self._watchers.values():
             watcher.cancel()
         for running in self._running.values():
             running._release()
@@ -299,7 +348,15 @@ class Topology:
         finally:
             for running in reversed(self._launched):
                 running.process.kill()
-            await asyncio.gather(*self._watchers, return_exceptions=True)
+            await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+
+
+def _keep_log(log: Path) -> None:
+    """Out of the way of the next process, which begins its log anew."""
+    number = 1
+    while (kept := log.with_name(f"{log.stem}.{number}{log.suffix}")).exists():
+        number += 1
+    log.rename(kept)
 
 
 async def _first_error(works: Sequence[Awaitable[None]]) -> None:
