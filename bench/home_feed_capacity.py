@@ -6,23 +6,22 @@ A rate counts as carried when, over a stretch of Poisson load,
     at least 99 % of the requests were answered within the client's patience
 
 The second is what a team would see first: an arm whose own process is out of processor has idle downstreams, and
-carries nothing. The search halves the interval between the highest rate carried and the lowest that was not, on a
-scale of ratios, until they lie within TOLERANCE; each rate is tried on both arms in turn.
+carries nothing. How the rates are chosen: rate_search.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bench.harness import Bar
+from bench.rate_search import Search, search_in_turns
 from fairlead.lab import Ending, Samples, Schedule, Zipf, drive
 from fairlead.trial import Arm, Settings
 from fairlead.trial.machine import this_machine
@@ -62,49 +61,17 @@ class Tried:
         return f"the load engine {self.lag * 1000:.0f} ms late: no processor left"
 
 
-@dataclass
-class Search:
-    """Bisection on a scale of ratios."""
-
-    carried: float = LOWEST
-    refused: float = HIGHEST
-    tried: list[Tried] = field(default_factory=list)
-
-    @property
-    def done(self) -> bool:
-        return self.refused / self.carried <= TOLERANCE
-
-    @property
-    def rate(self) -> float:
-        return math.sqrt(self.carried * self.refused)
-
-    def learn(self, tried: Tried) -> None:
-        self.tried.append(tried)
-        if tried.carried:
-            self.carried = tried.rate
-        else:
-            self.refused = tried.rate
-
-    @property
-    def why(self) -> str:
-        over = [tried for tried in self.tried if not tried.carried]
-        return min(over, key=lambda tried: tried.rate).limit if over else f"none up to {HIGHEST:g}/s"
-
-
-async def search(*, quick: bool, seed: int = 1) -> dict[str, Search]:
+async def search(*, quick: bool, seed: int = 1) -> dict[str, Search[Tried]]:
     """The searches of both arms, against the same started processes."""
     seconds = 3.0 if quick else 10.0
     with tempfile.TemporaryDirectory() as directory:
         async with _started(Path(directory), seed) as (running, arms):
-            found = {arm.name: Search() for arm in arms}
-            number = 0
-            while any(not each.done for each in found.values()):
-                for arm in arms:
-                    if not found[arm.name].done:
-                        number += 1
-                        rate = found[arm.name].rate
-                        found[arm.name].learn(await _try(running, arm, rate, seconds, [seed, number]))
-    return found
+            by_name = {arm.name: arm for arm in arms}
+
+            async def judge(name: str, rate: float, number: int) -> Tried:
+                return await _try(running, by_name[name], rate, seconds, [seed, number])
+
+            return await search_in_turns(by_name, judge, lowest=LOWEST, highest=HIGHEST, tolerance=TOLERANCE)
 
 
 @asynccontextmanager
