@@ -31,6 +31,7 @@ ROOMS = (
     "lab",
     "cli",
     "home_feed",
+    "remote_config",
 )
 """In the order of the table; a room without a module is named on stderr and left out."""
 

@@ -1,9 +1,9 @@
 """For people who write drivers: contract suites, and the servers to run them against.
 
 `StoreContract` is what a `fairlead.cache.Store` must do, and `TransportContract` what any client that sends calls
-through a Policy must. `RedisServer`, `RedisCluster`, `NatsServer` and `PostgresServer` start real servers on private ports
-that a test can hang, kill and restart; nothing of them outlives the process that started them. `HttpPeer` is a server on
-loopback that misbehaves as told.
+through a Policy must. `RedisServer`, `RedisCluster`, `NatsServer` and `PostgresServer` start real servers on private
+ports that a test can hang, kill and restart; nothing of them outlives the process that started them. `HttpPeer` is a
+server on loopback that misbehaves as told.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ that was never sent), so code that runs on both is tried on both.
     stopped --start--> running --pause (SIGSTOP)--> hung --resume--> running
                           |--kill (SIGKILL)--> dead --restart--> running, with its data, on the same port
 
-PostgreSQL is one process per connection: `pause` stops all of them, and new connections with them. The server refuses to
-run as root, so root starts it as the user `postgres`. How it runs and ends is `ServerProcess`.
+PostgreSQL is one process per connection: `pause` stops all of them, and new connections with them. The server refuses
+to run as root, so root starts it as the user `postgres`. How it runs and ends is `ServerProcess`.
 """
 
 from __future__ import annotations
