@@ -93,7 +93,7 @@ class PaperSystem:
     summary: str = "A system on paper."
     mechanisms: Sequence[Mechanism] = ()
     simulated: Sequence[str] = ("everything",)
-    inputs: Sequence[str] = ()
+    inputs: Sequence[str] = ("flags.json",)
     metrics: Sequence[Metric] = (CALLS,)
     targets: Sequence[tuple[str, Target]] = field(default_factory=list)
 
