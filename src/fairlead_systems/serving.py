@@ -10,7 +10,7 @@ import argparse
 import errno
 import socket
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from fairlead.errors import FairleadError, InvalidInput, PortInUse
@@ -38,7 +38,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 def application(
     registry: MetricRegistry,
     routes: Sequence[BaseRoute],
-    lifespan: Callable[[], AbstractAsyncContextManager[object]],
+    lifespan: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> Starlette:
     """The application of one process. `GET /metrics` shows `registry`, and in it its routes, its loop and itself."""
     from starlette.applications import Starlette

@@ -18,11 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from fairlead.telemetry import MetricRegistry
 from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
 from fairlead_systems.home_feed.selection import SOURCES
 from fairlead_systems.home_feed.serving import lab_routes
 from fairlead_systems.home_feed.world import World
-from fairlead_systems.serving import argument_parser, main
+from fairlead_systems.serving import application, argument_parser, main
 
 SERVICE_TIMES = {
     "trending": ServiceTime(median=0.055, sigma=0.45, stall_chance=0.004, stall=0.250),
@@ -58,7 +59,9 @@ def build(arguments: argparse.Namespace) -> Starlette:
         body = {"key": key, "items": items, "as_of_seconds": as_of}
         return Response(msgspec.json.encode(body), media_type="application/json")
 
-    return Starlette(routes=[Route("/candidates", candidates), *lab_routes(capacity)])
+    registry = MetricRegistry()
+    capacity.export(registry, source)
+    return application(registry, [Route("/candidates", candidates), *lab_routes(capacity)])
 
 
 def _finder(world: World, source: str) -> tuple[str, Callable[[str], list[int] | None]]:

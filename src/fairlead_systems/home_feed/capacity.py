@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.telemetry import MetricRegistry
 
 __all__ = ["Capacity", "Full", "KeyWindow", "ServiceTime", "Window"]
 
@@ -107,6 +108,14 @@ class Capacity:
         then.
         """
         self._stalled_until = self._clock.now() + seconds
+
+    def export(self, registry: MetricRegistry, pool: str) -> None:
+        """Shows how busy it is in `registry`, under the label `pool`."""
+        for name, meaning, read in (
+            ("service_busy_workers", "Workers that serve a call.", lambda: float(self._busy)),
+            ("service_queue_length", "Calls that wait for a worker.", lambda: float(len(self._waiting))),
+        ):
+            registry.gauge(name, meaning, labels=("pool",)).labels(pool=pool).track(read)
 
     def take_window(self) -> Window:
         """The counters since the last call; keys still in flight carry over into the next window."""

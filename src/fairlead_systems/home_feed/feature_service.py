@@ -17,11 +17,12 @@ import grpc
 import msgspec
 from starlette.applications import Starlette
 
+from fairlead.telemetry import MetricRegistry
 from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
 from fairlead_systems.home_feed.feature_protocol import SERVICE, BatchReply, BatchRequest, Features, encode
 from fairlead_systems.home_feed.serving import lab_routes
 from fairlead_systems.home_feed.world import World
-from fairlead_systems.serving import argument_parser, main
+from fairlead_systems.serving import application, argument_parser, main
 
 SERVICE_TIME = ServiceTime(median=0.005, sigma=0.5, per_item=0.0002, stall_chance=0.002, stall=0.300)
 WORKERS = 24
@@ -97,7 +98,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
     address = ""
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan() -> AsyncIterator[None]:
         nonlocal address
         server = grpc.aio.server()
         server.add_generic_rpc_handlers(
@@ -122,7 +123,9 @@ def build(arguments: argparse.Namespace) -> Starlette:
         finally:
             await server.stop(grace=0.5)
 
-    return Starlette(lifespan=lifespan, routes=lab_routes(service.capacity, grpc=lambda: address))
+    registry = MetricRegistry()
+    service.capacity.export(registry, "features")
+    return application(registry, lab_routes(service.capacity, grpc=lambda: address), lifespan)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import aiohttp
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fairlead.cache import Codec, SecondTier
@@ -38,7 +38,6 @@ from fairlead.telemetry import (
     NullSink,
     RequestFinished,
 )
-from fairlead.telemetry.prometheus import CONTENT_TYPE, render
 from fairlead_systems.home_feed.answer import Answer, NoAnswer
 from fairlead_systems.home_feed.clients import CandidateClient, Candidates, FeatureClient, Label, LabelClient
 from fairlead_systems.home_feed.control import Control
@@ -50,7 +49,7 @@ from fairlead_systems.home_feed.seen import Seen
 from fairlead_systems.home_feed.selection import SOURCES
 from fairlead_systems.home_feed.treatment import Treatment
 from fairlead_systems.home_feed.world import World
-from fairlead_systems.serving import argument_parser, main
+from fairlead_systems.serving import application, argument_parser, main
 
 FLAG = "feed_path"
 _SERVICE = "home_feed"
@@ -261,7 +260,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
     feed = Feed(flags, arguments.instance, arguments.seed, sink)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan() -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(
@@ -284,9 +283,6 @@ def build(arguments: argparse.Namespace) -> Starlette:
                 if isinstance(sink, BufferedSink):
                     sink.close()
 
-    async def metrics(request: Request) -> Response:
-        return PlainTextResponse(render(feed.registry), headers={"Content-Type": CONTENT_TYPE})
-
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok", "instance": arguments.instance})
 
@@ -304,12 +300,12 @@ def build(arguments: argparse.Namespace) -> Starlette:
         await feed.clear()
         return JSONResponse({"cleared": True})
 
-    routes = [Route("/feed", feed.answer), Route("/metrics", metrics), Route("/healthz", healthz)]
+    routes = [Route("/feed", feed.answer), Route("/healthz", healthz)]
     if arguments.lab:
         routes.append(Route("/lab/clear", clear, methods=["POST"]))
         routes.append(Route("/lab/events", events, methods=["POST"]))
         routes.append(Route("/lab/staleness", staleness, methods=["POST"]))
-    return Starlette(lifespan=lifespan, routes=routes)
+    return application(feed.registry, routes, lifespan)
 
 
 def shared_by_redis(url: str, namespace: str) -> SecondTier:

@@ -18,10 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from fairlead.telemetry import MetricRegistry
 from fairlead_systems.home_feed.capacity import Capacity, Full, ServiceTime
 from fairlead_systems.home_feed.serving import lab_routes
 from fairlead_systems.home_feed.world import World
-from fairlead_systems.serving import argument_parser, main
+from fairlead_systems.serving import application, argument_parser, main
 
 SERVICE_TIME = ServiceTime(median=0.003, sigma=0.5, per_item=0.00005, stall_chance=0.001, stall=0.200)
 WORKERS = 16
@@ -60,13 +61,15 @@ def build(arguments: argparse.Namespace) -> Starlette:
 
         return answer
 
-    return Starlette(
-        routes=[
-            Route("/safety", serve(safety, world.is_safe)),
-            Route("/popularity", serve(popularity, world.popularity)),
-            *lab_routes(safety, popularity),
-        ]
-    )
+    registry = MetricRegistry()
+    safety.export(registry, "safety")
+    popularity.export(registry, "popularity")
+    routes = [
+        Route("/safety", serve(safety, world.is_safe)),
+        Route("/popularity", serve(popularity, world.popularity)),
+        *lab_routes(safety, popularity),
+    ]
+    return application(registry, routes)
 
 
 def _items(text: str) -> list[int] | None:

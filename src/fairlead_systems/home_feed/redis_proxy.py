@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +18,8 @@ from starlette.routing import Route
 
 from fairlead.errors import InvalidInput
 from fairlead.lab import TcpProxy
-from fairlead_systems.serving import argument_parser, main
+from fairlead.telemetry import MetricRegistry
+from fairlead_systems.serving import application, argument_parser, main
 
 __all__ = ["check_redis_url"]
 
@@ -42,11 +42,6 @@ def build(arguments: argparse.Namespace) -> Starlette:
     parts = urlsplit(arguments.redis)
     proxy = TcpProxy(parts.hostname or "", parts.port or 6379)
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with proxy:
-            yield
-
     def fault(begin: Callable[[float], None]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def set_fault(request: Request) -> Response:
             try:
@@ -62,14 +57,12 @@ def build(arguments: argparse.Namespace) -> Starlette:
         through = parts._replace(netloc=f"{login}127.0.0.1:{proxy.port}").geturl()
         return JSONResponse({"status": "ok", "redis": through})
 
-    return Starlette(
-        lifespan=lifespan,
-        routes=[
-            Route("/lab/hang", fault(proxy.hang), methods=["POST"]),
-            Route("/lab/refuse", fault(proxy.refuse), methods=["POST"]),
-            Route("/healthz", healthz),
-        ],
-    )
+    routes = [
+        Route("/lab/hang", fault(proxy.hang), methods=["POST"]),
+        Route("/lab/refuse", fault(proxy.refuse), methods=["POST"]),
+        Route("/healthz", healthz),
+    ]
+    return application(MetricRegistry(), routes, lambda: proxy)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from fairlead_systems.home_feed.clients import DownstreamError, FeatureClient
 from fairlead_systems.home_feed.control import TTL
 from fairlead_systems.home_feed.feed_cache import STALENESS_BOUND
 from fairlead_systems.home_feed.selection import SOURCES
-from fairlead_systems.home_feed.system import HomeFeedRunning, flag_document, make_plan, start
+from fairlead_systems.home_feed.system import DOWNSTREAMS, HomeFeedRunning, flag_document, make_plan, start
 from fairlead_systems.home_feed.world import World
 
 PLAN = make_plan(Settings(quick=True))
@@ -143,6 +143,19 @@ async def test_metrics_are_what_prometheus_reads(tmp_path: Path):
     ]
     assert count.value == 5
     assert count.labels == {"variant": "treatment", "status": "200"}
+
+
+async def test_every_process_shows_its_routes_its_loop_and_itself(tmp_path: Path):
+    async with home_feed(tmp_path) as started:
+        await started.get("feed-control", "/feed?user=u&topic=1")
+        for service in (*DOWNSTREAMS, "feed-control"):
+            text = (await started.get(service, "/metrics")).body["text"].decode()
+            families = {family.name for family in text_string_to_metric_families(text)}
+            assert {"http_server_requests", "event_loop_lag_seconds", "process_cpu_seconds"} <= families, (
+                service
+            )
+            if not service.startswith("feed"):
+                assert {"service_busy_workers", "service_queue_length"} <= families, service
 
 
 async def test_faults_are_set_only_on_feeds_that_were_started_for_the_lab(tmp_path: Path):
