@@ -146,6 +146,11 @@ class ConfigTable:
         self, url: str, schema: Schema, *, connections: int = 4, utc: Callable[[], float] = time.time
     ) -> None:
         self.engine = open_engine(url, connections=connections)
+        # A look-up is one statement. On PostgreSQL a transaction around it would be two more round trips; in SQLite it
+        # costs nothing.
+        self._reads = (
+            self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.is_postgres else self.engine
+        )
         self._schema = schema
         self._utc = utc
         self._closed = False
@@ -160,31 +165,31 @@ class ConfigTable:
             make_database(self.engine)
         except OSError as error:
             raise TableUnavailable(f"{self.engine.url.database}: {error.strerror}") from error
-        with self._asking() as connection:
+        with self._asking(self.engine) as connection:
             begin_write(connection)
             METADATA.create_all(connection)
             connection.commit()
 
     def read(self, layer: Layer, subject: str) -> list[Entry]:
         """The current entries of one user or segment."""
-        with self._asking() as connection:
+        with self._asking(self._reads) as connection:
             return [Entry(*row) for row in connection.execute(_READ, {"layer": layer, "subject": subject})]
 
     def read_shared(self) -> tuple[int, list[Entry]]:
         """The entries of `all` and of every segment, and the version that they are at least as new as."""
-        with self._asking() as connection:
+        with self._asking(self._reads) as connection:
             # First the version: a change in between is then read twice, not missed.
             version = int(connection.execute(_VERSION).scalar_one())
             return version, [Entry(*row) for row in connection.execute(_READ_SHARED)]
 
     def version(self) -> int:
         """The version of the last change; 0 for an empty table."""
-        with self._asking() as connection:
+        with self._asking(self._reads) as connection:
             return int(connection.execute(_VERSION).scalar_one())
 
     def changed_since(self, seen: int) -> tuple[int, list[Changed]]:
         """The last version there is, and the first 5,000 changes after `seen`."""
-        with self._asking() as connection:
+        with self._asking(self._reads) as connection:
             rows = [Changed(*row) for row in connection.execute(_SINCE, {"seen": seen})]
             if rows and len(rows) < AT_ONCE:
                 return rows[-1].version, rows
@@ -199,7 +204,7 @@ class ConfigTable:
             .order_by(found.version.desc())
             .limit(limit)
         )
-        with self._asking() as connection:
+        with self._asking(self._reads) as connection:
             return [Revision(*row) for row in connection.execute(query)]
 
     def write(self, changes: Sequence[Change], *, actor: str, reason: str = "") -> int:
@@ -210,7 +215,7 @@ class ConfigTable:
         if not 0 < len(changes) <= MOST_CHANGES:
             raise InvalidInput(f"{len(changes)} changes: 1 to {MOST_CHANGES} are made at once")
         rows = self._checked(changes, actor, reason)
-        with self._asking() as connection:
+        with self._asking(self.engine) as connection:
             begin_write(connection)
             version = int(connection.execute(_VERSION).scalar_one())
             for row in rows:
@@ -231,7 +236,7 @@ class ConfigTable:
 
     def fill(self, changes: Iterable[Change], *, actor: str) -> int:
         """Writes many entries into an empty table, in one transaction; returns how many. Raises InvalidInput."""
-        with self._asking() as connection:
+        with self._asking(self.engine) as connection:
             begin_write(connection)
             if connection.execute(_VERSION).scalar_one():
                 raise InvalidInput("the table is not empty: write to it instead")
@@ -276,10 +281,10 @@ class ConfigTable:
         return rows
 
     @contextmanager
-    def _asking(self) -> Iterator[sa.Connection]:
+    def _asking(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         """A connection, given back whatever happens; what was not committed is rolled back."""
         try:
-            with self.engine.connect() as connection:
+            with engine.connect() as connection:
                 try:
                     yield connection
                 finally:
