@@ -18,6 +18,7 @@ from fairlead.admission.redis import RedisRateLimiter
 from fairlead.cache import Cache, Codec, Composite, Field, Freshness, HotKeys, SecondTier, TwoNodes
 from fairlead.cache.redis import RedisStore
 from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Policy
+from fairlead.diagnosis import WaitSampler
 from fairlead.inference import FeatureSchema, HeuristicScorer, Scheduler
 from fairlead.telemetry import (
     BufferedSink,
@@ -51,6 +52,7 @@ UNITS = {"seconds": "seconds", "bytes": "bytes", "share": "0–1"}
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Requests", "`MetricsMiddleware`, around the application.", ("http_", "websocket_")),
     ("Event loop", "`LoopLag`, in the lifespan.", ("event_loop_",)),
+    ("Waiting", "`fairlead.diagnosis.WaitSampler`, in the lifespan.", ("fairlead_waiter_",)),
     ("Process", "`export_process`, or `export_all`.", ("process_", "python_")),
     (
         "Dependencies",
@@ -115,6 +117,7 @@ def everything() -> MetricRegistry:
         LoadShedder("feed", metrics=registry)
         RedisRateLimiter(RateLimit(rate=1.0, burst=1), "redis://127.0.0.1:1", metrics=registry)
         LoopLag(registry)
+        WaitSampler(registry)
         MetricsMiddleware(_answers, registry=registry, count_queries=True)
         export_engine(create_engine("sqlite:///never-opened.db"), registry)
         breaker.export(registry)

@@ -20,6 +20,7 @@ __all__ = ["read_spans"]
 
 _LONGEST_LINE = 64 * 2**20
 _ERROR = 2  # STATUS_CODE_ERROR
+_KINDS = ("internal", "server", "client", "producer", "consumer")  # SPAN_KIND_…, from 1
 
 
 class _Value(msgspec.Struct, rename="camel"):
@@ -54,6 +55,7 @@ class _Span(msgspec.Struct, rename="camel"):
     trace_id: str
     span_id: str
     name: str = ""
+    kind: int | str = 0
     parent_span_id: str = ""
     start_time_unix_nano: int | str = 0
     end_time_unix_nano: int | str = 0
@@ -120,7 +122,16 @@ def _recorded(span: _Span) -> RecordedSpan:
         name=span.name,
         start_seconds=start / 1e9,
         end_seconds=start / 1e9 + (end - start) / 1e9,
+        kind=_kind(span.kind),
         failed=span.status.code in (_ERROR, "STATUS_CODE_ERROR"),
         attributes=attributes,
         links=tuple(each.span_id for each in span.links),
     )
+
+
+def _kind(said: int | str) -> str:
+    """Writers send the number, or the name of the enumeration."""
+    if isinstance(said, int):
+        return _KINDS[said - 1] if 1 <= said <= len(_KINDS) else ""
+    name = said.removeprefix("SPAN_KIND_").lower()
+    return name if name in _KINDS else ""

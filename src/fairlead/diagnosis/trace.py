@@ -41,6 +41,9 @@ class RecordedSpan(msgspec.Struct, frozen=True, kw_only=True):
     start_seconds: float
     """Since any moment that the spans of a trace share."""
     end_seconds: float
+    kind: str = ""
+    """As OpenTelemetry calls it: `server`, `client` (a call to another service), `producer`, `consumer` or `internal`;
+    empty when the record does not say."""
     failed: bool = False
     attributes: dict[str, bool | int | float | str] = {}
     links: tuple[str, ...] = ()
