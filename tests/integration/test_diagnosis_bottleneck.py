@@ -19,7 +19,7 @@ from fairlead.diagnosis import Bottleneck, Measured, find_bottleneck, measured_b
 SECONDS = 0.7
 
 WORKLOAD = '''
-import asyncio, hashlib, os, sys, threading, time
+import asyncio, hashlib, os, queue, sys, threading, time
 import msgspec
 from fairlead.calls import Policy
 from fairlead.diagnosis import WaitSampler
@@ -132,6 +132,7 @@ async def main():
     threads = [threading.Thread(target=scrape)]
     if sys.argv[1] == "downstream_beside_a_busy_thread":
         threads.append(threading.Thread(target=burn, args=(until,)))
+    threading.Thread(target=queue.SimpleQueue().get, daemon=True).start()  # without work, and behind no lock
     async with LoopLag(registry), WaitSampler(registry, interval=0.02):
         for thread in threads:
             thread.start()

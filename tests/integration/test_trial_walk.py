@@ -397,7 +397,8 @@ def test_finished_run_leaves_a_valid_result_and_a_report(tmp_path: Path):
     assert read_result(tmp_path / "result.json") == result
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert [each.path for each in result.evidence] == [
-        str(file.relative_to(tmp_path)) for file in sorted((tmp_path / "events").rglob("*.jsonl"))
+        str(file.relative_to(tmp_path))
+        for file in sorted([*(tmp_path / "events").rglob("*.jsonl"), *(tmp_path / "metrics").iterdir()])
     ]
     assert result.validity.requests == 2 * len(FakeSystem(rate=200.0).schedule(0))
 

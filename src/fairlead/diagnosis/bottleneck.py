@@ -295,6 +295,8 @@ def _downstream(m: Measured) -> Suspect | None:
     against: list[str] = []
     passed = f"{_percent(m.downstream_share)} of the requests' time passed in calls to others"
     said = f"{passed} (most from {_percent(MOST)})"
+    if not m.downstream_share:
+        said = "no call to another service was counted; one outside a Policy, an engine or a client span is not seen"
     (evidence if m.downstream_share >= SOME else against).append(said)
     if m.downstream is not None and m.downstream_call_seconds is not None and evidence:
         evidence.append(f"most of it in {m.downstream}: {_ms(m.downstream_call_seconds)} a call")
@@ -373,6 +375,10 @@ def _caveats(m: Measured) -> tuple[str, ...]:
     if m.requests_ended == 0 and m.in_flight:
         said.append(
             f"no request ended in the window and {m.in_flight:.0f} were in flight: durations say nothing here"
+        )
+    if m.downstream_share is not None and m.downstream_share >= 1.0 and m.callee_share is None:
+        said.append(
+            "calls side by side, and loads in the background, count in full: a trace tells what was waited for"
         )
     late = _lateness(m)
     if late or (m.cpu_share or 0.0) >= CPU_SATURATED:

@@ -245,6 +245,8 @@ def _downstream(
     if not sums:
         return None, None, None
     heaviest = max(sums, key=lambda name: sums[name])
+    if spent and not sums[heaviest]:
+        return None, 0.0, None
     call_seconds = sums[heaviest] / counts[heaviest] if counts.get(heaviest) else None
     if spent:
         return heaviest, min(1.0, sum(sums.values()) / spent), call_seconds

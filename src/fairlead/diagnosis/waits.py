@@ -3,8 +3,8 @@
 A request behind a lock uses no processor, opens no call and makes no loop late: to every other instrument it does
 nothing. Ten times a second a thread looks at what is waited for, and adds the seconds up:
 
-    lock         tasks in `asyncio.Lock.acquire` or `asyncio.Semaphore.acquire`; threads asleep on a futex in code that
-                 is no idle worker's and no `threading.Condition`'s
+    lock         tasks in `asyncio.Lock.acquire` or `asyncio.Semaphore.acquire`; threads asleep on a futex at a `with`
+                 or an `acquire()`: one that waits for work on a queue sleeps on a futex as well
     io           threads in a read, write or sync of a file, or in the kernel's sleep that no signal ends (state D)
     loop_thread  the loop's own thread, asleep in anything but its selector: a call that waits without `await`
 
@@ -15,13 +15,15 @@ processor. Linux only, on x86-64 and arm64. Per process; of several processes th
 from __future__ import annotations
 
 import asyncio
+import dis
 import os
 import platform
 import sys
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
-from types import CoroutineType, FrameType, TracebackType
+from types import CodeType, CoroutineType, FrameType, TracebackType
 from typing import Any
 
 from fairlead.errors import InvalidInput
@@ -42,7 +44,6 @@ _SELECTORS = {
     "x86_64": {232, 281, 441, 7, 271, 23, 270},
     "aarch64": {22, 441, 73, 72},
 }
-_IDLE_FILES = ("threading.py", "queue.py", "selectors.py", "socketserver.py")
 _MOST_TASKS = 1_000  # looked at in one sample: a walk along a task costs about a microsecond a step
 _DEEPEST = 50
 
@@ -108,7 +109,7 @@ class WaitSampler:
                     files += state == "file"
                 elif state == "file":
                     files += 1
-                elif state == "futex" and not _idle(frames.get(thread.ident)):
+                elif state == "futex" and _at_a_lock(frames.get(thread.ident)):
                     locks += 1
             del frames  # they keep everything alive that the threads have in hand
             self._lock.add(locks * passed)
@@ -154,14 +155,30 @@ def _behind_a_lock(task: asyncio.Task[Any]) -> bool:
     return False
 
 
-def _idle(frame: FrameType | None) -> bool:
-    """A worker without work, or a thread that waits for a signal from another: neither is behind a lock."""
+def _at_a_lock(frame: FrameType | None) -> bool:
+    """Whether a thread's next step is to get a lock: what it sleeps on is the same for a queue without work."""
     if frame is None:
-        return True
-    name = frame.f_code.co_filename
-    return name.endswith(_IDLE_FILES) or (
-        name.endswith("concurrent/futures/thread.py") and frame.f_code.co_name == "_worker"
-    )
+        return False
+    if frame.f_code.co_filename.endswith("/threading.py"):  # a semaphore waits on a condition
+        outer = frame.f_back
+        return outer is not None and outer.f_code.co_qualname == "Semaphore.acquire"
+    return frame.f_lasti in _lock_steps(frame.f_code)
+
+
+@lru_cache(maxsize=512)
+def _lock_steps(code: CodeType) -> frozenset[int]:
+    """Where in the code a `with` is entered or `acquire` called."""
+    found: set[int] = set()
+    acquires = False
+    for step in dis.get_instructions(code):
+        if step.opname in ("BEFORE_WITH", "LOAD_SPECIAL"):
+            found.add(step.offset)
+        if step.opname in ("LOAD_METHOD", "LOAD_ATTR", "LOAD_SPECIAL"):
+            acquires = step.argval == "acquire" or step.opname == "LOAD_SPECIAL"
+        elif step.opname.startswith("CALL") and acquires:
+            found.add(step.offset)
+            acquires = False
+    return frozenset(found)
 
 
 def _system_call(process: int, thread: int) -> tuple[int, int] | None:

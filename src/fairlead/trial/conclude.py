@@ -77,6 +77,7 @@ def conclude(
         summary=system.summary,
         seed=settings.seed,
         quick=settings.quick,
+        command=settings.command(system.name),
         rate_per_second=plan.rate,
         cycles=plan.cycles,
         patience_seconds=plan.patience,
@@ -94,7 +95,7 @@ def conclude(
         figures=tuple(figures),
         targets=tuple(targets),
         simulated=tuple(system.simulated),
-        evidence=hash_evidence(directory, ["events/**/*.jsonl", *system.inputs]),
+        evidence=hash_evidence(directory, ["events/**/*.jsonl", "metrics/*.jsonl.gz", *system.inputs]),
     )
 
 

@@ -147,6 +147,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     seed: int
     quick: bool
+    command: tuple[str, ...] = ()
+    """What repeats it, word by word; a Redis without its password. Empty in what older versions wrote."""
     rate_per_second: float
     cycles: int
     patience_seconds: float

@@ -106,6 +106,19 @@ class Settings:
         if self.rate is not None and (isinstance(self.rate, bool) or not 1 <= self.rate <= 5_000):
             raise InvalidInput(f"rate {self.rate!r} is not a rate of 1 to 5000 requests per second")
 
+    def command(self, system: str) -> tuple[str, ...]:
+        """The words of the command line that plays `system` so; a Redis is named without its user and password."""
+        words = ["fairlead", "try", system, "--seed", str(self.seed)]
+        words += ["--quick"] * self.quick
+        if self.rate is not None:
+            words += ["--rate", f"{self.rate:g}"]
+        for mechanism in self.ablate:
+            words += ["--ablate", mechanism]
+        if self.redis is not None:
+            scheme, _, rest = self.redis.partition("://")
+            words += ["--redis", f"{scheme}://{rest.rpartition('@')[2]}"]
+        return tuple(words)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:

@@ -12,11 +12,12 @@ the events on disk, and a result that says why it must not be used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import numpy as np
 
 from fairlead.clock import SYSTEM_CLOCK
@@ -27,6 +28,7 @@ from fairlead.lab.samples import Ending, Samples
 from fairlead.lab.schedule import Schedule
 from fairlead.telemetry import BufferedSink, LoadSample, LoadWindow, RequestEnding
 from fairlead.telemetry.jsonl import JsonLinesSegments
+from fairlead.trial.pages import MetricsPage, fetch_page, write_pages
 from fairlead.trial.progress import Live, NoProgress, Progress
 from fairlead.trial.system import Arm, Phase, Plan, Running, Settings, System
 
@@ -116,6 +118,7 @@ async def play(
                             _emit(sink, turn.samples_so_far(), turn, plan)
                             raise
                         await asyncio.to_thread(_record, sink, recorded.turns[-1], turn, plan)
+                        await asyncio.to_thread(write_pages, directory, turn.pages)
                         progress.finished(arm, cycle, _sum_up(recorded.turns[-1].samples))
             finally:
                 await _end(watch)
@@ -157,6 +160,12 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
         raise interrupted
 
 
+async def _ended(scrapes: Sequence[asyncio.Task[MetricsPage | None]]) -> list[MetricsPage | None]:
+    """What they found; those that are still at it, because the turn was cut short, are ended."""
+    await _end(*(task for task in scrapes if not task.done()))
+    return [task.result() for task in scrapes if not task.cancelled() and task.exception() is None]
+
+
 class _Turn:
     """Drives one cycle of load at one arm while it tells the system which phase begins."""
 
@@ -180,10 +189,16 @@ class _Turn:
         self._phase = plan.phases[0]
         self._load: LoadProgress | None = None
         self._zero: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self.pages: list[MetricsPage | None] = []
+        """What the arm's own metrics said whenever a phase began, and at the end."""
         self.began_at = 0.0
         """UTC seconds of the moment from which the schedule counts."""
 
     async def run(self) -> Turn:
+        async with aiohttp.ClientSession() as session:
+            return await self._run(session)
+
+    async def _run(self, session: aiohttp.ClientSession) -> Turn:
         await self._running.observe(self.arm)
         observed: dict[str, dict[str, float]] = {}
         load = asyncio.create_task(
@@ -198,7 +213,8 @@ class _Turn:
                 on_progress=self._moved,
             )
         )
-        phases = asyncio.create_task(self._phases(observed))
+        scrapes: list[asyncio.Task[MetricsPage | None]] = []
+        phases = asyncio.create_task(self._phases(observed, session, scrapes))
         try:
             # The first failure of either ends both: load without its phases measures nothing.
             await asyncio.wait({load, phases}, return_when=asyncio.FIRST_EXCEPTION)
@@ -208,17 +224,29 @@ class _Turn:
             samples = load.result()
         finally:
             await _end(load, phases)
+            # Asked for when a phase began, and not waited for then: a slow page must not hold a fault up.
+            self.pages += await _ended(scrapes)
+        self.pages.append(await self._scrape(session, ""))
         await asyncio.sleep(_PAUSE)
         observed[self._phase.name] = dict(await self._running.observe(self.arm))
         return Turn(arm=self.arm, cycle=self.cycle, samples=samples, observed=observed)
 
-    async def _phases(self, observed: dict[str, dict[str, float]]) -> None:
+    async def _scrape(self, session: aiohttp.ClientSession, phase: str) -> MetricsPage | None:
+        return await fetch_page(session, self._running.url(self.arm), self.arm.name, self.cycle, phase)
+
+    async def _phases(
+        self,
+        observed: dict[str, dict[str, float]],
+        session: aiohttp.ClientSession,
+        scrapes: list[asyncio.Task[MetricsPage | None]],
+    ) -> None:
         boundary = await self._zero
         for number, phase in enumerate(self._plan.phases):
             await asyncio.sleep(max(0.0, boundary - SYSTEM_CLOCK.now()))
             if number:
                 observed[self._phase.name] = dict(await self._running.observe(self.arm))
             self._phase = phase
+            scrapes.append(asyncio.create_task(self._scrape(session, phase.name)))
             await self._running.enter(self.arm, phase)
             boundary += phase.seconds
 
