@@ -23,6 +23,10 @@ __all__ = ["COMMANDS", "Commands", "parse", "run"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "try": ("try_", "Plays a reference system: the same load on control and treatment, with faults."),
+    "diagnose": (
+        "diagnose",
+        "Says where a run went wrong, whom it hit, why that may be, and what to run next.",
+    ),
     "events": ("events", "Checks events, shows them as they come, and prints their schemas."),
     "doctor": ("doctor", "Tells what is installed, reachable and missing here, each with its fix."),
 }

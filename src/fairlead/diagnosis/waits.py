@@ -104,12 +104,14 @@ class WaitSampler:
                 if thread is threading.current_thread() or thread.native_id is None or thread.ident is None:
                     continue
                 state = self._waits_in(thread.native_id)
+                at_a_lock = state == "futex" and _at_a_lock(frames.get(thread.ident))
                 if thread.ident == loop_thread:
-                    self._loop_thread.add(passed * (state in ("futex", "file", "other")))
+                    # Asleep on a futex and not at a lock, it waits for the interpreter's, which is ours right now.
+                    self._loop_thread.add(passed * (at_a_lock or state in ("file", "other")))
                     files += state == "file"
                 elif state == "file":
                     files += 1
-                elif state == "futex" and _at_a_lock(frames.get(thread.ident)):
+                elif at_a_lock:
                     locks += 1
             del frames  # they keep everything alive that the threads have in hand
             self._lock.add(locks * passed)
