@@ -18,6 +18,7 @@ import pytest
 from fairlead.telemetry import Exposure, LoadSample, RequestFinished
 from fairlead.telemetry.jsonl import read_events
 from fairlead.trial import load_system
+from fairlead.trial.pages import read_pages
 from fairlead.trial.result import Result, read_result
 
 pytestmark = pytest.mark.timeout(180)
@@ -82,7 +83,7 @@ def test_progress_goes_to_stderr(run: Run):
 
 def test_folder_holds_result_report_events_and_logs(run: Run):
     names = {path.name for path in run.directory.iterdir()}
-    assert names == {"result.json", "report.html", "events", "logs", "flags.json"}
+    assert names == {"result.json", "report.html", "events", "metrics", "logs", "flags.json"}
     assert {path.name for path in (run.directory / "events").iterdir()} == {
         "load",
         "feed-control",
@@ -211,3 +212,44 @@ def _corner(picture: Path) -> str:
     # The first pixel of the first row has no neighbours, so every PNG filter leaves it as it is.
     pixel = zlib.decompress(compressed)[1 : 5 if alpha else 4][:3]
     return "light" if sum(pixel) > 3 * 127 else "dark"
+
+
+def test_metrics_of_each_arm_are_kept_at_the_edges_of_every_phase(run: Run):
+    pages = read_pages(run.directory)
+    phases = [phase.name for phase in run.result.phases]
+    for arm in ("control", "treatment"):
+        for cycle in range(2):
+            kept = [page for page in pages if (page.arm, page.cycle) == (arm, cycle)]
+            # One that took half a second is left out: a service that hangs is busy with its requests.
+            assert {page.phase for page in kept} <= {*phases, ""}
+            assert len(kept) >= len(phases) - 1
+            assert all("process_cpu_seconds_total" in page.text for page in kept)
+
+
+def test_diagnosis_finds_the_stalled_dependency_and_says_what_to_run_next(run: Run):
+    command = [sys.executable, "-m", "fairlead.cli", "diagnose", str(run.directory)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == run.code, done.stderr
+    found = json.loads(done.stdout)
+    assert found["command"] == "fairlead try home_feed --seed 2 --quick"
+    assert "features stalled" in found["summary"]
+    claims = [each["claim"] for each in found["hypotheses"]]
+    assert "what happens in phase 'features stalled' does it" in claims[:2], claims
+    assert any(claim.startswith("feature_service is not asked") for claim in claims), claims
+    assert any("circuit_breaker feature_service closed → open" in line for line in found["journal"]["states"])
+    assert {(each["arm"], each["phase"]) for each in found["bottlenecks"]} == {
+        (arm, phase)
+        for arm in ("control", "treatment")
+        for phase in ("normal", "viral", "cleared", "stalled")
+    }
+    # Its calls are behind no policy, which is told, and not taken for a service without downstreams.
+    control = next(
+        each for each in found["bottlenecks"] if (each["arm"], each["phase"]) == ("control", "stalled")
+    )
+    assert control["found"]["verdict"] == "inconclusive"
+    assert "nothing that was measured" in control["found"]["reason"]
+    assert any("--ablate" in step["command"] for step in found["next_steps"])
+    assert all(step["command"].startswith("fairlead try home_feed") for step in found["next_steps"])
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    assert "6  try: one thing at a time" in shown
+    assert max(map(len, shown.splitlines())) <= 180

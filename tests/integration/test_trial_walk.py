@@ -17,6 +17,7 @@ from fairlead.telemetry import LoadSample, LoadWindow
 from fairlead.telemetry.jsonl import read_events
 from fairlead.trial import Arm, Phase, Plan, Settings
 from fairlead.trial import walk as walk_module
+from fairlead.trial.pages import read_pages
 from fairlead.trial.progress import Live
 from fairlead.trial.result import Figure, read_result
 from fairlead.trial.run import run_trial
@@ -401,6 +402,9 @@ def test_finished_run_leaves_a_valid_result_and_a_report(tmp_path: Path):
         for file in sorted([*(tmp_path / "events").rglob("*.jsonl"), *(tmp_path / "metrics").iterdir()])
     ]
     assert result.validity.requests == 2 * len(FakeSystem(rate=200.0).schedule(0))
+    phases = [phase.name for phase in FakeSystem(rate=200.0).plan(Settings()).phases]
+    pages = [page.phase for page in read_pages(tmp_path) if page.arm == "control"]
+    assert pages == [*phases, ""] * (len(pages) // (len(phases) + 1))
 
 
 @pytest.mark.parametrize(

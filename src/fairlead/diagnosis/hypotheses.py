@@ -215,11 +215,7 @@ def _innocent(compared: Sequence[Compared], bottlenecks: Sequence[PhaseBottlenec
             continue
         for cohort in each.cohorts:
             close = cohort.low > -0.05 and cohort.high < 0.05
-            if (
-                not cohort.worse
-                and close
-                and cohort.dimension in ("key", "route", "freshness", "sent", "cycle")
-            ):
+            if not cohort.worse and close and cohort.dimension in ("key", "route", "sent", "cycle"):
                 found.append(
                     f"{cohort.dimension} = {cohort.value}: {cohort.share * 100:.1f} % "
                     f"{each.what.partition(',')[0]}, the rest "
@@ -273,7 +269,7 @@ def next_steps(
             if mechanism not in ablated and len(steps) < _MOST_STEPS - 1:
                 step(
                     [*words, "--ablate", mechanism],
-                    f"one mechanism: {mechanism} is off in a third arm",
+                    f"one mechanism: {mechanism} is off, in an arm of its own",
                     f"{why}; if that arm is as good, it did not help, and if it is better, it did harm",
                 )
     loaded = any(word in each.claim for each in hypotheses[:3] for word in ("processor", "wait", "refuses"))

@@ -19,6 +19,8 @@ from fairlead.telemetry import LoadSample, RequestFinished
 
 __all__ = ["bad_requests", "compared_requests"]
 
+_OUTCOMES = frozenset({"degraded", "degraded_by", "error", "freshness", "missing"})
+"""Known only once there is an answer: what came from a cache was quick, and is no class of requests."""
 _SLICE = 0.5  # seconds: requests of one share a queue
 _SLOWEST = 0.95
 _LATE = 0.005  # seconds of send lag that a reader would see in a latency
@@ -61,13 +63,13 @@ def compared_requests(
             bad,
             slices,
             dimensions,
-            outcomes=frozenset({"degraded"}),
+            outcomes=_OUTCOMES,
         )
     )
     degraded = np.array([sample.ending == "degraded" for sample in own], dtype=bool)
     if degraded.mean() >= 0.01:
         del dimensions["degraded"]
-        found.append(compare_cohorts(f"degraded, in {arm}", degraded, slices, dimensions))
+        found.append(compare_cohorts(f"degraded, in {arm}", degraded, slices, dimensions, outcomes=_OUTCOMES))
     server = _at_server(events, arm, {each.name for each in facts.measured})
     if server is not None:
         found.append(server)
@@ -133,12 +135,10 @@ def _at_server(events: RunEvents, arm: str, measured: set[str]) -> Compared | No
         values = [row.attributes.get(name, "") or "none" for row in rows]
         if len(set(values)) <= _SINGLE_VALUES:
             dimensions[name] = values
-    # What says how an answer came about is known only once it has: the reason of a fallback is no class of requests.
-    outcomes = frozenset({"error", "degraded_by", "missing"})
     return compare_cohorts(
         f"slower than {slow * 1000:.0f} ms or failed at the server, in {arm}",
         np.array([row.latency_seconds > slow or row.failed() for row in rows], dtype=bool),
         _slices([row.at_utc_seconds for row in rows]),
         dimensions,
-        outcomes=outcomes,
+        outcomes=_OUTCOMES,
     )
