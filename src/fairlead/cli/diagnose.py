@@ -33,7 +33,7 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
 ) -> int:
-    """Says where a run went wrong, which requests were hit, why that may be, and what to run next."""
+    """Says where a run went wrong, whom it hit, why that may be, and what to run next."""
     if slow is not None and not 0 < slow < 3600:
         raise InvalidInput(f"--slow {slow}: expected seconds above 0 and below an hour")
     result = _result(run)
