@@ -147,6 +147,8 @@ def _journal(journal: Journal, arm: str) -> Iterator[str]:
     cut = f"; lines cut off at the end of a file: {journal.truncated}" if journal.truncated else ""
     twice = f"; {journal.duplicates} delivered twice, counted once" if journal.duplicates else ""
     yield from _wrapped(f"events: {counted}{cut}{twice}", "  ")
+    ended = ", ".join(f"{ending} {n:,}" for ending, n in journal.endings.items())
+    yield from _wrapped(f"requests of {arm} ended: {ended}", "  ")
     yield from _listed("changes of state", journal.states, "none: no breaker opened, no limit told of a move")
     yield from _listed(
         f"what the policies of {arm} did", journal.actions, "nothing that was not the straight way"

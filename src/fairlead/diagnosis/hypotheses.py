@@ -36,6 +36,8 @@ _MECHANISM_OF = {
 """A word in the name of the mechanism that acts so."""
 _MOST_STEPS = 5
 _WORTH_A_LINE = 0.02
+_FAR_MORE = 0.3
+_HARDLY = 0.2
 
 
 def suspected(
@@ -54,7 +56,8 @@ def suspected(
     if total:
         found += _from_gauges(facts, arm, bottlenecks, trouble, total)
         found += _from_refusals(facts, arm, events, total)
-        found += _from_cohorts(facts, arm, compared, total)
+        known = list(_from_cohorts(facts, arm, compared, total))
+        found += [*known, *_from_phases(facts, own, trouble, total, [each.claim for each in known])]
     found = [each for each in found if each.strength >= _WORTH_A_LINE]
     found.sort(key=lambda each: -each.strength)
     return found, _innocent(compared, bottlenecks, arm)
@@ -204,6 +207,30 @@ def _from_cohorts(
         )
 
 
+def _from_phases(
+    facts: RunFacts, own: Sequence[Standing], trouble: dict[str, float], total: float, known: Sequence[str]
+) -> Iterator[Hypothesis]:
+    """Phases that hold far more trouble than requests, in runs too short for an interval that says so."""
+    requests = sum(each.n for each in own)
+    for each in own:
+        excess = trouble[each.phase] / total - each.n / requests
+        claim = f"what happens in phase {facts.title(each.phase)!r} does it"
+        if excess < _FAR_MORE or claim in known:
+            continue
+        faults = facts.workload.get("faults", "")
+        yield Hypothesis(
+            claim=claim,
+            strength=round(excess * 0.5, 3),
+            evidence=(
+                f"{trouble[each.phase] / total * 100:.0f} % of the requests in trouble are of this phase, and "
+                f"{each.n / requests * 100:.0f} % of all requests",
+                *((f"the plan's faults: {faults}",) if faults else ()),
+            ),
+            against=("the run is too short to tell it from chance: too few half seconds in that phase",),
+            disproved_by="a run with more cycles spreads the trouble over other phases",
+        )
+
+
 def _bounds(cohort: Cohort) -> str:
     return f"{cohort.difference * 100:+.1f} points, {cohort.low * 100:+.1f} to {cohort.high * 100:+.1f}"
 
@@ -222,11 +249,18 @@ def _innocent(compared: Sequence[Compared], bottlenecks: Sequence[PhaseBottlenec
                     f"{cohort.rest_share * 100:.1f} % ({_bounds(cohort)})"
                 )
     own = [each for each in bottlenecks if each.arm == arm]
-    for cause, name in (("loop", "a call that holds up the event loop"), ("lock", "a lock"), ("io", "files")):
+    for cause, name, mark in (
+        ("loop", "a call that holds up the event loop", "the loop was on time"),
+        ("lock", "a lock", "waited for a lock"),
+        ("io", "files", "waited for files"),
+    ):
         rows = [suspect for each in own for suspect in each.found.suspects if suspect.cause == cause]
-        if rows and all(row.strength < 0.2 for row in rows):
-            said = next((row.against[0] for row in rows if row.against), "no mark of it")
-            found.append(f"{name}: in no phase ({said})")
+        said = [next((words for words in row.against if mark in words), "") for row in rows]
+        # What was not looked at is not ruled out.
+        if rows and all(said) and all(row.strength < _HARDLY for row in rows):
+            found.append(
+                f"{name}: in no phase (at most {max(row.strength for row in rows):.2f} of 1; {said[0]})"
+            )
     return found
 
 

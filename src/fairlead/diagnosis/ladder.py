@@ -197,6 +197,7 @@ def _journal(
         events=dict(sorted(events.events.items())),
         truncated=events.truncated,
         duplicates=events.duplicates,
+        endings=dict(Counter(str(sample.ending) for sample in own).most_common()),
         states=tuple(states),
         actions=tuple(actions[: 2 * _SHOWN]),
         slowest=tuple(

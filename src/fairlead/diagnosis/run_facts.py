@@ -174,6 +174,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """By folder."""
     truncated: int
     duplicates: int
+    endings: dict[str, int]
+    """How the requests of the arm ended, as clients saw it."""
     states: tuple[str, ...]
     """Changes of state in the order of time, or their counts where there are many."""
     actions: tuple[str, ...]

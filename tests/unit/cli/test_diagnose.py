@@ -280,6 +280,28 @@ def test_run_that_was_sent_late_is_suspected_itself_first(tmp_path: Path, capsys
     assert "1. the machine that measured was too busy" in said
 
 
+def test_phase_with_all_the_trouble_in_a_run_too_short_to_tell_is_suspected_and_said_to_be_uncertain(
+    tmp_path: Path, capsys
+):
+    made = Written(tmp_path / "short")
+    short = [each for each in made.load if isinstance(each, LoadSample) and (each.at_utc_seconds % 10) < 1.5]
+    made.load = [
+        msgspec.structs.replace(each, ending="error", status=0)
+        if each.phase == "storm" and each.cycle == 0
+        else each
+        for each in short
+    ]
+    directory = made.save()
+    found = diagnosed(capsys, str(directory), "--slow", "1")
+    [claim] = [
+        each for each in found["hypotheses"] if each["claim"] == "what happens in phase 'storm' does it"
+    ]
+    at_clients = [each for each in found["compared"] if "server" not in each["what"]]
+    assert not any(cohort["worse"] for each in at_clients for cohort in each["cohorts"])
+    assert "too short to tell" in claim["against"][0]
+    assert "requests of treatment ended: ok 450, error 150" in text(capsys, str(directory), "--slow", "1")
+
+
 def test_run_of_an_older_version_is_repeated_as_far_as_its_result_says(tmp_path: Path, capsys):
     made = Written(tmp_path / "old")
     made.result = msgspec.structs.replace(made.result, command=())

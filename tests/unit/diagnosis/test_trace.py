@@ -209,3 +209,13 @@ class TestOtlpJson:
     def test_that_is_not_there_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="no such file"):
             read_spans(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(3, "client"), ("SPAN_KIND_SERVER", "server"), (0, ""), (99, ""), ("SPAN_KIND_NEW", "")],
+)
+def test_kind_of_a_span_is_read_as_number_or_name(kind: int | str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "traces.jsonl").write_text(otlp(kind=kind) + "\n", encoding="utf-8")
+    [[found]] = read_spans(tmp_path / "traces.jsonl").values()
+    assert found.kind == said
