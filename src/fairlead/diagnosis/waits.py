@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from functools import lru_cache
-from pathlib import Path
 from types import CodeType, CoroutineType, FrameType, TracebackType
 from typing import Any
 
@@ -58,7 +57,7 @@ class WaitSampler:
     def __init__(self, registry: MetricRegistry, *, interval: float = 0.1) -> None:
         check_number("WaitSampler.interval", interval, low=0.01, high=60.0)
         self._machine = platform.machine()
-        if self._machine not in _FUTEX or _system_call(os.getpid(), threading.get_native_id()) is None:
+        if self._machine not in _FUTEX or _system_call(threading.get_native_id()) is None:
             raise InvalidInput(
                 "WaitSampler: reads /proc/self/task/*/syscall, on Linux on x86-64 and arm64 only"
             )
@@ -119,7 +118,7 @@ class WaitSampler:
 
     def _waits_in(self, thread: int) -> str:
         """running, futex, file, selector or other."""
-        call = _system_call(os.getpid(), thread)
+        call = _system_call(thread)
         if call is None or call[0] < 0:
             return "file" if _state(thread) == "D" else "running"
         number, first = call
@@ -183,18 +182,27 @@ def _lock_steps(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
-def _system_call(process: int, thread: int) -> tuple[int, int] | None:
+def _system_call(thread: int) -> tuple[int, int] | None:
     """Number and first argument; (-1, 0) for a thread in none; None when it cannot be read."""
     try:
-        words = Path(f"/proc/{process}/task/{thread}/syscall").read_text().split()
-        return (-1, 0) if words[0] in ("running", "-1") else (int(words[0]), int(words[1], 16))
+        words = _read(f"/proc/self/task/{thread}/syscall").split()
+        return (-1, 0) if words[0] in (b"running", b"-1") else (int(words[0]), int(words[1], 16))
     except (OSError, ValueError, IndexError):
         return None
 
 
+def _read(path: str) -> bytes:
+    # Not Path.read_text: it takes three times as long, and this is read for every thread, ten times a second.
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, 4096)
+    finally:
+        os.close(file)
+
+
 def _state(thread: int) -> str:
     try:
-        return Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+        return _read(f"/proc/self/task/{thread}/stat").rpartition(b")")[2].split()[0].decode()
     except (OSError, IndexError):
         return ""
 
