@@ -232,6 +232,15 @@ def test_postgres_waits_no_longer_than_the_timeout_for_a_table_that_is_locked(po
         assert explain(connection, "SELECT id FROM few").plan
 
 
+def test_postgres_connection_in_autocommit_is_refused_since_nothing_could_be_rolled_back(
+    postgres: Engine,
+) -> None:
+    with postgres.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with pytest.raises(InvalidInput, match="autocommit"):
+            explain(connection, "SELECT id FROM few")
+        assert connection.execute(text("SHOW plan_cache_mode")).scalar() == "auto"
+
+
 def test_postgres_table_that_was_never_analysed_is_said_to_be(postgres: Engine) -> None:
     with postgres.connect() as connection:
         plan = explain(connection, "SELECT id FROM few")

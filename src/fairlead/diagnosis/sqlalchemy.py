@@ -127,6 +127,10 @@ def _on_postgres(connection: Connection, statement: str, timeout: float) -> Quer
         "plan_cache_mode = force_generic_plan",
     ):
         _run(connection, f"SET LOCAL {setting}")
+    if _run(connection, "SHOW transaction_read_only").scalar() != "on":
+        raise InvalidInput(
+            "explain: the connection is in autocommit, where nothing can be rolled back: give another"
+        )
     prepared = False
     try:
         _run(connection, f"PREPARE {_PREPARED} AS {statement}")
