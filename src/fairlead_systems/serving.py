@@ -10,7 +10,7 @@ import argparse
 import errno
 import socket
 import sys
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from fairlead.errors import FairleadError, InvalidInput, PortInUse
@@ -45,15 +45,19 @@ def application(
     from starlette.middleware import Middleware
     from starlette.routing import Route
 
+    from fairlead.diagnosis import WaitSampler
     from fairlead.telemetry import LoopLag, export_process
     from fairlead.telemetry.asgi import MetricsEndpoint, MetricsMiddleware
 
     export_process(registry)
     lag = LoopLag(registry)
+    waits: AbstractAsyncContextManager[object] = nullcontext()
+    with suppress(InvalidInput):  # a kernel that does not tell what threads wait for
+        waits = WaitSampler(registry)
 
     @asynccontextmanager
     async def alive(app: Starlette) -> AsyncIterator[None]:
-        async with lag, lifespan():
+        async with lifespan(), lag, waits:
             yield
 
     return Starlette(

@@ -26,7 +26,6 @@ from starlette.routing import Route
 
 from fairlead.cache import Codec, SecondTier
 from fairlead.deadline import TIMEOUT_HEADER, Deadline
-from fairlead.diagnosis import WaitSampler
 from fairlead.errors import InvalidInput
 from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
 from fairlead.telemetry import (
@@ -278,8 +277,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
             feed.connect(session, sources, arguments.labels, address, second)
             try:
                 await feed.warm()
-                async with WaitSampler(feed.registry):
-                    yield
+                yield
             finally:
                 await feed.close()
                 if isinstance(sink, BufferedSink):
