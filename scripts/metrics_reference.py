@@ -63,12 +63,12 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Cache",
         "`Cache.export` (`what`: of `CacheStats` or `TierStats`), `HotKeys.export`, `Composite(metrics=registry)`.",
-        ("fairlead_cache_", "fairlead_hot_keys_", "cache_field_"),
+        ("fairlead_cache_", "fairlead_hot_keys_"),
     ),
     (
         "Admission",
         "`LoadShedder(metrics=registry)`, and the rate limiters likewise.",
-        ("admission_", "rate_limit_"),
+        ("fairlead_admission_", "fairlead_rate_limit_"),
     ),
     ("Inference", "`Scheduler.export`.", ("fairlead_inference_",)),
     ("Database", "`fairlead.telemetry.sqlalchemy.export_engine`.", ("db_",)),

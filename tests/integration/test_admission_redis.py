@@ -117,7 +117,7 @@ async def test_a_hung_redis_costs_its_budget_once_and_the_local_buckets_decide(s
         assert limits.fallbacks == 5
         assert [event.current for event in events] == ["open"]
         assert limits.last_error.startswith("DeadlineExceeded: ")
-        assert 'rate_limit_fallbacks_total{limit="default"} 5.0' in render(metrics)
+        assert 'fairlead_rate_limit_fallbacks_total{limit="default"} 5.0' in render(metrics)
         server.resume()
         await _until_redis_decides(limits)
 

@@ -119,15 +119,15 @@ class LoadShedder:
 
     def _count(self, metrics: MetricRegistry) -> None:
         admitted = metrics.counter(
-            "admission_admitted_total", "Requests that got a permit.", labels=("shedder", "priority")
+            "fairlead_admission_admitted_total", "Requests that got a permit.", labels=("shedder", "priority")
         )
         refused = metrics.counter(
-            "admission_refused_total",
+            "fairlead_admission_refused_total",
             "Requests turned away before any work began.",
             labels=("shedder", "priority", "reason"),
         )
         waited = metrics.histogram(
-            "admission_queue_seconds",
+            "fairlead_admission_queue_seconds",
             "Time in the queue of requests that were admitted from it.",
             labels=("shedder", "priority"),
         )
@@ -140,9 +140,9 @@ class LoadShedder:
             for reason in get_args(RefusalReason)
         }
         gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
-            ("admission_limit", "Requests that may be in flight.", lambda: self.limit.limit),
-            ("admission_in_flight", "Requests in flight.", lambda: self.limit.in_flight),
-            ("admission_waiting", "Requests in the queue.", lambda: len(self._queue)),
+            ("fairlead_admission_limit", "Requests that may be in flight.", lambda: self.limit.limit),
+            ("fairlead_admission_in_flight", "Requests in flight.", lambda: self.limit.in_flight),
+            ("fairlead_admission_waiting", "Requests in the queue.", lambda: len(self._queue)),
         )
         for gauge, meaning, read in gauges:
             metrics.gauge(gauge, meaning, labels=("shedder",)).labels(shedder=self.name).track(read)

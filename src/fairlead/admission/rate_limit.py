@@ -143,7 +143,7 @@ class RateLimiter:
         self._refill = limit.refill_seconds
         self._full_at: OrderedDict[str, float] = OrderedDict()
         decisions = (metrics or MetricRegistry()).counter(
-            "rate_limit_decisions_total",
+            "fairlead_rate_limit_decisions_total",
             "Requests that were let through or limited.",
             labels=("limit", "decision"),
         )

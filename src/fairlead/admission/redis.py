@@ -94,12 +94,12 @@ class RedisRateLimiter:
         metrics = metrics or MetricRegistry()
         self._local = RateLimiter(local or limit, metrics=metrics, clock=clock)
         self._fallbacks = metrics.counter(
-            "rate_limit_fallbacks_total",
+            "fairlead_rate_limit_fallbacks_total",
             "Requests decided by this process alone, because Redis gave no answer in time.",
             labels=("limit",),
         ).labels(limit=limit.name)
         decisions = metrics.counter(
-            "rate_limit_decisions_total",
+            "fairlead_rate_limit_decisions_total",
             "Requests that were let through or limited.",
             labels=("limit", "decision"),
         )

@@ -78,7 +78,7 @@ class Composite(Generic[_K]):
     """Values of several fields in one `Cache`, by key.
 
     name: begins the keys of its entries, (name, field, key), and labels its figures. metrics: where
-    `cache_field_staleness_seconds` and `cache_field_missing_total` are kept; private by default.
+    `fairlead_cache_field_staleness_seconds` and `fairlead_cache_field_missing_total` are kept; private by default.
 
     >>> import asyncio
     >>> async def price(product): return 9.5
@@ -111,12 +111,12 @@ class Composite(Generic[_K]):
         self._order = sorted(self._fields, key=lambda field: self._fields[field].tier == "relaxed")
         registry = MetricRegistry() if metrics is None else metrics
         staleness = registry.histogram(
-            "cache_field_staleness_seconds",
+            "fairlead_cache_field_staleness_seconds",
             "Seconds past its fresh life of a field when it was handed out.",
             labels=("composite", "field"),
         )
         missing = registry.counter(
-            "cache_field_missing_total",
+            "fairlead_cache_field_missing_total",
             "Answers in which a relaxed field was its default.",
             labels=("composite", "field"),
         )

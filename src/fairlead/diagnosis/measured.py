@@ -110,7 +110,7 @@ def measured_between(
     active = pages.mean("http_server_active_requests")
     in_flight = None if spent is None and active is None else max((spent or 0.0) / seconds, active or 0.0)
     cpu = share("process_cpu_seconds_total")
-    queued = pages.grown("admission_queue_seconds_sum")
+    queued = pages.grown("fairlead_admission_queue_seconds_sum")
     downstream, downstream_share, call_seconds = _downstream(pages, spent, active)
     waiting = pages.grown_by("fairlead_waiter_seconds_total", "on")
     return Measured(
@@ -263,7 +263,7 @@ def _fullest(page: Scrape) -> float | None:
     for used, allowed, label in (
         ("fairlead_limit_in_flight", "fairlead_limit_allowed", "limit"),
         ("fairlead_policy_in_flight", "fairlead_policy_limit", "policy"),
-        ("admission_in_flight", "admission_limit", "shedder"),
+        ("fairlead_admission_in_flight", "fairlead_admission_limit", "shedder"),
         ("db_client_pool_used_connections", "db_client_pool_connections", "database"),
     ):
         limits = page.by(allowed, label)

@@ -447,14 +447,14 @@ async def test_counters_and_gauges_are_scraped(clock: ManualClock) -> None:
     await service.send("second")
     await service.send("third")
     text = render(metrics)
-    assert 'admission_admitted_total{shedder="svc",priority="critical"} 1.0' in text
-    assert 'admission_refused_total{shedder="svc",priority="normal",reason="full"} 1.0' in text
-    assert 'admission_limit{shedder="svc"} 1.0' in text
-    assert 'admission_in_flight{shedder="svc"} 1.0' in text
-    assert 'admission_waiting{shedder="svc"} 1.0' in text
+    assert 'fairlead_admission_admitted_total{shedder="svc",priority="critical"} 1.0' in text
+    assert 'fairlead_admission_refused_total{shedder="svc",priority="normal",reason="full"} 1.0' in text
+    assert 'fairlead_admission_limit{shedder="svc"} 1.0' in text
+    assert 'fairlead_admission_in_flight{shedder="svc"} 1.0' in text
+    assert 'fairlead_admission_waiting{shedder="svc"} 1.0' in text
     await clock.run_for(0.02)
     await service.end("first")
-    assert 'admission_queue_seconds_count{shedder="svc",priority="normal"} 1' in render(metrics)
+    assert 'fairlead_admission_queue_seconds_count{shedder="svc",priority="normal"} 1' in render(metrics)
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,8 @@ def test_decisions_are_counted(clock: ManualClock) -> None:
     for _ in range(3):
         limits.check("a")
     text = render(metrics)
-    assert 'rate_limit_decisions_total{limit="default",decision="allowed"} 1.0' in text
-    assert 'rate_limit_decisions_total{limit="default",decision="limited"} 2.0' in text
+    assert 'fairlead_rate_limit_decisions_total{limit="default",decision="allowed"} 1.0' in text
+    assert 'fairlead_rate_limit_decisions_total{limit="default",decision="limited"} 2.0' in text
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ async def test_a_relaxed_field_beyond_its_bound_is_its_default_and_is_named(
     assert answer.degraded
     assert "rating" not in answer.staleness
     missing = product.metrics.counter(
-        "cache_field_missing_total",
+        "fairlead_cache_field_missing_total",
         "Answers in which a relaxed field was its default.",
         labels=("composite", "field"),
     )
