@@ -18,7 +18,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote_plus, urlencode
 
 import msgspec
 
@@ -106,7 +106,8 @@ class RecordingMiddleware:
             return
         taken = _Taken(receive, send, self._body_bytes)
         arrived_at, began = self._clock.utc(), self._clock.now()
-        path = scope["path"]
+        # Kept from before: mounts rewrite the second, with values of parameters in it.
+        path, root = scope["path"], scope.get("root_path", "")
         try:
             await self.app(scope, taken.receive, taken.send)
         except asyncio.CancelledError:
@@ -117,7 +118,8 @@ class RecordingMiddleware:
             raise
         finally:
             try:
-                self._sink.emit(self._recorded(scope, path, taken, arrived_at, self._clock.now() - began))
+                latency = self._clock.now() - began
+                self._sink.emit(self._recorded(scope, path, root, taken, arrived_at, latency))
             except Exception:  # a scope, a redactor or a callback of others: never the request's loss
                 self.failures += 1
 
@@ -126,7 +128,7 @@ class RecordingMiddleware:
         return sampled(request_id, self._share) if request_id else self._rng.random() < self._share
 
     def _recorded(
-        self, scope: Scope, path: str, taken: _Taken, arrived_at: float, latency: float
+        self, scope: Scope, path: str, root: str, taken: _Taken, arrived_at: float, latency: float
     ) -> RequestRecorded:
         context = current()
         route = self._route(scope)
@@ -137,7 +139,7 @@ class RecordingMiddleware:
             inclusion_probability=self._share,
             method=str(scope["method"]),
             route=route,
-            target=self._target(scope, path, route),
+            target=self._target(scope, path, root, route),
             headers={
                 name: self._redactor.text(value.decode("latin-1"))
                 for key, value in scope.get("headers", ())
@@ -151,25 +153,51 @@ class RecordingMiddleware:
             latency_seconds=latency,
         )
 
-    def _target(self, scope: Scope, path: str, route: str) -> str:
-        parameters = {str(key): str(value) for key, value in (scope.get("path_params") or {}).items()}
-        if parameters:
-            # By whole segments: the user "1" must not be replaced inside "/v1/users/1".
-            hidden = {value: self._value(name, value) for name, value in parameters.items()}
-            path = "/".join([hidden.get(segment, segment) for segment in path.split("/")])
-            for value, token in hidden.items():
-                if "/" in value:
-                    path = path.replace(value, token)
-        elif route == UNROUTED:
-            # Nobody said what its parts are.
-            path = "/".join([segment and self._redactor.token(segment) for segment in path.split("/")])
-        query = parse_qsl(
-            scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True, max_num_fields=100
+    def _target(self, scope: Scope, path: str, root: str, route: str) -> str:
+        shown, hidden = self._parameters(scope)
+        for value in sorted(hidden, key=len, reverse=True):
+            if "/" in value:
+                path = path.replace(value, hidden[value])
+        # By whole segments: the user "1" must not be replaced inside "/v1/users/1". What is neither a word of the
+        # pattern nor a declared value is personal: a "007" that became 7, a "{name}.json", the paths below a mount.
+        words = {*root.split("/"), *([] if route == UNROUTED else filter(_is_word, route.split("/")))}
+        tokens = set(hidden.values())
+        path = "/".join(
+            [
+                hidden[segment]
+                if segment in hidden and segment not in words
+                else segment
+                if not segment or segment in words or segment in shown or segment in tokens
+                else self._redactor.token(segment)
+                for segment in path.split("/")
+            ]
         )
         target = quote(self._redactor.text(path), safe="/:@!$&'()*+,;=~")
+        text = scope.get("query_string", b"").decode("latin-1")
+        query = parse_qsl(text, keep_blank_values=True, max_num_fields=100)
         if not query:
             return target
-        return f"{target}?{urlencode([(name, self._value(name, value)) for name, value in query])}"
+        alone = {unquote_plus(part) for part in text.split("&") if "=" not in part}
+        return f"{target}?" + urlencode(
+            [(self._name(name, alone), self._value(name, value) if value else "") for name, value in query]
+        )
+
+    def _parameters(self, scope: Scope) -> tuple[set[str], dict[str, str]]:
+        """The values in the path that may be shown, and tokens for the others. A value that is both is hidden."""
+        shown: set[str] = set()
+        hidden: dict[str, str] = {}
+        for name, value in (scope.get("path_params") or {}).items():
+            text = str(value)
+            if str(name) in self._shown:
+                shown.add(text)
+            elif text:
+                hidden[text] = self._redactor.token(text)
+        return shown, hidden
+
+    def _name(self, name: str, alone: set[str]) -> str:
+        # "?ann" is a value without a name, unless that name was declared.
+        hidden = name in alone and name not in self._shown
+        return self._redactor.token(name) if hidden else self._redactor.text(name)
 
     def _value(self, name: str, value: str) -> str:
         return self._redactor.text(value) if name in self._shown else self._redactor.token(value)
@@ -196,6 +224,11 @@ class RecordingMiddleware:
         if isinstance(value, str):
             return self._redactor.token(value)
         return 0 if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _is_word(segment: str) -> bool:
+    """Whether a segment of a pattern stands for itself."""
+    return segment[:1] not in (":", "*", "<") and "{" not in segment and "<" not in segment
 
 
 class _Taken:

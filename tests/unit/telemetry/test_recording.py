@@ -38,6 +38,7 @@ async def recorded(
     clock: ManualClock | None = None,
     sink: Any = None,
     routed: bool = True,
+    template: str = "/feed/{user}",
     **options: Any,
 ) -> tuple[list[RequestRecorded], bytes]:
     """What was recorded of one request, and the body that the application saw."""
@@ -46,7 +47,7 @@ async def recorded(
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if routed:
-            scope["path_template"] = "/feed/{user}"
+            scope["path_template"] = template
             scope["path_params"] = {"user": "ann"} if parameters is None else parameters
         while True:
             message = await receive()
@@ -115,12 +116,14 @@ async def test_whoever_is_in_the_path_or_the_query_or_asks_becomes_one_token() -
 
 
 async def test_a_parameter_replaces_whole_segments_and_never_a_part_of_another() -> None:
-    [event], _ = await recorded(path="/v1/users/1", parameters={"user": "1"})
+    [event], _ = await recorded(path="/v1/users/1", parameters={"user": "1"}, template="/v1/users/{user}")
     assert event.target.startswith("/v1/users/%5Bpersonal:")
 
 
 async def test_a_parameter_that_spans_segments_is_replaced_whole() -> None:
-    [event], _ = await recorded(path="/files/home/ann/cv.pdf", parameters={"file": "home/ann/cv.pdf"})
+    [event], _ = await recorded(
+        path="/files/home/ann/cv.pdf", parameters={"file": "home/ann/cv.pdf"}, template="/files/{file:path}"
+    )
     assert "ann" not in event.target
     assert event.target.startswith("/files/%5B")
 
@@ -250,3 +253,38 @@ async def test_what_is_no_request_passes_untouched() -> None:
     middleware = RecordingMiddleware(app, sink=MemorySink(), redactor=REDACTOR)
     await middleware({"type": "websocket"}, "receive", "send")  # type: ignore[arg-type]
     assert seen == [("websocket", "receive", "send")]
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "parameters"),
+    [
+        ("/users/{id:int}", "/users/007", {"id": "7"}),
+        ("/users/{id:uuid}", "/users/ABCDEF00", {"id": "abcdef00"}),
+        ("/users/{name}.json", "/users/007.json", {"name": "007"}),
+        ("/users/*", "/users/007/photo", {}),
+    ],
+)
+async def test_what_the_router_read_otherwise_than_it_was_written_is_hidden_all_the_same(
+    template: str, path: str, parameters: dict[str, str]
+) -> None:
+    [event], _ = await recorded(path=path, parameters=parameters, template=template)
+    assert event.target.startswith("/users/%5B")
+    assert "007" not in event.target
+    assert "ABCDEF" not in event.target
+
+
+async def test_a_value_that_is_both_declared_and_personal_is_hidden() -> None:
+    [event], _ = await recorded(
+        path="/u/7/page/7", parameters={"user": "7", "page": "7"}, template="/u/{user}/page/{page}",
+        fields={"page": "public"},
+    )  # fmt: skip
+    assert "/7" not in event.target
+
+
+async def test_names_of_parameters_are_searched_and_a_value_without_a_name_is_hidden() -> None:
+    [event], _ = await recorded(
+        query=b"ann@example.com=1&lee&debug&page=2", fields={"page": "public", "debug": "public"}
+    )
+    assert "example" not in event.target
+    assert "lee" not in event.target
+    assert event.target.endswith("&debug=&page=2")
