@@ -26,6 +26,7 @@ import json
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -108,6 +109,37 @@ def _web_token(text: str) -> bool:
         return False
 
 
+_PLAIN_TYPES = (int, float, bytes, bytearray)
+
+# Digits of other scripts, full-width signs, and the spaces and dashes of typesetters: read as what they look like.
+_LOOKALIKES = re.compile(
+    r"(?![0-9])\d|[\u00a0\u00ad\u2000-\u200d\u2010-\u2015\u202f\u2060\u2212\u3000\ufeff\uff0b\uff0d\uff0e\uff1a\uff20]"
+)
+_SIGNS = {
+    "\uff0b": "+",
+    "\uff0e": ".",
+    "\uff1a": ":",
+    "\uff20": "@",
+    "\uff0d": "-",
+    "\u2212": "-",
+    "\u00ad": "-",
+}
+
+
+def _plain(found: re.Match[str]) -> str:
+    """The ASCII character that one looks like."""
+    character = found[0]
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    return _SIGNS.get(character) or ("-" if "\u2010" <= character <= "\u2015" else " ")
+
+
+def _tag(value: msgspec.Struct) -> dict[str, Any]:
+    config = value.__struct_config__
+    return {} if config.tag_field is None else {config.tag_field: config.tag}
+
+
 _DIGIT = re.compile(r"\d", re.ASCII)
 
 PATTERNS: tuple[Pattern, ...] = (
@@ -120,19 +152,19 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     Pattern(
         name="bearer",
-        regex=re.compile(r"(?<=[Bb]earer )[\w.~+/=-]{8,4096}", re.ASCII),
-        hint=re.compile("earer "),
+        regex=re.compile(r"(?i:(?<=bearer )) ?[\w.~+/=-]{8,4096}", re.ASCII),
+        hint=re.compile("(?i:bearer )"),
         secret=True,
     ),
     Pattern(
         name="password_in_url",
-        regex=re.compile(r"(?<=://)[^\s/:@]{0,256}:[^\s/@]{1,256}(?=@)"),
+        regex=re.compile(r"(?<=://)[^\s/:@]{0,256}:[^\s/]{1,256}(?=@)"),
         hint=re.compile("://"),
         secret=True,
     ),
     Pattern(
         name="email",
-        regex=re.compile(r"[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"),
+        regex=re.compile(r"[\w.%+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
         hint=re.compile("@"),
     ),
     Pattern(
@@ -143,7 +175,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     Pattern(
         name="card",
-        regex=re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])", re.ASCII),
+        regex=re.compile(r"(?<![A-Za-z0-9.-])\d(?:[ -]{0,2}\d){12,18}(?![\w-])", re.ASCII),
         hint=_DIGIT,
         check=_luhn,
     ),
@@ -235,8 +267,9 @@ class Redactor:
         """
         cut = text[:_LONGEST_TEXT]
         for pattern in self._patterns:
-            if pattern.hint is None or pattern.hint.search(cut):
-                cut = pattern.regex.sub(partial(self._replaced, pattern), cut)
+            plain = cut if cut.isascii() else _LOOKALIKES.sub(_plain, cut)
+            if pattern.hint is None or pattern.hint.search(plain):
+                cut = self._without(pattern, cut, plain)
         return cut if len(text) <= _LONGEST_TEXT else f"{cut}… [{len(text) - _LONGEST_TEXT} more characters]"
 
     def event(self, event: Event) -> Event:
@@ -277,7 +310,47 @@ class Redactor:
         if isinstance(value, list | tuple):
             items = [self.value(item, depth - 1) for item in value]
             return value if all(new is old for new, old in zip(items, value, strict=True)) else items
-        return value
+        if value is None or isinstance(value, _PLAIN_TYPES):
+            return value
+        return self._of_other_type(value, depth)
+
+    def _of_other_type(self, value: Any, depth: int) -> Any:
+        """A struct, a data class, a set: as JSON will show it, its own personal fields replaced."""
+        if isinstance(value, msgspec.Struct):
+            said = classifications(type(value))
+            shown = {
+                field.encode_name: self._personal(getattr(value, field.name))
+                if said[field.name] == "personal"
+                else self.value(getattr(value, field.name), max(0, depth - 1))
+                for field in msgspec.structs.fields(value)
+            }
+            return (
+                [*_tag(value).values(), *shown.values()]
+                if value.__struct_config__.array_like
+                else _tag(value) | shown
+            )
+        try:
+            plain = msgspec.to_builtins(value)
+        except TypeError:  # JSON will not show it at all
+            return value
+        return value if isinstance(plain, _PLAIN_TYPES) else self.value(plain, depth)
+
+    def _personal(self, value: Any) -> Any:
+        if value is None or value == "":
+            return value
+        return self.token(value if isinstance(value, str) else str(value))
+
+    def _without(self, pattern: Pattern, text: str, plain: str) -> str:
+        """The text without what the pattern finds in `plain`, which says the same, character for character."""
+        if plain is text:
+            return pattern.regex.sub(partial(self._replaced, pattern), text)
+        parts, end = [], 0
+        for found in pattern.regex.finditer(plain):
+            shown = self._replaced(pattern, found)
+            if shown != found[0]:
+                parts += [text[end : found.start()], shown]
+                end = found.end()
+        return "".join([*parts, text[end:]])
 
     def _replaced(self, pattern: Pattern, found: re.Match[str]) -> str:
         if not pattern.check(found[0]):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import pytest
 
 from fairlead.errors import BrokenDocument, InvalidInput
@@ -26,6 +27,7 @@ from fairlead.telemetry import (
     Redactor,
     RequestFinished,
     TokenVault,
+    encode_event,
     load_key,
 )
 
@@ -308,3 +310,55 @@ class TestTheVault:
         (tmp_path / "vault").write_bytes(b"not a database, and long enough to say so" * 100)
         with pytest.raises(BrokenDocument, match="not a vault of tokens"):
             TokenVault(tmp_path / "vault")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("４１１１ １１１１ １１１１ １１１１", "1"),
+        ("4111\u00a01111\u00a01111\u00a01111", "4111"),
+        ("4111\u20131111\u20131111\u20131111", "4111"),
+        ("4111\u200b1111\u200b1111\u200b1111", "4111"),
+        ("4111  1111  1111  1111", "4111"),
+        ("card_4111111111111111", "4111"),
+        ("ann@ex\u00e4mple.de", "ann"),
+        ("ann\uff20example.com", "ann"),
+        ("postgres://u:p@ss@host/db", "ss@"),
+        ("BEARER abcdefghijkl", "abcdefgh"),
+        ("bearer  abcdefghijkl", "abcdefgh"),
+    ],
+)
+def test_what_is_written_unusually_is_found_too(text: str, shown: str) -> None:
+    redacted = Redactor(b"k" * 32).text(f"caf\u00e9 {text}")
+    assert redacted.startswith("caf\u00e9 ")
+    assert text not in redacted
+    assert shown not in redacted
+
+
+def test_typesetting_around_nothing_personal_is_left_as_it_was() -> None:
+    text = "caf\u00e9 \u2013 \uff11\uff12 \u00a0 ok"
+    assert Redactor(b"k" * 32).text(text) == text
+
+
+class Buyer(msgspec.Struct, frozen=True):
+    who: Personal[str]
+    note: str = ""
+
+
+class Bought(Event, frozen=True, kw_only=True):
+    buyer: Internal[Buyer]
+    others: Internal[tuple[Buyer, ...]] = ()
+    tags: Internal[frozenset[str]] = frozenset()
+
+
+def test_personal_fields_of_a_struct_inside_an_event_are_replaced() -> None:
+    event = Bought(
+        at_utc_seconds=1.0,
+        buyer=Buyer("ann", "ann@example.com"),
+        others=(Buyer("bob"),),
+        tags=frozenset({"eve@example.com"}),
+    )
+    registry = EventRegistry([Bought])
+    line = encode_event(Redactor(b"k" * 32).event(event))
+    assert not [name for name in (b"ann", b"bob", b"eve@") if name in line]
+    assert isinstance(registry.decode(line), Bought)
