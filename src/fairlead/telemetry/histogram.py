@@ -14,6 +14,7 @@ Powers of two are exact.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from math import ceil, inf, ldexp, log2
 from typing import Annotated
@@ -36,6 +37,7 @@ _ESTIMATES = tuple(bound * 2.0 / (1.0 + _BASE) for bound in _BOUNDS)
 
 _LOWEST = ceil(log2(5e-324) * _PER_OCTAVE)
 _HIGHEST = 1024 * _PER_OCTAVE
+_LARGEST = sys.float_info.max
 
 
 def upper_bound(index: int) -> float:
@@ -175,7 +177,7 @@ class Histogram:
             buckets=self._buckets.copy(),
             zero_count=self._zero_count,
             rejected=self._rejected,
-            sum=float(self._sum),
+            sum=min(float(self._sum), _LARGEST),  # a sum beyond it would be refused by whoever reads this
         )
 
     @classmethod

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}", re.ASCII)
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,99}", re.ASCII)
 _LONGEST_LABEL_VALUE = 256
 _MOST_EDGES = 200
+_LARGEST = sys.float_info.max  # where a count stops: one that is infinite is no number to subtract from
 _EDGE_STEP = 8  # every eighth bucket bound: 2^(1/4), a factor of 1.19 between neighbouring `le` edges
 
 
@@ -51,7 +53,8 @@ class Counter:
     def track(self, read: Callable[[], float]) -> None:
         """Adds what `read` says at each scrape, from the scraping thread: a count that something else keeps.
 
-        It must only grow. One that raises makes the value NaN. The last callback given is the one read.
+        It must only grow. One that raises, or says what no count can be, makes the value NaN. The last
+        callback given is the one read.
         """
         self._read = read
 
@@ -59,11 +62,12 @@ class Counter:
     def value(self) -> float:
         read = self._read
         if read is None:
-            return self._value
+            return min(self._value, _LARGEST)
         try:
-            return self._value + float(read())
+            value = self._value + float(read())
         except Exception:  # foreign code; NaN is Prometheus' own word for "no value"
             return float("nan")
+        return value if 0.0 <= value < inf else float("nan")
 
 
 class Gauge:

@@ -54,7 +54,9 @@ def encode_otlp(snapshot: RegistrySnapshot, resource: Mapping[str, str]) -> byte
     resource: attributes of what sends it, `service.name` first of all. A value that is NaN is left out.
     """
     times = _fixed(2, _nanoseconds(snapshot.start_utc_seconds)) + _fixed(
-        3, _nanoseconds(snapshot.at_utc_seconds)
+        # Not before its start, where a clock was set back: a receiver drops such a point.
+        3,
+        _nanoseconds(max(snapshot.at_utc_seconds, snapshot.start_utc_seconds)),
     )
     metrics = b"".join(_bytes(2, _metric(family, times)) for family in snapshot.families)
     scope = _bytes(1, _text(1, "fairlead") + _text(2, __version__))

@@ -10,8 +10,9 @@ Invariant of `Totals`: a label set that once had a series of its own keeps it, a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from math import inf, isnan
+from math import inf, isfinite, isnan
 
 from msgspec.structs import replace
 
@@ -22,6 +23,7 @@ from fairlead.telemetry.snapshot import OVERFLOW, FamilySnapshot, RegistrySnapsh
 __all__ = ["Totals", "merge_snapshots", "since", "without_gaps"]
 
 _LabelSet = tuple[str, ...]
+_LARGEST = sys.float_info.max
 
 
 def merge_snapshots(
@@ -153,7 +155,9 @@ class Totals:
             elif isnan(value):
                 continue
             elif family.merge == "sum":
-                values[labels] = known + value
+                values[labels] = (
+                    max(-_LARGEST, min(known + value, _LARGEST)) if isfinite(value) else known + value
+                )
             elif family.merge == "max":
                 values[labels] = max(known, value)
             elif family.merge == "min":

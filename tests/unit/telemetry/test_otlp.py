@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataP
 
 from fairlead.clock import ManualClock
 from fairlead.errors import InvalidInput
-from fairlead.telemetry import HistogramSnapshot, MetricRegistry, RegistrySnapshot
+from fairlead.telemetry import FamilySnapshot, HistogramSnapshot, MetricRegistry, RegistrySnapshot
 from fairlead.telemetry.otlp import OtlpExporter, _rejected, encode_otlp
 
 
@@ -162,3 +163,12 @@ def test_a_thread_whose_source_breaks_goes_on() -> None:
     with OtlpExporter(Broken(), "http://127.0.0.1:9/v1/metrics", service="feed") as exporter:
         pass  # the last export, at the end, is the one that fails
     assert (exporter.failed, exporter.failure) == (1, "LookupError: broken")
+
+
+def test_a_clock_that_was_set_back_gives_no_point_before_its_start() -> None:
+    snapshot = RegistrySnapshot(
+        at_utc_seconds=5.0,
+        start_utc_seconds=9.0,
+        families=(FamilySnapshot(name="a_total", help="A.", kind="counter", values={(): 1.0}),),
+    )
+    assert struct.pack("<Q", 5_000_000_000) not in encode_otlp(snapshot, {})

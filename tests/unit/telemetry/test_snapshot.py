@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from fairlead.telemetry import (
     RegistrySnapshot,
     decode_snapshot,
     encode_snapshot,
+    merge_snapshots,
 )
 from fairlead.telemetry.prometheus import render
 
@@ -139,3 +141,18 @@ def test_a_snapshot_with_some_bytes_changed_is_read_or_refused_and_what_is_read_
     except BrokenDocument:
         return
     render(read).encode()
+
+
+def test_values_at_the_edge_of_what_floats_hold_do_not_make_the_snapshot_unreadable() -> None:
+    registry = MetricRegistry()
+    counter, histogram = registry.counter("a_total", "A."), registry.histogram("b_seconds", "B.")
+    broken = registry.counter("c_total", "C.")
+    broken.track(lambda: -1.0)
+    for _ in range(2):
+        counter.add(1e308)
+        histogram.observe(1e308)
+    one = decode_snapshot(encode_snapshot(registry.snapshot()))
+    both = decode_snapshot(encode_snapshot(merge_snapshots([one, one])))
+    assert both.families[0].values[()] == both.families[1].histograms[()].sum == sys.float_info.max
+    assert both.families[1].histograms[()].buckets == {32_741: 4}
+    assert math.isnan(broken.value)
