@@ -76,6 +76,7 @@ class JsonLogFormatter(logging.Formatter):
             **self._fixed,
             **self._context(),
         }
+        ours = {*line, *_OURS}
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
             line["traceback"] = self._searched("".join(traceback.format_exception(*record.exc_info)))
@@ -84,19 +85,46 @@ class JsonLogFormatter(logging.Formatter):
         for name, value in record.__dict__.items():
             if name not in _STANDARD:
                 # A field of the caller's must not pass for one of ours.
-                line[f"extra_{name}" if name in _OURS else name] = self._field(name, value)
-        return msgspec.json.encode(line).decode()
+                shown = self._searched(name)
+                line[f"extra_{shown}" if shown in ours else shown] = self._field(name, value)
+        try:
+            return msgspec.json.encode(line).decode()
+        except UnicodeEncodeError:  # a lone surrogate somewhere, as in the name of a file that is not UTF-8
+            return msgspec.json.encode(_encodable(line)).decode()
 
     def _field(self, name: str, value: object) -> object:
         try:
             plain = msgspec.to_builtins(value, str_keys=True, enc_hook=repr)
-        except (TypeError, ValueError, RecursionError):
-            plain = repr(value)
-        if self._redactor is None or plain is None:
+        except Exception:  # it holds itself, or is foreign: a line must not be lost for the repr of one field
+            plain = _repr(value)
+        return plain if self._redactor is None else self._redactor.value(self._hidden(name, plain))
+
+    def _hidden(self, name: str, plain: Any, depth: int = 8) -> Any:
+        """The value with what is personal by its name replaced, at any depth."""
+        if self._redactor is None or plain is None or not depth:
             return plain
         if name in self._personal:
             return self._redactor.token(plain if isinstance(plain, str) else str(plain))
-        return self._redactor.value(plain)
+        if isinstance(plain, dict):
+            return {key: self._hidden(str(key), item, depth - 1) for key, item in plain.items()}
+        if isinstance(plain, list):
+            return [self._hidden("", item, depth - 1) for item in plain]
+        return plain
 
     def _searched(self, text: str) -> str:
         return text if self._redactor is None else self._redactor.text(text)
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # foreign code
+        return f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value

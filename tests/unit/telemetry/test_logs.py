@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any
@@ -88,3 +89,41 @@ def test_a_value_that_holds_itself_does_not_lose_the_line() -> None:
 def test_fixed_fields_are_on_every_line_and_without_a_redactor_nothing_is_changed() -> None:
     found = line("to ann@example.com", formatter=JsonLogFormatter(None, fixed={"service": "feed"}))
     assert (found["service"], found["message"]) == ("feed", "to ann@example.com")
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"a": "\ud800"},
+        {"\ud800": 1},
+        {"a": Unspeakable()},
+        {"a": [Unspeakable()]},
+        {"targeting_key": Unspeakable()},
+    ],
+)
+def test_no_field_costs_the_line(extra: dict[str, object]) -> None:
+    record = logging.makeLogRecord({"msg": "kept \ud800", "levelname": "INFO", **extra})
+    assert "kept" in JsonLogFormatter(Redactor(b"k" * 32)).format(record)
+
+
+def test_a_field_that_is_personal_by_name_is_replaced_at_any_depth() -> None:
+    record = logging.makeLogRecord(
+        {"msg": "", "user": {"ids": [{"targeting_key": "ann"}]}, "bob@example.com": 1}
+    )
+    line = JsonLogFormatter(Redactor(b"k" * 32)).format(record)
+    assert '"ann"' not in line
+    assert "[personal:" in line
+    assert "bob" not in line
+
+
+def test_a_field_of_the_caller_does_not_pass_for_a_fixed_one_or_one_of_the_context() -> None:
+    formatter = JsonLogFormatter(None, fixed={"service": "feed"}, context=lambda: {"trace_id": "1"})
+    line = json.loads(
+        formatter.format(logging.makeLogRecord({"msg": "", "service": "other", "trace_id": "2"}))
+    )
+    assert (line["service"], line["trace_id"], line["extra_service"]) == ("feed", "1", "other")
