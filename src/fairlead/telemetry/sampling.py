@@ -58,9 +58,16 @@ class SamplingSink:
         share = self._shares.get(kind)
         if share is None:
             share = kind.schema.sampling
-        if share >= 1 or kind.schema.role != "operational" or not event.request_id or event.failed():
+        try:
+            always = share >= 1 or kind.schema.role != "operational" or not event.request_id or event.failed()
+            kept = always or sampled(event.request_id, share)
+        except (
+            Exception
+        ):  # a field of another type than declared: for the sink behind to put aside, not for the request
+            always = kept = True
+        if always:
             self._sink.emit(event)
-        elif sampled(event.request_id, share):
+        elif kept:
             # Of two samplers in a row the smaller share counts: the same number decides in both.
             self._sink.emit(
                 msgspec.structs.replace(event, inclusion_probability=min(event.inclusion_probability, share))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,15 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 def test_an_exposure_cannot_be_sampled_by_hand_either() -> None:
     with pytest.raises(InvalidInput, match="exposure is an exposure: it cannot be sampled"):
         SamplingSink(MemorySink(), {Exposure: 0.5})
+
+
+@pytest.mark.parametrize("field", [{"status": "503"}, {"request_id": 7}])
+def test_an_event_with_a_field_of_another_type_is_passed_on_and_raises_nothing(
+    field: dict[str, object],
+) -> None:
+    kept = MemorySink()
+    fields: dict[str, Any] = {
+        "at_utc_seconds": 1.0, "request_id": "r", "service": "s", "route": "/", "status": 200, "latency_seconds": 0.1,
+    }  # fmt: skip
+    SamplingSink(kept, {RequestFinished: 1e-9}).emit(RequestFinished(**{**fields, **field}))
+    assert len(kept.events) == 1
