@@ -11,9 +11,12 @@ longer fits is counted. Several processes may share one file: each letter is one
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
+import fcntl
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +76,7 @@ class DeadLetterFile:
         """Letters not written: the file is at its bound, or the disk refused."""
         self.failure: BaseException | None = None
         """The first reason for a lost letter."""
+        _live.add(self)
 
     def put(self, line: bytes, *, reason: str, source: str) -> None:
         """Puts one line aside. From any thread; waits for the disk."""
@@ -84,8 +88,8 @@ class DeadLetterFile:
         letter = msgspec.json.encode(
             DeadLetter(
                 at_utc_seconds=self._clock.utc(),
-                source=source,
-                reason=reason[:_LONGEST_REASON],
+                source=_encodable(source),
+                reason=_encodable(reason[:_LONGEST_REASON]),
                 text=text,
                 base64=None if text is not None else base64.b64encode(cut).decode(),
                 cut_bytes=len(line) - len(cut),
@@ -103,20 +107,57 @@ class DeadLetterFile:
     def _append(self, data: bytes) -> None:
         # Opened for each letter: they are rare, and an open file would have to be owned, closed and forked.
         try:
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if os.fstat(file).st_size + len(data) > self._max_bytes:
+            # Held for one write: what a crash or a full disk cut short is taken back, and not another's letter.
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            size = _whole(file)
+            if size + len(data) > self._max_bytes:
                 raise OSError(
                     errno.EFBIG, f"the file of dead letters has its {self._max_bytes} bytes", str(self.path)
                 )
             written = os.write(file, data)
             if written < len(data):
+                os.ftruncate(file, size)
                 raise OSError(errno.ENOSPC, "a dead letter was cut short by a full disk", str(self.path))
         finally:
             os.close(file)
+
+
+def _encodable(text: str) -> str:
+    """Without lone surrogates, as from a file's name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _whole(file: int) -> int:
+    """The size of the file up to its last whole letter; a cut one behind that is taken off."""
+    size = end = os.fstat(file).st_size
+    while end:
+        begin = max(0, end - 65_536)
+        part = os.pread(file, end - begin, begin)
+        if (found := part.rfind(b"\n") + 1) or not begin:
+            end = begin + found
+            break
+        end = begin
+    if end < size:
+        os.ftruncate(file, end)
+    return end
+
+
+_live: weakref.WeakSet[DeadLetterFile] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread that it does not have may hold copies of them."""
+    for each in list(_live):
+        each._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def read_dead_letters(path: str | os.PathLike[str]) -> Iterator[DeadLetter]:

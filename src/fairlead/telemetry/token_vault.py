@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class TokenVault:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._pid = -1
         self._connection: sqlite3.Connection | None = None
+        _live.add(self)
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with self._lock:
@@ -112,3 +114,15 @@ class TokenVault:
             connection.execute(_TABLE)
             self._connection, self._pid = connection, os.getpid()
         return self._connection
+
+
+_live: weakref.WeakSet[TokenVault] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread that it does not have may hold copies of them."""
+    for vault in list(_live):
+        vault._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ from fairlead.telemetry import (
     Exposure,
     Internal,
     ReadReport,
+    TokenVault,
     decode_event,
     encode_event,
     read_dead_letters,
@@ -155,3 +159,46 @@ def test_a_reader_puts_aside_what_is_no_event_and_goes_on(tmp_path: Path, letter
         (f"{segment}:2", b'{"event":"page_painted"}'),
         (f"{segment}:3", b"\xff"),
     ]
+
+
+def test_a_letter_that_a_crash_cut_is_taken_off_before_the_next(tmp_path: Path) -> None:
+    letters = DeadLetterFile(tmp_path / "letters")
+    letters.put(b"first", reason="r", source="s")
+    with letters.path.open("ab") as file:
+        file.write(b'{"at_utc_se')
+    letters.put(b"second", reason="r", source="s")
+    assert [letter.text for letter in read_dead_letters(letters.path)] == ["first", "second"]
+
+
+def test_a_reason_that_is_no_utf8_is_kept_escaped(tmp_path: Path) -> None:
+    letters = DeadLetterFile(tmp_path / "letters")
+    letters.put(b"x", reason="\ud800", source="\udcff:1")
+    [letter] = read_dead_letters(letters.path)
+    assert (letter.reason, letter.source) == ("\\ud800", "\\udcff:1")
+
+
+def test_a_forked_child_is_not_held_up_by_a_letter_that_the_parent_was_writing(tmp_path: Path) -> None:
+    letters, vault = DeadLetterFile(tmp_path / "letters"), TokenVault(tmp_path / "vault")
+    with letters._lock, vault._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            letters.put(b"x", reason="r", source="s")
+            vault.put("token", "value")
+            os._exit(0 if (letters.kept, vault.lost) == (1, 0) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    vault.close()
+
+
+def test_a_letter_that_a_full_disk_cut_short_is_taken_back_and_counted(tmp_path: Path) -> None:
+    child = os.fork()
+    letters = DeadLetterFile(tmp_path / "letters")
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+        for _ in range(3):
+            letters.put(b"x" * 100, reason="r", source="s")
+        os._exit(0 if (letters.kept, letters.lost) == (1, 2) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    letters.put(b"later", reason="r", source="s")
+    assert [letter.text for letter in read_dead_letters(letters.path)] == ["x" * 100, "later"]
