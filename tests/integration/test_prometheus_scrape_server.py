@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import httpx
@@ -54,3 +56,23 @@ def test_a_sum_that_cannot_be_whole_is_a_503(registry: MetricRegistry, tmp_path:
         answer = httpx.get(f"http://127.0.0.1:{server.port}/metrics")
         assert answer.status_code == 503
         assert "start() was not called" in answer.text
+
+
+def test_a_client_that_says_a_byte_at_a_time_keeps_the_others_out_for_five_seconds_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fairlead.telemetry.prometheus._PATIENCE", 0.5)
+    with (
+        ScrapeServer(MetricRegistry()) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as dripping,
+    ):
+        dripping.sendall(b"G")
+        began = time.monotonic()
+        while time.monotonic() - began < 3.0:
+            try:
+                dripping.sendall(b"E")
+            except OSError:
+                break
+            time.sleep(0.1)
+        assert time.monotonic() - began < 2.0
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=2.0).close()

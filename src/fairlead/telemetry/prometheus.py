@@ -8,7 +8,9 @@ Full resolution stays in `Histogram.snapshot()`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import socket
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from http.server import HTTPServer
 
     from fairlead.telemetry.worker import WorkerMetrics
+
+_PATIENCE = 5.0
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -68,7 +72,10 @@ def _histogram(name: str, edges: tuple[int, ...], pairs: str, histogram: Histogr
 
 @lru_cache(maxsize=1024)
 def _edge(index: int) -> str:
-    # Six digits: the last of seventeen depends on the machine's math library, and instances share series.
+    # Six digits: the last of seventeen depends on the machine's math library, and instances share series. A power of
+    # two is exact everywhere, and observed: the bucket that counts 2 MiB must not say that it ends below.
+    if index % 32 == 0:
+        return _number(upper_bound(index))
     return _number(float(f"{upper_bound(index):.6g}"))
 
 
@@ -162,7 +169,22 @@ def _listen(source: MetricRegistry | WorkerMetrics, address: tuple[str, int]) ->
     from http.server import BaseHTTPRequestHandler, HTTPServer  # 20 ms that most programs need not wait for
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 5.0  # a client that says nothing must not keep the others out
+        timeout = _PATIENCE  # a client that says nothing must not keep the others out
+
+        def setup(self) -> None:
+            super().setup()
+            # Nor one that says a byte at a time: the limit above begins anew with each.
+            self._limit = threading.Timer(_PATIENCE, self._cut)
+            self._limit.daemon = True
+            self._limit.start()
+
+        def finish(self) -> None:
+            self._limit.cancel()
+            super().finish()
+
+        def _cut(self) -> None:
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
 
         def do_GET(self) -> None:
             status, body = 200, b""

@@ -109,3 +109,9 @@ def test_buckets_are_cumulative_and_each_counts_what_is_at_most_its_edge(observe
         # An edge is printed with six digits, so a value that near to it may lie on either side.
         assert sum(each < edge * (1 - 1e-5) for each in observed) <= value
         assert value <= sum(each <= edge * (1 + 1e-5) for each in observed)
+
+
+def test_an_edge_at_a_power_of_two_is_exact_so_that_what_it_counts_is_not_more() -> None:
+    registry = MetricRegistry()
+    registry.histogram("a_bytes", "A.", smallest=1024, largest=2**24).observe(2**21)
+    assert 'a_bytes_bucket{le="2097152.0"} 1' in render(registry)
