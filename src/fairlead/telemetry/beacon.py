@@ -13,6 +13,7 @@ Per process: what was seen, and the counters.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -34,12 +35,13 @@ __all__ = ["BeaconEndpoint", "script"]
 
 
 _DAY = 86_400.0
+_BODY_WITHIN = 10.0  # seconds: who sends a byte now and then would hold a request for ever
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _Short = Annotated[str, msgspec.Meta(max_length=200)]
 _Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=3.6e6)]
 _View = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
-_Number = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+_Number = Annotated[int, msgspec.Meta(ge=1, le=100)]  # the script sends 21 a view; each is remembered
 
 
 class _Item(msgspec.Struct, tag_field="kind", kw_only=True):
@@ -106,7 +108,8 @@ class BeaconEndpoint:
         origins: of other sites whose pages may report, such as "https://www.example.com"; the site that serves this
             always may.
         allow: asked for each report, by its scope; False answers 429. A rate limit of clients belongs here.
-        max_bytes: of a report, 1,024 to 1,048,576. dead_letters: takes what is no report.
+        max_bytes: of a report, 1,024 to 1,048,576; it has ten seconds to come. dead_letters: takes what is no report; a file of
+            its own, since strangers can fill it.
         """
         check_whole("BeaconEndpoint.max_bytes", max_bytes, low=1_024, high=2**20)
         if isinstance(origins, str):
@@ -160,7 +163,9 @@ class BeaconEndpoint:
 
     async def _take(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         origin = headers.get(b"origin", b"").decode("latin-1")
-        same_site = not origin or origin.partition("://")[2] == headers.get(b"host", b"").decode("latin-1")
+        same_site = not origin or (
+            origin != "null" and origin.partition("://")[2] == headers.get(b"host", b"").decode("latin-1")
+        )
         if not same_site and origin not in self._origins:
             await _answer(send, 403)
             return
@@ -173,11 +178,20 @@ class BeaconEndpoint:
         if self._allow is not None and not self._allow(scope):
             await _answer(send, 429, fields)
             return
-        body = await self._body(receive)
+        try:
+            async with asyncio.timeout(_BODY_WITHIN):
+                body = await self._body(receive)
+        except TimeoutError:
+            await _answer(send, 408, fields)
+            return
         if body is None:
             await _answer(send, 413, fields)
             return
-        await _answer(send, 204 if self._read(body) else 400, fields)
+        bad: list[tuple[bytes, str]] = []
+        read = self._read(body, bad)
+        if bad and self._dead_letters is not None:
+            await asyncio.to_thread(self._put_aside, self._dead_letters, bad)  # it waits for the disk
+        await _answer(send, 204 if read else 400, fields)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None when it is too long. A client that leaves in the middle has sent b""."""
@@ -192,18 +206,20 @@ class BeaconEndpoint:
             if not message.get("more_body", False):
                 return bytes(body)
 
-    def _read(self, body: bytes) -> bool:
+    def _read(self, body: bytes, bad: list[tuple[bytes, str]]) -> bool:
         received = self._clock.utc()
         try:
             report = _report_decoder.decode(body)
         except _UNREADABLE as error:
-            self._bad(body, error)
+            self.malformed += 1
+            bad.append((body, str(error)))
             return False
         for raw in report.items:
             try:
                 item = _item_decoder.decode(raw)
             except _UNREADABLE as error:
-                self._bad(bytes(raw), error)
+                self.malformed += 1
+                bad.append((bytes(raw), str(error)))
                 continue
             if not self._seen.add(f"{item.view}-{item.n}"):
                 self.repeated += 1
@@ -214,10 +230,9 @@ class BeaconEndpoint:
             self.taken += 1
         return True
 
-    def _bad(self, line: bytes, error: Exception) -> None:
-        self.malformed += 1
-        if self._dead_letters is not None:
-            self._dead_letters.put(line, reason=str(error), source="beacon")
+    def _put_aside(self, letters: DeadLetterFile, bad: list[tuple[bytes, str]]) -> None:
+        for line, reason in bad:
+            letters.put(line, reason=reason, source="beacon")
 
 
 def _event(item: _Page | _Error, at: float) -> Event:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -253,3 +255,35 @@ def test_the_script_is_two_kilobytes_at_most_on_its_way_and_four_unpacked() -> N
     assert len(script()) <= 4_096
     assert b"eval" not in script()
     assert b"//" not in script().replace(b"://", b"")
+
+
+async def test_a_body_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairlead.telemetry.beacon._BODY_WITHIN", 0.0)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"shop.example")]}
+    await BeaconEndpoint(MemorySink())(scope, receive, send)
+    assert sent[0]["status"] == 408
+
+
+async def test_dead_letters_are_written_beside_the_loop(tmp_path: Path) -> None:
+    class Watched(DeadLetterFile):
+        threads: ClassVar[list[threading.Thread]] = []
+
+        def put(self, line: bytes, *, reason: str, source: str) -> None:
+            self.threads.append(threading.current_thread())
+            super().put(line, reason=reason, source=source)
+
+    await Browser(dead_letters=Watched(tmp_path / "letters")).ask(body=b"no report")
+    assert threading.main_thread() not in Watched.threads
+    assert len(Watched.threads) == 1
+
+
+async def test_an_origin_that_says_nothing_is_not_this_site() -> None:
+    assert (await Browser().ask(body=report(page()), headers={"host": "", "origin": "null"}))[0] == 403
