@@ -91,6 +91,7 @@ def check(
         "unknown": report.unknown,
         "malformed": report.malformed,
         "truncated": report.truncated,
+        "duplicates": report.duplicates,
         "kinds": dict(sorted(tallies.items())),
         "problems": report.problems,
     }
@@ -287,6 +288,7 @@ def _as_text(
         (report.unknown, "of a kind or version that is not registered (--schemas?)"),
         (report.malformed, "no event"),
         (report.truncated, "cut at the end of a segment, by a crash or a writer at work"),
+        (report.duplicates, "an event that was delivered before, and counted once"),
     ):
         if count:
             lines.append(f"  {_lines(count)} {word}")
