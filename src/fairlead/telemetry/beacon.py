@@ -108,8 +108,8 @@ class BeaconEndpoint:
         origins: of other sites whose pages may report, such as "https://www.example.com"; the site that serves this
             always may.
         allow: asked for each report, by its scope; False answers 429. A rate limit of clients belongs here.
-        max_bytes: of a report, 1,024 to 1,048,576; it has ten seconds to come. dead_letters: takes what is no report; a file of
-            its own, since strangers can fill it.
+        max_bytes: of a report, 1,024 to 1,048,576; it has ten seconds to come. dead_letters: takes what is no report; a
+            file of its own, since strangers can fill it.
         """
         check_whole("BeaconEndpoint.max_bytes", max_bytes, low=1_024, high=2**20)
         if isinstance(origins, str):
