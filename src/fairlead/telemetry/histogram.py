@@ -118,13 +118,14 @@ class Histogram:
 
     @property
     def sum(self) -> float:
-        return self._sum
+        """Of the values that were counted; stops at the largest float, where it would be infinite."""
+        return min(self._sum, _LARGEST)
 
     @property
     def mean(self) -> float:
         """The exact mean; NaN when nothing was counted."""
         count = self.count
-        return self._sum / count if count else float("nan")
+        return self.sum / count if count else float("nan")
 
     @property
     def rejected(self) -> int:
@@ -177,7 +178,7 @@ class Histogram:
             buckets=self._buckets.copy(),
             zero_count=self._zero_count,
             rejected=self._rejected,
-            sum=min(float(self._sum), _LARGEST),  # a sum beyond it would be refused by whoever reads this
+            sum=float(self.sum),
         )
 
     @classmethod
