@@ -1,7 +1,7 @@
 """Who waits for a lock or a file, sampled.
 
 A request behind a lock uses no processor, opens no call and makes no loop late: to every other instrument it does
-nothing. Ten times a second a thread looks at what is waited for, and adds the seconds up:
+nothing. Ten times a second a thread looks at what threads wait for and has the loop look at its tasks, and adds up:
 
     lock         tasks in `asyncio.Lock.acquire` or `asyncio.Semaphore.acquire`; threads asleep on a futex at a `with`
                  or an `acquire()`: one that waits for work on a queue sleeps on a futex as well
@@ -70,12 +70,15 @@ class WaitSampler:
         self._lock = seconds.labels(on="lock")
         self._io = seconds.labels(on="io")
         self._loop_thread = seconds.labels(on="loop_thread")
+        self._tasks_behind_locks = 0
+        self._asked = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     async def __aenter__(self) -> WaitSampler:
         loop = asyncio.get_running_loop()
         self._stopped.clear()
+        self._tasks_behind_locks, self._asked = 0, False
         self._thread = threading.Thread(
             target=self._run, args=(loop, threading.get_ident()), name="fairlead-waits", daemon=True
         )
@@ -96,7 +99,13 @@ class WaitSampler:
             now = time.monotonic()
             # The time that passed, not the interval: a sampler that was held up itself must not count less.
             passed, before = now - before, now
-            locks = _tasks_behind_locks(loop)
+            if not self._asked:
+                self._asked = True
+                try:
+                    loop.call_soon_threadsafe(self._look_at_tasks, loop)
+                except RuntimeError:  # the loop was closed without leaving the block
+                    return
+            locks = self._tasks_behind_locks
             files = 0
             frames = sys._current_frames()
             for thread in threading.enumerate():
@@ -116,6 +125,12 @@ class WaitSampler:
             self._lock.add(locks * passed)
             self._io.add(files * passed)
 
+    def _look_at_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        # On the loop, where all tasks are suspended: what a running coroutine awaits cannot be read from
+        # another thread without reading memory that is in use. While the loop is held up, the last count stands.
+        self._asked = False
+        self._tasks_behind_locks = _tasks_behind_locks(loop)
+
     def _waits_in(self, thread: int) -> str:
         """running, futex, file, selector or other."""
         call = _system_call(thread)
@@ -132,10 +147,7 @@ class WaitSampler:
 
 
 def _tasks_behind_locks(loop: asyncio.AbstractEventLoop) -> int:
-    try:
-        tasks = list(asyncio.all_tasks(loop))
-    except RuntimeError:  # the set changed a thousand times while it was copied
-        return 0
+    tasks = list(asyncio.all_tasks(loop))
     looked_at = tasks[:_MOST_TASKS]
     waiting = sum(_behind_a_lock(task) for task in looked_at)
     return waiting if len(tasks) <= _MOST_TASKS else round(waiting * len(tasks) / _MOST_TASKS)
