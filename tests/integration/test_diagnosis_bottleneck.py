@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from fairlead.diagnosis import Bottleneck, Measured, find_bottleneck, measured_between
+from fairlead.diagnosis import Bottleneck, Measured, WaitSampler, find_bottleneck, measured_between
+from fairlead.telemetry import MetricRegistry
 
 SECONDS = 0.7
 
@@ -188,3 +190,19 @@ async def test_a_real_cause_is_told_from_the_others(cause: str, verdict: str, tm
     assert found.verdict == verdict, told(found, measured)
     if verdict != "inconclusive":
         assert found.suspects[0].evidence, told(found, measured)
+
+
+async def test_tasks_are_looked_at_by_their_own_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    # From another thread, what a running coroutine awaits is read from memory in use: the process dies of it, rarely.
+    threads: set[int] = set()
+    looked = asyncio.Event()
+
+    def look(loop: asyncio.AbstractEventLoop) -> int:
+        threads.add(threading.get_ident())
+        looked.set()
+        return 0
+
+    monkeypatch.setattr("fairlead.diagnosis.waits._tasks_behind_locks", look)
+    async with WaitSampler(MetricRegistry(), interval=0.01):
+        await asyncio.wait_for(looked.wait(), 10)
+    assert threads == {threading.get_ident()}
