@@ -5,6 +5,7 @@
     python -m bench.home_feed ablations       what each mechanism contributes, one arm each in one run (about 8 min)
     python -m bench.home_feed routing         what routing by user is worth to two processes (20 s)
     python -m bench.home_feed capacity        the highest rate that each arm carries (about 3 min; --quick 1 min)
+    python -m bench.home_feed cost            processor time, loads and calls a page of each arm (about 3 min)
 
 Both arms of a figure come from one run, in cycles that take turns. Runs lie in bench/results/.
 """
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import home_feed_capacity
+from bench import home_feed_capacity, home_feed_cost
 from bench.harness import Bar
 from fairlead.charts import format_value
 from fairlead.trial import Settings, load_system, summary
@@ -175,8 +176,10 @@ def _main(arguments: list[str]) -> str:
         return routing()
     if arguments and arguments[0] == "capacity" and set(arguments[1:]) <= {"--quick"}:
         return home_feed_capacity.table(quick=len(arguments) > 1)
+    if arguments == ["cost"]:
+        return home_feed_cost.table()
     raise SystemExit(
-        "usage: python -m bench.home_feed ablations | routing | capacity [--quick]  "
+        "usage: python -m bench.home_feed ablations | routing | capacity [--quick] | cost  "
         "(the bars: python -m bench home_feed)"
     )
 

@@ -29,7 +29,7 @@ from fairlead.trial.walk import HEADERS
 from fairlead_systems.home_feed.system import ALPHA, PATIENCE, HomeFeedRunning, make_plan, start
 from fairlead_systems.home_feed.world import TOPICS, USERS
 
-__all__ = ["bar", "table"]
+__all__ = ["bar", "drive_arm", "started", "table"]
 
 BUSY = 0.8
 ANSWERED = 0.99
@@ -65,7 +65,7 @@ async def search(*, quick: bool, seed: int = 1) -> dict[str, Search[Tried]]:
     """The searches of both arms, against the same started processes."""
     seconds = 3.0 if quick else 10.0
     with tempfile.TemporaryDirectory() as directory:
-        async with _started(Path(directory), seed) as (running, arms):
+        async with started(Path(directory), seed) as (running, arms):
             by_name = {arm.name: arm for arm in arms}
 
             async def judge(name: str, rate: float, number: int) -> Tried:
@@ -75,7 +75,7 @@ async def search(*, quick: bool, seed: int = 1) -> dict[str, Search[Tried]]:
 
 
 @asynccontextmanager
-async def _started(directory: Path, seed: int) -> AsyncIterator[tuple[HomeFeedRunning, tuple[Arm, ...]]]:
+async def started(directory: Path, seed: int) -> AsyncIterator[tuple[HomeFeedRunning, tuple[Arm, ...]]]:
     settings = Settings(seed=seed)
     plan = make_plan(settings)
     async with start(plan, settings, directory) as running:
@@ -88,9 +88,9 @@ async def _try(running: HomeFeedRunning, arm: Arm, rate: float, seconds: float, 
         rate=rate, duration=seconds + 1.0, popularity=Zipf(TOPICS, ALPHA), users=USERS, rng=rng
     )
     warm, measured = schedule.slice(0.0, 1.0), schedule.slice(1.0, seconds + 1.0)
-    await _drive(running, arm, warm)
+    await drive_arm(running, arm, warm)
     await running.observe(arm)
-    samples = await _drive(running, arm, measured)
+    samples = await drive_arm(running, arm, measured)
     seen = await running.observe(arm)
     await asyncio.sleep(PATIENCE)  # what a downstream still does for callers who left
     await running.observe(arm)
@@ -102,7 +102,7 @@ async def _try(running: HomeFeedRunning, arm: Arm, rate: float, seconds: float, 
     )
 
 
-async def _drive(running: HomeFeedRunning, arm: Arm, schedule: Schedule) -> Samples:
+async def drive_arm(running: HomeFeedRunning, arm: Arm, schedule: Schedule) -> Samples:
     return await drive(
         schedule,
         running.paths(schedule).__getitem__,
