@@ -93,7 +93,9 @@ def table(*, rate: float = RATE, turns: int = TURNS) -> str:
 
     lines = ["| arm | CPU ms a page | keys loaded a page | downstream calls a page |", "|---|---|---|---|"]
     for name, each in found.items():
-        cpu, calls = (shown([getattr(turn, field) for turn in each]) for field in ("cpu_milliseconds", "calls"))
+        cpu, calls = (
+            shown([getattr(turn, field) for turn in each]) for field in ("cpu_milliseconds", "calls")
+        )
         loads = shown([turn.loads for turn in each]) if any(turn.loads for turn in each) else "–"
         lines.append(f"| {name} | {cpu} | {loads} | {calls} |")
     machine = this_machine()

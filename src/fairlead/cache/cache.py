@@ -19,7 +19,6 @@ import asyncio
 import functools
 import inspect
 import random
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -32,7 +31,6 @@ from fairlead.cache.loading import Loads, Lookup, Source
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.single_flight import Flight
 from fairlead.cache.stats import CacheStats, export_counts
-from fairlead.calls.batch import Batcher
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.metrics import MetricRegistry
@@ -51,7 +49,6 @@ _P = ParamSpec("_P")
 
 _MOST_REFRESHES = 10_000
 _MOST_GENERATIONS = 100_000
-_MOST_AT_ONCE = 1_000_000  # the largest batch that a Batcher takes
 
 
 class Cache:
@@ -117,7 +114,7 @@ class Cache:
         self._flights = self._loads.flights
         self._generations = Generations(_MOST_GENERATIONS)
         self._tag_generations = Generations(_MOST_GENERATIONS)
-        self._batchers: weakref.WeakSet[Batcher[Any, Any]] = weakref.WeakSet()  # kept alive by their loads
+        self._batchers = self._loads.batchers
         # Bound once: the hit path is these three calls.
         self._entry_of = self._store.entries.get
         self._touch = self._store.touch
@@ -223,17 +220,13 @@ class Cache:
             self.stats.hits += 1
             begun[key] = Lookup(entry.value, "hit", now - entry.began_at, 0.0)
         if due:
-            batcher: Batcher[_K, _T] = Batcher(
-                self._flights.as_part_of_loads(load_many),
-                max_batch=min(len(due), _MOST_AT_ONCE),
-                clock=self._clock,
-                name=f"{self.name}.get_many",
-            )
-            self._batchers.add(batcher)
-            # All begin before any is waited for: their loads then meet in one batch.
-            for key in due:
-                load = partial(batcher.load, key)
-                begun[key] = self._loads.begin(key, load, freshness, tags, self._entry_of(key), now)
+            together = self._loads.together(load_many, f"{self.name}.get_many")
+            try:
+                for key in due:
+                    part = together.part(key)
+                    begun[key] = self._loads.begin(key, part, freshness, tags, self._entry_of(key), now)
+            finally:
+                together.depart()
         return {
             key: answer
             if isinstance(answer := begun[key], Lookup)

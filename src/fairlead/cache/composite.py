@@ -6,23 +6,24 @@ the ttl of its strictest field and fails with its weakest origin. Here each fiel
     strict   within its ttl, or the whole value fails: better no answer than a wrong price
     relaxed  within its stale windows, else its default, and the answer says which field is missing
 
-All fields are asked for at once and loaded side by side. How stale each one is when it is handed out is
-measured, field by field: a mean over fields would hide the one that matters.
+All fields are asked for at once and loaded side by side; a field that can, loads many keys in one call. How stale
+each one is when it is handed out is measured, field by field: a mean over fields would hide the one that matters.
 
 Per process: the entries and the figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from fairlead.cache.cache import Cache
+from fairlead.cache.flight_group import LoadMany, Part
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.keys import check_key
-from fairlead.cache.loading import Lookup, Source
+from fairlead.cache.loading import Lookup, Source, Together
 from fairlead.cache.single_flight import Flight
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.metrics import MetricRegistry
@@ -30,14 +31,18 @@ from fairlead.telemetry.metrics import MetricRegistry
 __all__ = ["Composite", "CompositeAnswer", "Field"]
 
 _K = TypeVar("_K", bound=Hashable)
+_Begun = Lookup[Any] | tuple[Flight[Any], Source]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Field(Generic[_K]):
     """Where one field comes from and how fresh it must be."""
 
-    load: Callable[[_K], Awaitable[Any]]
-    """Loads the field of a key."""
+    load: Callable[[_K], Awaitable[Any]] | None = None
+    """Loads the field of a key. None: `load_many` does."""
+    load_many: Callable[[list[_K]], Awaitable[Mapping[_K, Any] | Sequence[Any]]] | None = None
+    """Loads the field of many keys in one call, answering as for `Cache.lookup_many`: what one `get_many` misses costs
+    one task, and not one a key. None: `load` does."""
     freshness: Freshness
     """Its bounds. A strict field has no stale windows; a relaxed one may be as stale as they say."""
     tier: Literal["strict", "relaxed"] = "strict"
@@ -48,6 +53,8 @@ class Field(Generic[_K]):
     def __post_init__(self) -> None:
         if self.tier not in ("strict", "relaxed"):
             raise InvalidInput(f"Field.tier: {self.tier!r} is not strict or relaxed")
+        if (self.load is None) == (self.load_many is None):
+            raise InvalidInput("Field: give it one of load and load_many, which say where it comes from")
         stale = max(self.freshness.stale_while_revalidate, self.freshness.stale_if_error)
         if self.tier == "strict" and stale:
             raise InvalidInput(
@@ -132,19 +139,20 @@ class Composite(Generic[_K]):
         any more go on and are kept.
         """
         check_key(key)
-        return await self._landed(self._begun(key))
+        return await self._landed(self._begun((key,))[key])
 
     async def get_many(self, keys: Iterable[_K]) -> dict[_K, CompositeAnswer | Exception]:
         """The fields of each of `keys`, once per distinct key and in their order; all loads begin at once.
 
-        Where `get` would raise, the exception is that key's value, and the other keys have their answers. Costs no
-        task per key. A key that cannot be one raises before anything is loaded.
+        Where `get` would raise, the exception is that key's value, and the other keys have their answers. Of a field
+        with `load_many`, what no entry answers and nobody is loading is one call and one task, which runs outside
+        every caller's context. A key that cannot be one raises before anything is loaded.
         """
         wanted: dict[_K, None] = {}
         for key in keys:
             check_key(key)
             wanted[key] = None
-        begun = {key: self._begun(key) for key in wanted}
+        begun = self._begun(wanted)
         answers: dict[_K, CompositeAnswer | Exception] = {}
         for key in wanted:
             try:
@@ -153,14 +161,40 @@ class Composite(Generic[_K]):
                 answers[key] = error
         return answers
 
-    def _begun(self, key: _K) -> dict[str, Lookup[Any] | tuple[Flight[Any], Source]]:
-        begin = self._cache._loads.begin_now
-        return {
-            name: begin((self.name, name, key), partial(field.load, key), field.freshness)
-            for name, field in self._fields.items()
-        }
+    def _begun(self, keys: Iterable[_K]) -> dict[_K, dict[str, _Begun]]:
+        """By key and field, what memory has or the flight to wait for; suspends nowhere."""
+        loads = self._cache._loads
+        now = self._cache._now()
+        together: dict[str, Together] = {}
+        begun: dict[_K, dict[str, _Begun]] = {}
+        try:
+            for key in keys:
+                found: dict[str, _Begun] = {}
+                for name, field in self._fields.items():
+                    at = (self.name, name, key)
+                    answer: _Begun | None = loads.at_hand(at, now)
+                    if answer is None:
+                        load: Callable[[], Awaitable[Any]] | Part
+                        if field.load_many is None:
+                            load = partial(cast(Callable[[_K], Awaitable[Any]], field.load), key)
+                        else:
+                            if name not in together:
+                                together[name] = self._together(name, field.load_many)
+                            load = together[name].part(key)
+                        answer = loads.begin_now(at, load, field.freshness)
+                    found[name] = answer
+                begun[key] = found
+        finally:
+            for each in together.values():
+                each.depart()
+        return begun
 
-    async def _landed(self, begun: dict[str, Lookup[Any] | tuple[Flight[Any], Source]]) -> CompositeAnswer:
+    def _together(self, name: str, load_many: LoadMany) -> Together:
+        return self._cache._loads.together(
+            load_many, f"{self.name}.{name}", lambda key: (self.name, name, key)
+        )
+
+    async def _landed(self, begun: dict[str, _Begun]) -> CompositeAnswer:
         fields = self._fields
         loads = self._cache._loads
         found: dict[str, Lookup[Any]] = {}

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -25,11 +26,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import msgspec
 
 from fairlead.cache.entry import Entry
+from fairlead.cache.flight_group import FlightGroup, LoadMany, Part
 from fairlead.cache.freshness import Freshness
 from fairlead.cache.keys import check_key, check_tags, is_plain, key_text, shown
 from fairlead.cache.memory import MemoryStore
 from fairlead.cache.single_flight import Flight, SingleFlight
 from fairlead.cache.stats import CacheStats
+from fairlead.calls.batch import Batcher
 from fairlead.clock import Clock
 from fairlead.context import current
 from fairlead.deadline import Deadline
@@ -41,9 +44,11 @@ if TYPE_CHECKING:
     from fairlead.cache.two_nodes import TwoNodes
     from fairlead.telemetry.tracing import Span, Tracer
 
-__all__ = ["Loads", "Lookup", "Source"]
+__all__ = ["Loads", "Lookup", "Source", "Together"]
 
 _T = TypeVar("_T")
+
+_MOST_AT_ONCE = 1_000_000  # the largest batch that a Batcher takes
 
 Source = Literal["hit", "stale", "stale_error", "stale_slow", "second", "load", "joined"]
 
@@ -61,6 +66,24 @@ class Lookup(msgspec.Struct, Generic[_T], frozen=True):
     """Seconds since the load that made the value began; since `set`, for a value that was set."""
     staleness: float
     """Seconds past its fresh life when it was read; 0 when fresh."""
+
+
+class _Separately:
+    """In a group's place where each load has a task of its own: they meet in one batch at the end of the turn."""
+
+    __slots__ = ("_batcher",)
+
+    def __init__(self, batcher: Batcher[Any, Any]) -> None:
+        self._batcher = batcher
+
+    def part(self, argument: Hashable) -> Callable[[], Awaitable[Any]]:
+        return partial(self._batcher.load, argument)
+
+    def depart(self) -> None:
+        """They have left, each by itself."""
+
+
+Together = FlightGroup | _Separately
 
 
 class Loads:
@@ -91,6 +114,8 @@ class Loads:
         self._refresh_concurrency = refresh_concurrency
         self._refreshing: set[Flight[Any]] = set()
         self._second = second
+        self.batchers: weakref.WeakSet[Batcher[Any, Any]] = weakref.WeakSet()
+        """Kept alive by their loads."""
         self._looking: dict[Hashable, tuple[asyncio.Future[Entry[Any] | None], int]] = {}
         if second is not None:
             from fairlead.cache.shared_load import SharedLoad  # with the tier that it needs, and not without
@@ -108,7 +133,7 @@ class Loads:
     def begin(
         self,
         key: Hashable,
-        load: Callable[[], Awaitable[_T]],
+        load: Callable[[], Awaitable[_T]] | Part,
         freshness: Freshness,
         tags: Iterable[str],
         entry: Entry[Any] | None,
@@ -222,12 +247,40 @@ class Loads:
     def begin_now(
         self,
         key: Hashable,
-        load: Callable[[], Awaitable[_T]],
+        load: Callable[[], Awaitable[_T]] | Part,
         freshness: Freshness,
         tags: Iterable[str] = (),
     ) -> Lookup[_T] | tuple[Flight[_T], Source]:
         """As `begin`, of a key that was not looked for yet."""
         return self.begin(key, load, freshness, tags, self._entry_of(key), self._now())
+
+    def at_hand(self, key: Hashable, now: float) -> Lookup[Any] | None:
+        """The answer that memory has, when nothing else is due."""
+        entry = self._entry_of(key)
+        if entry is None or now >= entry.quiet_until:
+            return None
+        self._store.touch(key)
+        self._stats.hits += 1
+        return Lookup(entry.value, "hit", now - entry.began_at, 0.0)
+
+    def together(
+        self, load_many: LoadMany, name: str, key_of: Callable[[Any], Hashable] | None = None
+    ) -> Together:
+        """Loads that `load_many` answers in one call: `part` of each is begun, then `depart` begins the call.
+
+        key_of: the key of what `load_many` knows by another name.
+        """
+        if self._second is None and self._tracer is None:
+            return FlightGroup(self.flights, load_many, name)
+        # Each key asks the tier by itself, or is a span of its own; what is to be loaded meets at the origin.
+        batcher: Batcher[Any, Any] = Batcher(
+            self.flights.as_part_of_loads(load_many, key_of),
+            max_batch=_MOST_AT_ONCE,
+            clock=self._clock,
+            name=name,
+        )
+        self.batchers.add(batcher)
+        return _Separately(batcher)
 
     async def landing(self, flight: Flight[_T], source: Source, freshness: Freshness) -> Lookup[_T]:
         """The answer once `flight` has landed, or what stands in for it when it failed or is slow."""
@@ -324,7 +377,11 @@ class Loads:
         return Lookup(entry.value, source, now - entry.began_at, staleness)
 
     def _refresh(
-        self, key: Hashable, load: Callable[[], Awaitable[_T]], freshness: Freshness, tags: Iterable[str]
+        self,
+        key: Hashable,
+        load: Callable[[], Awaitable[_T]] | Part,
+        freshness: Freshness,
+        tags: Iterable[str],
     ) -> bool:
         """Starts a load in the background; False when one runs already, or too many do."""
         if self.flights.joinable(key) is not None:
@@ -348,7 +405,7 @@ class Loads:
     def _load(
         self,
         key: Hashable,
-        load: Callable[[], Awaitable[_T]],
+        load: Callable[[], Awaitable[_T]] | Part,
         freshness: Freshness,
         tags: Iterable[str],
         *,
@@ -356,6 +413,10 @@ class Loads:
         looked: bool = False,
     ) -> Flight[_T]:
         labels = check_tags(tags)
+        if isinstance(load, Part):
+            together = load.group.add(key, load.argument, partial(self._landed, freshness, refresh), labels)
+            self._count_load()
+            return together
         span = None if self._tracer is None else self._span(self._tracer, key, refresh)
         if self._second is None:
             landed = partial(self._landed, freshness, refresh)

@@ -54,7 +54,6 @@ class Flight(Generic[_T]):
 
     __slots__ = (
         "_on_landing",
-        "_timer",
         "_waiters",
         "began_at",
         "entry",
@@ -97,7 +96,6 @@ class Flight(Generic[_T]):
         self.error: BaseException | None = None
         """Why the load failed. Not to be raised: `wait` hands out an instance for each caller."""
         self.task: asyncio.Task[None] | None = None
-        self._timer: Timer | None = None
         self._on_landing = on_landing
         self._waiters: dict[asyncio.Future[None], None] = {}
 
@@ -227,15 +225,8 @@ class SingleFlight:
         before anybody wakes, in one step of the loop. priority: the load's; None takes the caller's. tags: by
         which `forget_tag` finds it. span: current while it runs, and ended with it.
         """
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._move_to(loop)
         began_at = self._clock.now()
-        flight: Flight[_T] = Flight(key, loop, began_at, on_landing, tags, span)
-        self._flights[key] = flight
-        self.started += 1
-        running = self._running[key] = self._running.get(key, 0) + 1
-        self.peak_per_key = max(self.peak_per_key, running)
+        flight: Flight[_T] = self.list_flight(key, began_at, on_landing, tags, span)
         caller = current()
         context = RequestContext(
             request_id=caller.request_id,
@@ -245,30 +236,73 @@ class SingleFlight:
         boarded = _aboard.set((*_aboard.get(), flight.ticket))
         try:
             with request_context(context):
-                flight.task = loop.create_task(self._fly(flight, load))
+                flight.task = flight.loop.create_task(self._fly(flight, load))
         finally:
             _aboard.reset(boarded)
-        flight._timer = self._clock.call_at(began_at + self.load_timeout, partial(self._give_up, flight))
-        self._tasks.add(flight.task)
-        flight.task.add_done_callback(partial(self._ended, flight))
+        timer = self._clock.call_at(began_at + self.load_timeout, partial(self._give_up, flight))
+        self.own(flight.task, timer, partial(self.account_for, flight))
         return flight
 
+    def list_flight(
+        self,
+        key: Hashable,
+        began_at: float,
+        on_landing: Callable[[Flight[_T], bool], object] | None,
+        tags: frozenset[str],
+        span: Span | None,
+    ) -> Flight[_T]:
+        """A flight that now holds the slot of `key`, and has no task yet."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
+        flight: Flight[_T] = Flight(key, loop, began_at, on_landing, tags, span)
+        self._flights[key] = flight
+        self.started += 1
+        running = self._running[key] = self._running.get(key, 0) + 1
+        if running > self.peak_per_key:
+            self.peak_per_key = running
+        return flight
+
+    def own(
+        self, task: asyncio.Task[None], timer: Timer, ended: Callable[[asyncio.Task[None]], object]
+    ) -> None:
+        """Keeps `task` until it ends; then cancels `timer` and calls `ended`."""
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            timer.cancel()
+            ended(task)
+
+        self._tasks.add(task)
+        task.add_done_callback(end)
+
     def as_part_of_loads(
-        self, load_many: Callable[[list[_K]], Awaitable[_T]]
+        self,
+        load_many: Callable[[list[_K]], Awaitable[_T]],
+        key_of: Callable[[_K], Hashable] | None = None,
     ) -> Callable[[list[_K]], Awaitable[_T]]:
         """`load_many`, which answers the flights of its keys from a task of its own, known as a part of them.
 
         Asking for one of those keys from inside is then refused, as in any load, instead of waiting for
-        itself.
+        itself. key_of: the key of a flight, where `load_many` knows it by another.
         """
         outer = _aboard.get()
 
         async def load_aboard(keys: list[_K]) -> _T:
-            tickets = [flight.ticket for key in keys if (flight := self._flights.get(key)) is not None]
+            listed = keys if key_of is None else map(key_of, keys)
+            tickets = [flight.ticket for key in listed if (flight := self._flights.get(key)) is not None]
             _aboard.set((*outer, *tickets))
             return await load_many(keys)
 
         return load_aboard
+
+    def aboard(self) -> tuple[object, ...]:
+        """The tickets of the loads that the caller is a part of."""
+        return _aboard.get()
+
+    def board(self, tickets: tuple[object, ...]) -> None:
+        """Makes the current context a part of these loads."""
+        _aboard.set(tickets)
 
     def is_here(self, flight: Flight[Any]) -> bool:
         """Whether `flight` runs in the loop that was last used: another loop may never run again."""
@@ -340,15 +374,17 @@ class SingleFlight:
                 _wake(waiter)
 
     def _give_up(self, flight: Flight[Any]) -> None:
-        what = f"cache load of {shown(flight.key)} ran longer than load_timeout={self.load_timeout:g} s"
-        self._land(flight, DeadlineExceeded(what))
+        self.land_too_late(flight)
         if flight.task is not None:
             flight.task.cancel()
 
-    def _ended(self, flight: Flight[Any], task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if flight._timer is not None:
-            flight._timer.cancel()
+    def land_too_late(self, flight: Flight[Any]) -> None:
+        """Lands it with the error of a load that outlived `load_timeout`."""
+        what = f"cache load of {shown(flight.key)} ran longer than load_timeout={self.load_timeout:g} s"
+        self._land(flight, DeadlineExceeded(what))
+
+    def account_for(self, flight: Flight[Any], task: asyncio.Task[None]) -> None:
+        """Its task has ended: whoever still waits for it learns that it was cancelled."""
         self._count_out(flight)
         cause = None if task.cancelled() else task.exception()
         if not flight.landed:

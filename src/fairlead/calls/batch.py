@@ -31,7 +31,7 @@ from fairlead.context import RequestContext, current, request_context
 from fairlead.deadline import Deadline
 from fairlead.errors import DeadlineExceeded, FairleadError, InvalidInput, LoadCancelled
 
-__all__ = ["Batcher", "BatcherStats", "MissingKey"]
+__all__ = ["Batcher", "BatcherStats", "MissingKey", "by_key", "outcome_of"]
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -248,7 +248,7 @@ class Batcher(Generic[_K, _V]):
         try:
             with request_context(RequestContext(deadline=Deadline(batch.end, self._clock))):
                 answer = await self._policy.call(self._load_many, keys)
-            outcomes = self._by_key(keys, answer)
+            outcomes = by_key(self.name, keys, answer)
         except Exception as error:
             outcomes = dict.fromkeys(keys, error)
         except BaseException as error:
@@ -264,15 +264,6 @@ class Batcher(Generic[_K, _V]):
                 if not isinstance(value, BaseException):
                     self._kept[key] = value
         _hand_out(waits, outcomes, self.name)
-
-    def _by_key(
-        self, keys: list[_K], answer: Mapping[_K, _V | Exception] | Sequence[_V | Exception]
-    ) -> Mapping[_K, _V | Exception]:
-        if isinstance(answer, Mapping):
-            return {key: answer[key] for key in keys if key in answer}
-        if len(answer) != len(keys):
-            raise InvalidInput(f"{self.name}: load_many answered {len(answer)} values for {len(keys)} keys")
-        return dict(zip(keys, answer, strict=True))
 
 
 class _Outcome(Generic[_V]):
@@ -301,7 +292,19 @@ def _unwrap(outcome: _Outcome[_V]) -> _V:
     return cast(_V, outcome.value)
 
 
-def _outcome(key: _K, outcomes: Mapping[_K, _V | Exception], name: str) -> _Outcome[_V]:
+def by_key(
+    name: str, keys: list[_K], answer: Mapping[_K, _V | Exception] | Sequence[_V | Exception]
+) -> Mapping[_K, _V | Exception]:
+    """What a `load_many` answered, by key; raises InvalidInput for a sequence of another length."""
+    if isinstance(answer, Mapping):
+        return {key: answer[key] for key in keys if key in answer}
+    if len(answer) != len(keys):
+        raise InvalidInput(f"{name}: load_many answered {len(answer)} values for {len(keys)} keys")
+    return dict(zip(keys, answer, strict=True))
+
+
+def outcome_of(key: _K, outcomes: Mapping[_K, _V | Exception], name: str) -> _Outcome[_V]:
+    """The value or the failure of one key; a key without either failed."""
     try:
         found = outcomes[key]
     except KeyError:
@@ -326,7 +329,7 @@ def _hand_out(
     waits: dict[_K, list[asyncio.Future[_Outcome[_V]]]], outcomes: Mapping[_K, _V | Exception], name: str
 ) -> None:
     for key, each in waits.items():
-        outcome = _outcome(key, outcomes, name)
+        outcome = outcome_of(key, outcomes, name)
         for wait in each:
             if not wait.done():
                 wait.set_result(outcome)

@@ -70,9 +70,9 @@ class Labelling:
         )
         strict = cache.lifetime(ITEM_TTL, early_refresh=1.0)
         fields: dict[str, Field[int]] = {
-            "safety": Field(load=self._safety.load, freshness=strict),
+            "safety": Field(load_many=self._safety.load_all, freshness=strict),
             "popularity": Field(
-                load=self._popularity.load,
+                load_many=self._popularity.load_all,
                 freshness=cache.of_item,
                 tier="relaxed",
             ),
