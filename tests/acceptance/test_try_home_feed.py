@@ -232,12 +232,12 @@ def test_diagnosis_finds_the_stalled_dependency_and_says_what_to_run_next(run: R
     assert done.returncode == run.code, done.stderr
     found = json.loads(done.stdout)
     assert found["command"] == "fairlead try home_feed --seed 2 --quick"
-    assert "features stalled" in found["summary"]
     claims = [each["claim"] for each in found["hypotheses"]]
     if not run.result.validity.valid:
         # On a machine that is busy with other things this is the finding, and whatever follows is uncertain.
         assert claims[0].startswith("the machine that measured was too busy"), claims
         return
+    assert "features stalled" in found["summary"]
     assert "what happens in phase 'features stalled' does it" in claims[:2], claims
     assert any(claim.startswith("feature_service is not asked") for claim in claims), claims
     assert any("circuit_breaker feature_service closed → open" in line for line in found["journal"]["states"])
