@@ -8,50 +8,16 @@ is imported when it starts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from fairlead.errors import MissingExtra
-from fairlead.trial import Arm, Figure, Mechanism, Phase, Plan, Running, Settings
+from fairlead.trial import Mechanism
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from fairlead.lab import Samples
-    from fairlead.metrics import Metric, Target
+from fairlead_systems.reference_system import ReferenceSystem
 
 __all__ = ["HomeFeed"]
 
 
-_PACKAGES = {
-    "aiohttp": "aiohttp",
-    "grpc": "grpcio",
-    "httptools": "httptools",
-    "numpy": "numpy",
-    "onnxruntime": "onnxruntime",
-    "psutil": "psutil",
-    "starlette": "starlette",
-    "uvicorn": "uvicorn",
-    "uvloop": "uvloop",
-}
-"""What the walk and the processes import, and the package that brings it."""
-
-
-def _require_packages() -> None:
-    # Before anything is started: what a process misses would show as its death, with a log to read.
-    for module, package in _PACKAGES.items():
-        try:
-            found = find_spec(module) is not None
-        except ImportError:
-            found = False
-        if not found:
-            raise MissingExtra(package, "try")
-
-
-class HomeFeed:
+class HomeFeed(ReferenceSystem):
     """The system `home_feed`."""
 
     name = "home_feed"
@@ -80,38 +46,14 @@ class HomeFeed:
     )
 
     inputs: Sequence[str] = ("flags.json",)
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        from fairlead_systems.home_feed.figures import METRICS
-
-        return METRICS
-
-    @property
-    def targets(self) -> Sequence[tuple[str, Target]]:
-        from fairlead_systems.home_feed.figures import TARGETS
-
-        return TARGETS
-
-    def plan(self, settings: Settings) -> Plan:
-        _require_packages()
-        from fairlead_systems.home_feed.system import make_plan
-
-        return make_plan(settings)
-
-    def start(self, plan: Plan, settings: Settings, directory: Path) -> AbstractAsyncContextManager[Running]:
-        from fairlead_systems.home_feed.system import start
-
-        return start(plan, settings, directory)
-
-    def measure(
-        self,
-        arm: Arm,
-        phase: Phase,
-        observed: Sequence[Mapping[str, float]],
-        samples: Samples,
-        slices: np.ndarray,
-    ) -> list[Figure]:
-        from fairlead_systems.home_feed.figures import measure
-
-        return measure(arm, phase, observed, samples, slices)
+    needs: ClassVar[Mapping[str, str]] = {
+        "aiohttp": "aiohttp",
+        "grpc": "grpcio",
+        "httptools": "httptools",
+        "numpy": "numpy",
+        "onnxruntime": "onnxruntime",
+        "psutil": "psutil",
+        "starlette": "starlette",
+        "uvicorn": "uvicorn",
+        "uvloop": "uvloop",
+    }

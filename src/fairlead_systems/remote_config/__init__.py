@@ -8,39 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from fairlead.errors import MissingExtra
-from fairlead.trial import Arm, Figure, Mechanism, Phase, Plan, Running, Settings
+from fairlead.trial import Mechanism
+from fairlead_systems.reference_system import ReferenceSystem
 from fairlead_systems.remote_config.mechanisms import MECHANISMS
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from fairlead.lab import Samples
-    from fairlead.metrics import Metric, Target
 
 __all__ = ["RemoteConfig"]
 
-_PACKAGES = ("aiohttp", "httptools", "numpy", "psutil", "sqlalchemy", "starlette", "uvicorn", "uvloop")
-"""What the walk and the processes import."""
 
-
-def _require_packages() -> None:
-    # Before anything is started: what a process misses would show as its death, with a log to read.
-    for package in _PACKAGES:
-        try:
-            found = find_spec(package) is not None
-        except ImportError:
-            found = False
-        if not found:
-            raise MissingExtra(package, "try")
-
-
-class RemoteConfig:
+class RemoteConfig(ReferenceSystem):
     """The system `remote_config`."""
 
     name = "remote_config"
@@ -62,38 +39,16 @@ class RemoteConfig:
     )
 
     inputs: Sequence[str] = ("data/*.db",)
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        from fairlead_systems.remote_config.figures import METRICS
-
-        return METRICS
-
-    @property
-    def targets(self) -> Sequence[tuple[str, Target]]:
-        from fairlead_systems.remote_config.figures import TARGETS
-
-        return TARGETS
-
-    def plan(self, settings: Settings) -> Plan:
-        _require_packages()
-        from fairlead_systems.remote_config.system import make_plan
-
-        return make_plan(settings)
-
-    def start(self, plan: Plan, settings: Settings, directory: Path) -> AbstractAsyncContextManager[Running]:
-        from fairlead_systems.remote_config.system import start
-
-        return start(plan, settings, directory)
-
-    def measure(
-        self,
-        arm: Arm,
-        phase: Phase,
-        observed: Sequence[Mapping[str, float]],
-        samples: Samples,
-        slices: np.ndarray,
-    ) -> list[Figure]:
-        from fairlead_systems.remote_config.figures import measure
-
-        return measure(arm, phase, observed, samples, slices)
+    needs: ClassVar[Mapping[str, str]] = {
+        name: name
+        for name in (
+            "aiohttp",
+            "httptools",
+            "numpy",
+            "psutil",
+            "sqlalchemy",
+            "starlette",
+            "uvicorn",
+            "uvloop",
+        )
+    }
