@@ -184,7 +184,8 @@ def test_connection_in_a_transaction_is_left_alone(engine: Engine) -> None:
 def test_connection_can_write_again_afterwards(engine: Engine) -> None:
     with engine.connect() as connection:
         explain(connection, "SELECT id FROM few")
-        connection.execute(text("UPDATE few SET word = word"))
+        assert connection.execute(text("UPDATE few SET word = 'changed' WHERE id = 1")).rowcount == 1
+        assert connection.execute(text("SELECT word FROM few WHERE id = 1")).scalar() == "changed"
         connection.rollback()
 
 

@@ -143,6 +143,10 @@ def test_table_is_made_once_whoever_makes_it(url: str):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(make, range(4)))
+    table = ConfigTable(url, PAGE)
+    assert table.version() == 0
+    assert table.write(theme("dark"), actor="ana") == 1
+    table.close()
 
 
 def test_full_table_is_not_filled_again(table: ConfigTable):

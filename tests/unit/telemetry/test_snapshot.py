@@ -140,7 +140,9 @@ def test_a_snapshot_with_some_bytes_changed_is_read_or_refused_and_what_is_read_
         read = decode_snapshot(bytes(encoded))
     except BrokenDocument:
         return
-    render(read).encode()
+    text = render(read)
+    assert text.encode().decode() == text
+    assert text.count("# TYPE ") == len(read.families)
 
 
 def test_values_at_the_edge_of_what_floats_hold_do_not_make_the_snapshot_unreadable() -> None:
