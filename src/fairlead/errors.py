@@ -15,6 +15,11 @@
     ├── LoadCancelled              a load that several callers share was cancelled, though this caller was not
     ├── ModelRejected              a model file is not the one its manifest describes
     ├── MissingExtra               an optional dependency is not installed; also an ImportError
+    ├── NotEstimable               the data cannot carry this statistic; more or other data might
+    │   ├── ConstantCovariate      the covariate does not vary, so it explains nothing
+    │   ├── TooFewUnits            fewer independent units than the method needs
+    │   ├── UndefinedRatio         the denominator is zero: 0/0 is no figure
+    │   └── ZeroVariance           the units do not vary, so there is nothing to judge an effect by
     ├── NoSpace                    the disk, or the file-size limit, stopped a write; also an OSError
     ├── PortInUse                  another process listens there; also an OSError
     ├── ProcessDied                a process that Fairlead started ended, or never became healthy
@@ -32,6 +37,7 @@ __all__ = [
     "BrokenDocument",
     "BrokerUnavailable",
     "CircuitOpen",
+    "ConstantCovariate",
     "DeadlineExceeded",
     "FailedStatus",
     "FairleadError",
@@ -40,6 +46,7 @@ __all__ = [
     "MissingExtra",
     "ModelRejected",
     "NoSpace",
+    "NotEstimable",
     "Overloaded",
     "PortInUse",
     "ProcessDied",
@@ -48,8 +55,11 @@ __all__ = [
     "RunInvalid",
     "ScrapeIncomplete",
     "StoreUnavailable",
+    "TooFewUnits",
+    "UndefinedRatio",
     "UnknownFlag",
     "UnknownSystem",
+    "ZeroVariance",
 ]
 
 
@@ -129,6 +139,26 @@ class LoadCancelled(FairleadError):
 
     Not a CancelledError: the caller that meets it was not cancelled and may go on, or try again.
     """
+
+
+class NotEstimable(FairleadError):
+    """The data cannot carry this statistic. A refusal, not a fault: the message says what is missing."""
+
+
+class ConstantCovariate(NotEstimable):
+    """The covariate has the same value for every unit, so nothing can be adjusted by it."""
+
+
+class TooFewUnits(NotEstimable):
+    """The method needs more independent units than there are."""
+
+
+class UndefinedRatio(NotEstimable):
+    """A denominator is zero, or not told apart from zero; 0/0 is no figure."""
+
+
+class ZeroVariance(NotEstimable):
+    """No unit differs from another, so no interval and no test can be computed."""
 
 
 class ModelRejected(FairleadError):

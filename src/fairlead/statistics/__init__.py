@@ -12,7 +12,8 @@ independent.
 from __future__ import annotations
 
 from fairlead.statistics.estimate import Estimate
+from fairlead.statistics.moments import Moments
 from fairlead.statistics.proportions import proportion_interval
 from fairlead.statistics.quantiles import quantile_interval
 
-__all__ = ["Estimate", "proportion_interval", "quantile_interval"]
+__all__ = ["Estimate", "Moments", "proportion_interval", "quantile_interval"]
