@@ -88,7 +88,11 @@ class Moments:
         n = len(data)
         means = data.mean(axis=0) if n else np.zeros(len(names))
         centred = data - means
-        return cls._of(names, n, means, centred.T @ centred)
+        products = centred.T @ centred
+        # A spread so small that its squares underflow is none, and has no products with others either.
+        flat = np.diag(products) == 0
+        products[flat, :] = products[:, flat] = 0.0
+        return cls._of(names, n, means, products)
 
     @classmethod
     def _of(cls, columns: tuple[str, ...], n: int, means: FloatArray, products: FloatArray) -> Moments:

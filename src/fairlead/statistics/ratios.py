@@ -99,7 +99,13 @@ def linearised_ratio(arm: Moments, numerator: str, denominator: str) -> Linearis
             f"{numerator}/{denominator}: the mean of {denominator} is {below:g} ± {error:g}, not told apart from "
             f"zero by {_CLEAR:g} standard errors; wait for data, or compare the sums"
         )
-    return above / below, {numerator: 1 / below, denominator: -above / below**2}
+    value = above / below
+    gradient = {numerator: 1 / below, denominator: -value / below}
+    if not all(map(math.isfinite, (value, *gradient.values()))):
+        raise UndefinedRatio(
+            f"{numerator}/{denominator}: {above:g} over {below:g} is beyond what a float holds"
+        )
+    return value, gradient
 
 
 def delta_figure(arm: Moments, value: float, gradient: Mapping[str, float]) -> ArmFigure:
