@@ -8,7 +8,21 @@ not judged with the reason; never NaN.
 
 from __future__ import annotations
 
+from fairlead.metrics.condition import Condition, parse_condition
+from fairlead.metrics.duration import parse_duration
+from fairlead.metrics.formula import Formula, parse_formula
 from fairlead.metrics.metric import Kind, Metric
 from fairlead.metrics.target import Relation, Target, TargetOutcome
 
-__all__ = ["Kind", "Metric", "Relation", "Target", "TargetOutcome"]
+__all__ = [
+    "Condition",
+    "Formula",
+    "Kind",
+    "Metric",
+    "Relation",
+    "Target",
+    "TargetOutcome",
+    "parse_condition",
+    "parse_duration",
+    "parse_formula",
+]

@@ -12,28 +12,38 @@ client, or one leaves the timeouts out. So a definition is whole or it is refuse
     ratio        field, denominator     sum of one field over sum of another
     rate         —                      events per second
     count        —                      number of events
+    formula      formula                published / (attempts − user_cancelled), of sums of fields
+
+`where`, and the field of a proportion, are conditions (`fairlead.metrics.condition`); every source computes them
+alike. Where one user has many events, `unit_field` names the user, and intervals are taken over users.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import math
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fairlead.errors import InvalidInput
+from fairlead.metrics.condition import Condition, parse_condition
+from fairlead.metrics.duration import parse_duration
+from fairlead.metrics.formula import Formula, parse_formula
 
 __all__ = ["Better", "Design", "Kind", "Metric", "Role", "Side"]
 
 Role = Literal["primary", "secondary", "guardrail"]
-Kind = Literal["quantile", "proportion", "mean", "maximum", "ratio", "rate", "count"]
+Kind = Literal["quantile", "proportion", "mean", "maximum", "ratio", "rate", "count", "formula"]
 """The statistic of a metric."""
-Side = Literal["server", "client"]
+Side = Literal["server", "client", "unstated"]
+"""Where a value is observed; "unstated" only for an ad-hoc metric."""
 Better = Literal["lower", "higher"]
 Design = Literal["controlled", "before_after", "load_test", "simulated"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-_DURATION = re.compile(r"\d{1,9}(ms|s|m|h|d)", re.ASCII)
 _NEEDS: dict[str, tuple[str, ...]] = {
     "quantile": ("field", "q"),
     "mean": ("field",),
@@ -42,7 +52,9 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "ratio": ("field", "denominator"),
     "rate": (),
     "count": (),
+    "formula": ("formula",),
 }
+_AD_HOC = "ad hoc: side, window and segment are not stated, so nobody else can compute this figure again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,21 +98,93 @@ class Metric:
     """The field, or for a proportion the condition, as telemetry names it."""
     denominator: str | None = None
     """For a ratio: the field that is summed below the line."""
+    formula: str | None = None
+    """For a formula: fields joined by + − * /, applied to their sums; a ratio of counts."""
     q: float | None = None
     """For a quantile: 0 < q < 1."""
     where: str = ""
-    """Which events count, when not all do; empty: all."""
+    """A condition: which events count, when not all do; empty: all."""
+    unit_field: str | None = None
+    """The field whose values name the units of analysis: events with one value vary together. None: every event is a
+    unit of its own."""
     measured: str = ""
     """How the value is taken, when the field's name does not say: "from the intended send time"."""
     baseline: float | None = None
     """The figure before the change, in `unit`."""
     target: float | None = None
     """The figure hoped for, in `unit`."""
+    ad_hoc: bool = False
+    """Made from a bare column by `from_column`: analysed with a caveat, and barred from a dossier."""
 
     def __post_init__(self) -> None:
         self._check_words()
         self._check_kind()
         self._check_numbers()
+
+    @classmethod
+    def from_column(
+        cls,
+        name: str,
+        kind: Kind,
+        column: str | None = None,
+        *,
+        denominator: str | None = None,
+        formula: str | None = None,
+        q: float | None = None,
+        better: Better = "higher",
+        unit_field: str | None = None,
+    ) -> Metric:
+        """A metric of a bare column, for a look at a file. It carries `caveat`, and no dossier takes it.
+
+        >>> Metric.from_column("revenue", "mean", "revenue").definition()
+        'mean of revenue of the table, per row, as given; higher is better (ad hoc)'
+        """
+        return cls(
+            name=name,
+            title=name.replace("_", " "),
+            role="secondary",
+            kind=kind,
+            event="table",
+            field=column,
+            denominator=denominator,
+            formula=formula,
+            q=q,
+            unit="ratio" if kind == "proportion" else "rows per second" if kind == "rate" else "as given",
+            unit_of_analysis=unit_field or "row",
+            unit_field=unit_field,
+            side="unstated",
+            window="unstated",
+            segment="unstated",
+            better=better,
+            design="controlled",
+            ad_hoc=True,
+        )
+
+    @property
+    def caveat(self) -> str:
+        """What a reader must know of the definition itself; empty when it is whole."""
+        return _AD_HOC if self.ad_hoc else ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every field: two metrics of one hash are one metric."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def condition(self) -> Condition | None:
+        """`where`, parsed; None: every event counts."""
+        return parse_condition(self.where) if self.where else None
+
+    @property
+    def success(self) -> Condition | None:
+        """For a proportion: `field`, parsed; None otherwise."""
+        return parse_condition(self.field) if self.kind == "proportion" and self.field else None
+
+    @property
+    def parsed_formula(self) -> Formula | None:
+        """For a formula: `formula`, parsed; None otherwise."""
+        return parse_formula(self.formula) if self.formula else None
 
     def _check_words(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -135,7 +219,7 @@ class Metric:
 
     def _check_kind(self) -> None:
         needs = _NEEDS[self.kind]
-        for field in ("field", "denominator", "q"):
+        for field in ("field", "denominator", "q", "formula"):
             value = getattr(self, field)
             if field in needs and (value is None or value == ""):
                 raise InvalidInput(f"metric {self.name}: a {self.kind} needs {field}")
@@ -143,7 +227,7 @@ class Metric:
                 raise InvalidInput(
                     f"metric {self.name}: a {self.kind} has no {field}; remove it or change the kind"
                 )
-        for field in ("field", "denominator"):
+        for field in ("field", "denominator", "formula", "unit_field"):
             value = getattr(self, field)
             if value is not None and not (
                 isinstance(value, str) and value.isprintable() and len(value) <= 200
@@ -151,6 +235,12 @@ class Metric:
                 raise InvalidInput(
                     f"metric {self.name}: {field} is not one printable line of up to 200 characters"
                 )
+        try:
+            _ = self.condition, self.success, self.parsed_formula
+        except InvalidInput as error:
+            raise InvalidInput(f"metric {self.name}: {error}") from error
+        if (self.side == "unstated") != self.ad_hoc:
+            raise InvalidInput(f"metric {self.name}: side is unstated; say server or client")
         if self.kind == "proportion" and self.unit != "ratio":
             raise InvalidInput(f'metric {self.name}: a proportion has unit "ratio" (0–1), not {self.unit!r}')
         if self.kind == "rate" and not self.unit.endswith("per second"):
@@ -180,13 +270,16 @@ class Metric:
     def definition(self) -> str:
         """One sentence that says all the number depends on."""
         place = " ".join(filter(None, [f"measured at the {self.side}", self.measured]))
-        span = f"over {self.window}" if _DURATION.fullmatch(self.window) else f"over the {self.window}"
+        if self.ad_hoc:
+            return f"{self._statistic()}, per {self.unit_of_analysis}, as given; {self.better} is better (ad hoc)"
+        span = f"over {self.window}" if _is_duration(self.window) else f"over the {self.window}"
         parts = [self._statistic(), place, f"per {self.unit_of_analysis}", f"for {self.segment}", span]
         unit = "as a ratio from 0 to 1" if self.kind == "proportion" else f"in {self.unit}"
         return f"{', '.join(parts)}, {unit}; {self.better} is better"
 
     def _statistic(self) -> str:
-        of = f"{self.event} events" + (f" where {self.where}" if self.where else "")
+        events = "the table" if self.ad_hoc else f"{self.event} events"
+        of = events + (f" where {self.where}" if self.where else "")
         if self.q is not None:
             return f"{percentile(self.q)} of {self.field} of {of}"
         if self.kind == "mean":
@@ -197,7 +290,17 @@ class Metric:
             return f"share with {self.field} among {of}"
         if self.kind == "ratio":
             return f"sum of {self.field} divided by sum of {self.denominator} of {of}"
+        if self.formula:
+            return f"{self.formula} of the sums of {of}"
         return f"{of} per second" if self.kind == "rate" else f"number of {of}"
+
+
+def _is_duration(window: str) -> bool:
+    try:
+        parse_duration(window)
+    except InvalidInput:
+        return False
+    return True
 
 
 def percentile(q: float) -> str:

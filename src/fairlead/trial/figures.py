@@ -7,8 +7,6 @@ slow together, so intervals are taken over half-second slices of the schedule, n
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from fairlead.lab.samples import Ending, Samples
@@ -36,7 +34,6 @@ _SLICE = 0.5  # seconds
 
 
 def metric_record(metric: Metric) -> MetricRecord:
-    definition = metric.definition()
     return MetricRecord(
         name=metric.name,
         title=metric.title,
@@ -45,8 +42,8 @@ def metric_record(metric: Metric) -> MetricRecord:
         unit=metric.unit,
         side=metric.side,
         better=metric.better,
-        definition=definition,
-        definition_sha256=hashlib.sha256(definition.encode()).hexdigest(),
+        definition=metric.definition(),
+        definition_sha256=metric.sha256,
     )
 
 

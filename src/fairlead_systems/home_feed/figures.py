@@ -81,7 +81,8 @@ _STALENESS = "seconds past its lifetime when the cache handed it out, stalest pa
 
 _FIELD = "for each item of each page, past its lifetime when the cache handed it out; by histogram, at most 1.1 % off"
 _AGE = "since the origin began to read the oldest part of the answer"
-_ANSWERED = "the answer says how old it is"
+_ANSWERED = "staleness_seconds is not None"
+_DATED = "age_seconds is not None"
 _BOTH = "at the candidate sources, the label service and the feature service"
 _HOTTEST = "at the trending source, for the most requested topic"
 
@@ -107,15 +108,15 @@ METRICS: tuple[Metric, ...] = (
     _client("staleness_max", "staleness max", "maximum", "seconds",
             field="staleness_seconds", q=None, where=_ANSWERED, measured=_STALENESS),
     _client("staleness_violations", "answers beyond the bound", "count", "answers",
-            field=None, q=None, where=f"staleness_seconds is above {STALENESS_BOUND:g}", measured=_STALENESS),
+            field=None, q=None, where=f"staleness_seconds > {STALENESS_BOUND:g}", measured=_STALENESS),
     _server("safety_staleness_max", "staleness of labels, max", "maximum", "seconds",
             field="staleness_seconds of the field safety", measured=_FIELD),
     _server("popularity_staleness_p99", "staleness of popularity p99", "mean", "seconds",
             field="99th percentile of staleness_seconds of the field popularity", measured=_FIELD),
     _client("age_p99", "data age p99", "quantile", "seconds",
-            field="age_seconds", q=0.99, where=_ANSWERED, measured=_AGE),
+            field="age_seconds", q=0.99, where=_DATED, measured=_AGE),
     _client("age_max", "data age max", "maximum", "seconds",
-            field="age_seconds", q=None, where=_ANSWERED, measured=_AGE),
+            field="age_seconds", q=None, where=_DATED, measured=_AGE),
     _server("cpu", "CPU / 1,000 requests", "ratio", "CPU-seconds per 1,000 requests",
             field="cpu_seconds", denominator="thousand requests", measured="of the feed process, user and system"),
     _server("memory", "memory", "maximum", "bytes",

@@ -52,8 +52,8 @@ def _metric(
 
 _STALENESS = "seconds past its lifetime of the stalest part of the answer"
 _AGE = "since the oldest part of the answer was known to be what its database says"
-_SAID = "the answer says how old it is"
-_FRESH = "degraded is 0 and the answer says how old it is"
+_SAID = "age_seconds is not None"
+_FRESH = "degraded == 0 and staleness_seconds is not None"
 
 METRICS: tuple[Metric, ...] = (
     _metric("calls", "service calls / request", "ratio", "calls per request", field="calls", denominator="requests",
@@ -71,7 +71,7 @@ METRICS: tuple[Metric, ...] = (
     _metric("staleness_max", "staleness max", "maximum", "seconds", field="staleness_seconds", where=_FRESH,
             measured=_STALENESS, client=True),
     _metric("staleness_violations", "answers beyond the bound", "count", "answers", client=True, measured=_STALENESS,
-            where=f"degraded is 0 and staleness_seconds is above {STALENESS_BOUND:g}"),
+            where=f"degraded == 0 and staleness_seconds > {STALENESS_BOUND:g}"),
     _metric("age_p99", "data age p99", "quantile", "seconds", field="age_seconds", q=0.99, where=_SAID,
             measured=_AGE, client=True),
 )  # fmt: skip

@@ -46,8 +46,8 @@ def test_a_stranger_can_compute_the_number_from_its_definition() -> None:
         ({"kind": "mean", "q": None}, "mean of latency_seconds of load_sample events"),
         ({"kind": "maximum", "q": None}, "largest latency_seconds of load_sample events"),
         (
-            {"kind": "proportion", "q": None, "field": "outcome = timeout", "unit": "ratio"},
-            "share with outcome = timeout among load_sample events",
+            {"kind": "proportion", "q": None, "field": 'outcome == "timeout"', "unit": "ratio"},
+            'share with outcome == "timeout" among load_sample events',
         ),
         (
             {
@@ -65,7 +65,7 @@ def test_a_stranger_can_compute_the_number_from_its_definition() -> None:
         ),
         ({"kind": "count", "q": None, "field": None, "unit": "requests"}, "number of load_sample events"),
         (
-            {"where": "outcome != refused"},
+            {"where": 'outcome != "refused"'},
             "99th percentile of latency_seconds of load_sample events where outcome !=",
         ),
     ],
