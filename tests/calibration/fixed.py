@@ -130,26 +130,26 @@ def _counts(rates: tuple[float, float]) -> Callable[[Rng], Effect]:
 # Users with many requests
 
 
-def _users(rng: Rng, n: int, rate: float, factor: float = 1.0) -> np.ndarray:
+def users(rng: Rng, n: int, rate: float, factor: float = 1.0) -> np.ndarray:
     """Rows of (clicks, views, clicks before, views before); a user's own rate is the same in both periods."""
     own = np.minimum(1.0, factor * rng.beta(2, 2 / rate - 2, n))
     views, before = rng.geometric(0.1, n), rng.geometric(0.1, n)
     return np.column_stack([rng.binomial(views, own), views, rng.binomial(before, own / factor), before])
 
 
-_USERS = ("clicks", "views", "old_clicks", "old_views")
+USERS = ("clicks", "views", "old_clicks", "old_views")
 
 
 def _ratio(factor: float = 1.0) -> Callable[[Rng], Effect]:
     def run(rng: Rng) -> Effect:
-        arms = (Moments.from_rows(_USERS, _users(rng, 800, 0.2, f)) for f in (1.0, factor))
+        arms = (Moments.from_rows(USERS, users(rng, 800, 0.2, f)) for f in (1.0, factor))
         return ratio_effect(*arms, "clicks", "views")
 
     return run
 
 
 def _cuped_ratio(rng: Rng) -> bool:
-    arms = (Moments.from_rows(_USERS, _users(rng, 800, 0.2)) for _ in range(2))
+    arms = (Moments.from_rows(USERS, users(rng, 800, 0.2)) for _ in range(2))
     found = cuped_ratio_effect(*arms, "clicks", "views", [("old_clicks", "old_views")])
     return found.effect.p_value < ALPHA
 
@@ -270,7 +270,7 @@ def _false(run: Callable[[Rng], Effect]) -> Callable[[Rng], float]:
     return lambda rng: run(rng).p_value < ALPHA
 
 
-def _scenario(
+def scenario(
     estimator: str,
     data: str,
     quantity: str,
@@ -279,6 +279,7 @@ def _scenario(
     seed: int,
     run: Callable[[Rng], float],
     side: str = "both",
+    one_in: int = 1,
 ) -> Scenario:
     return Scenario(
         estimator=estimator,
@@ -289,70 +290,71 @@ def _scenario(
         seed=seed,
         run=run,
         side=side,
+        one_in=one_in,
     )  # type: ignore[arg-type]  # the table's words
 
 
 _FALSE, _COVERAGE, _POWER = "false positive rate", "coverage", "power"
 
 SCENARIOS: tuple[Scenario, ...] = (
-    _scenario("mean (Welch)", "skewed, 500 and 500 users", _FALSE, 0.05, 0.005, 101, _false(_means((500, 500)))),
-    _scenario("mean (Welch)", "skewed, 200 and 4,000 users", _FALSE, 0.05, 0.03, 102, _false(_means((200, 4000)))),
-    _scenario("mean (Welch)", "variances 9:1, 30 and 3,000 users", _FALSE, 0.05, 0.005, 103, _false(_unequal)),
-    _scenario("mean (Welch)", "skewed, +10 %, 1,000 users an arm", _COVERAGE, 0.95, 0.01, 104,
+    scenario("mean (Welch)", "skewed, 500 and 500 users", _FALSE, 0.05, 0.005, 101, _false(_means((500, 500)))),
+    scenario("mean (Welch)", "skewed, 200 and 4,000 users", _FALSE, 0.05, 0.03, 102, _false(_means((200, 4000)))),
+    scenario("mean (Welch)", "variances 9:1, 30 and 3,000 users", _FALSE, 0.05, 0.005, 103, _false(_unequal)),
+    scenario("mean (Welch)", "skewed, +10 %, 1,000 users an arm", _COVERAGE, 0.95, 0.01, 104,
               lambda rng: _covers(_means((1000, 1000), 1.1)(rng), 0.1 * _MEAN)),
-    _scenario("relative mean (Fieller)", "skewed, +10 %, 1,000 users an arm", _COVERAGE, 0.95, 0.01, 105,
+    scenario("relative mean (Fieller)", "skewed, +10 %, 1,000 users an arm", _COVERAGE, 0.95, 0.01, 105,
               lambda rng: _covers_relative(_means((1000, 1000), 1.1)(rng), 0.1)),
-    _scenario("mean (Welch)", "normal, as many users as sample_size says", _POWER, 0.8, 0.01, 106, _mean_power),
-    _scenario("mean, not worse by 10 %", "gamma, exactly 10 % worse", _FALSE, 0.05, 0.005, 107, _non_inferior),
-    _scenario("mean, equivalence", "gamma, exactly at the margin", _FALSE, 0.05, 0.005, 108, _equivalent),
-    _scenario("winsorised mean", "Pareto 1.5 (no variance), capped at the pooled 99 %",
+    scenario("mean (Welch)", "normal, as many users as sample_size says", _POWER, 0.8, 0.01, 106, _mean_power),
+    scenario("mean, not worse by 10 %", "gamma, exactly 10 % worse", _FALSE, 0.05, 0.005, 107, _non_inferior),
+    scenario("mean, equivalence", "gamma, exactly at the margin", _FALSE, 0.05, 0.005, 108, _equivalent),
+    scenario("winsorised mean", "Pareto 1.5 (no variance), capped at the pooled 99 %",
               _FALSE, 0.05, 0.005, 109, _winsorised),
-    _scenario("proportion (score)", "1 in 1,000, 5,000 and 5,000 users", _FALSE, 0.05, 0.015, 111,
+    scenario("proportion (score)", "1 in 1,000, 5,000 and 5,000 users", _FALSE, 0.05, 0.015, 111,
               _false(_proportions((0.001, 0.001), (5000, 5000)))),
-    _scenario("proportion (score)", "1 %, 500 and 20,000 users",
+    scenario("proportion (score)", "1 %, 500 and 20,000 users",
               _FALSE, 0.05, 0.015, 112, _false(_proportions((0.01, 0.01), (500, 20000)))),
-    _scenario("proportion (score)", "2 % to 3 %, 1,000 and 2,000 users", _COVERAGE, 0.95, 0.01, 113,
+    scenario("proportion (score)", "2 % to 3 %, 1,000 and 2,000 users", _COVERAGE, 0.95, 0.01, 113,
               lambda rng: _covers(_proportions((0.02, 0.03), (1000, 2000))(rng), 0.01)),
-    _scenario("relative proportion (score)", "2 % to 3 %, 1,000 and 2,000 users", _COVERAGE, 0.95, 0.01, 114,
+    scenario("relative proportion (score)", "2 % to 3 %, 1,000 and 2,000 users", _COVERAGE, 0.95, 0.01, 114,
               lambda rng: _covers_relative(_proportions((0.02, 0.03), (1000, 2000))(rng), 0.5)),
-    _scenario("proportion, not worse by 0.2 pp", "0.5 %, exactly at the margin", _FALSE, 0.05, 0.01, 115,
+    scenario("proportion, not worse by 0.2 pp", "0.5 %, exactly at the margin", _FALSE, 0.05, 0.01, 115,
               _false(_proportions((0.005, 0.007), (8000, 8000), not_worse(by=0.002, better="lower")))),
-    _scenario("proportion (score)", "5 % to 6 %, as many users as sample_size says",
+    scenario("proportion (score)", "5 % to 6 %, as many users as sample_size says",
               _POWER, 0.8, 0.01, 116, _proportion_power),
-    _scenario("count (exact)", "3 and 3 events expected", _FALSE, 0.05, 0.0, 121, _false(_counts((3, 3))), "at most"),
-    _scenario("count (exact)", "100 and 100 events expected",
+    scenario("count (exact)", "3 and 3 events expected", _FALSE, 0.05, 0.0, 121, _false(_counts((3, 3))), "at most"),
+    scenario("count (exact)", "100 and 100 events expected",
               _FALSE, 0.05, 0.0, 122, _false(_counts((100, 100))), "at most"),
-    _scenario("relative count (exact)", "10 and 20 events expected", _COVERAGE, 0.95, 0.0, 123,
+    scenario("relative count (exact)", "10 and 20 events expected", _COVERAGE, 0.95, 0.0, 123,
               lambda rng: _covers_relative(_counts((10, 20))(rng), 1.0), "at least"),
-    _scenario("count difference (MOVER)", "10 and 20 events expected", _COVERAGE, 0.95, 0.005, 124,
+    scenario("count difference (MOVER)", "10 and 20 events expected", _COVERAGE, 0.95, 0.005, 124,
               lambda rng: _covers(_counts((10, 20))(rng), 10.0), "at least"),
-    _scenario("ratio (delta)", "clustered, 800 users an arm", _FALSE, 0.05, 0.007, 131, _false(_ratio())),
-    _scenario("relative ratio (delta, Fieller)", "clustered, +10 %, 800 users an arm", _COVERAGE, 0.95, 0.01, 132,
+    scenario("ratio (delta)", "clustered, 800 users an arm", _FALSE, 0.05, 0.007, 131, _false(_ratio())),
+    scenario("relative ratio (delta, Fieller)", "clustered, +10 %, 800 users an arm", _COVERAGE, 0.95, 0.01, 132,
               lambda rng: _covers_relative(_ratio(1.1)(rng), 0.1)),
-    _scenario("CUPED, two covariates", "skewed, a fifth without history, 600 and 1,200 users",
+    scenario("CUPED, two covariates", "skewed, a fifth without history, 600 and 1,200 users",
               _FALSE, 0.05, 0.007, 141, _false(_cuped(0.0))),
-    _scenario("CUPED, two covariates", "skewed, a fifth without history, effect 0.2", _COVERAGE, 0.95, 0.01, 142,
+    scenario("CUPED, two covariates", "skewed, a fifth without history, effect 0.2", _COVERAGE, 0.95, 0.01, 142,
               lambda rng: _covers(_cuped(0.2)(rng), 0.2)),
-    _scenario("CUPED of a ratio", "clustered, 800 users an arm", _FALSE, 0.05, 0.007, 143, _cuped_ratio),
-    _scenario("quantile (MOVER)", "p99 of 5,000 skewed requests an arm",
+    scenario("CUPED of a ratio", "clustered, 800 users an arm", _FALSE, 0.05, 0.007, 143, _cuped_ratio),
+    scenario("quantile (MOVER)", "p99 of 5,000 skewed requests an arm",
               _FALSE, 0.05, 0.015, 151, _false(_quantiles(0.99, 5000, 1.0))),
-    _scenario("quantile (MOVER)", "p50 of 1,000 skewed requests an arm, +10 %", _COVERAGE, 0.95, 0.015, 152,
+    scenario("quantile (MOVER)", "p50 of 1,000 skewed requests an arm, +10 %", _COVERAGE, 0.95, 0.015, 152,
               lambda rng: _covers(_quantiles(0.5, 1000, 1.1)(rng), 0.1)),
-    _scenario("relative quantile (MOVER)", "p95 of 2,000 skewed requests an arm, +10 %", _COVERAGE, 0.95, 0.015, 153,
+    scenario("relative quantile (MOVER)", "p95 of 2,000 skewed requests an arm, +10 %", _COVERAGE, 0.95, 0.015, 153,
               lambda rng: _covers_relative(_quantiles(0.95, 2000, 1.1)(rng), 0.1)),
-    _scenario("quantile, clustered (delta)", "p95, 600 users an arm, 5 requests each",
+    scenario("quantile, clustered (delta)", "p95, 600 users an arm, 5 requests each",
               _FALSE, 0.05, 0.015, 154, _false(_clustered_quantile)),
-    _scenario("Holm", "ten correlated metrics, nothing moved",
+    scenario("Holm", "ten correlated metrics, nothing moved",
               _FALSE, 0.05, 0.005, 161, lambda rng: min(holm(_family(rng))) < ALPHA, "at most"),
-    _scenario("Benjamini–Hochberg", "twenty metrics, half moved, level 10 %",
+    scenario("Benjamini–Hochberg", "twenty metrics, half moved, level 10 %",
               "false discovery rate", 0.05, 0.005, 162, _discoveries),
-    _scenario("difference in differences", "20 and 30 cities, random walks, effect 1.5",
+    scenario("difference in differences", "20 and 30 cities, random walks, effect 1.5",
               _COVERAGE, 0.95, 0.007, 171, _did),
-    _scenario("parallel trends", "20 and 30 cities, three periods", _FALSE, 0.05, 0.015, 172, _trends),
-    _scenario("PSI", "3,000 and 5,000 units in nine bins",
+    scenario("parallel trends", "20 and 30 cities, three periods", _FALSE, 0.05, 0.015, 172, _trends),
+    scenario("PSI", "3,000 and 5,000 units in nine bins",
               _FALSE, 0.05, 0.007, 181, _moved(population_stability_index)),
-    _scenario("Jensen–Shannon", "3,000 and 5,000 units in nine bins",
+    scenario("Jensen–Shannon", "3,000 and 5,000 units in nine bins",
               _FALSE, 0.05, 0.007, 182, _moved(jensen_shannon)),
-    _scenario("chi-square", "3,000 and 5,000 units in nine bins", _FALSE, 0.05, 0.005, 183, _moved(chi_square)),
-    _scenario("Wasserstein", "3,000 and 5,000 units in nine bins", _FALSE, 0.05, 0.007, 184, _earth),
+    scenario("chi-square", "3,000 and 5,000 units in nine bins", _FALSE, 0.05, 0.005, 183, _moved(chi_square)),
+    scenario("Wasserstein", "3,000 and 5,000 units in nine bins", _FALSE, 0.05, 0.007, 184, _earth),
 )  # fmt: skip

@@ -37,6 +37,8 @@ class Scenario:
     seed: int
     run: Callable[[np.random.Generator], float]
     """One experiment: 1 when it counts (a false alarm, a covered truth, a find), 0 when not; or a share."""
+    one_in: int = 1
+    """Runs only so many of the experiments asked for: those with many looks are slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ class Row:
 
 
 def measure(scenario: Scenario, experiments: int) -> Row:
-    """Runs a scenario that many times."""
+    """Runs a scenario that many times, or the part of it that its `one_in` says."""
+    experiments = max(1, experiments // scenario.one_in)
     rng = np.random.default_rng(scenario.seed)
     hits = sum(scenario.run(rng) for _ in range(experiments))
     return row(scenario, hits, experiments)

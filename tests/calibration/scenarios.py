@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.calibration import fixed
+from tests.calibration import fixed, sequential
 from tests.calibration.row import Row, Scenario, measure
 
-SCENARIOS: tuple[Scenario, ...] = fixed.SCENARIOS
+SCENARIOS: tuple[Scenario, ...] = (*fixed.SCENARIOS, *sequential.SCENARIOS)
 
 
 def measured(number: int, experiments: int) -> Row:

@@ -40,6 +40,10 @@ from fairlead.statistics.proportions import proportion_interval
 from fairlead.statistics.quantile_effect import clustered_quantile_interval, quantile_effect
 from fairlead.statistics.quantiles import quantile_interval
 from fairlead.statistics.ratios import ratio_effect, smooth_effect
+from fairlead.statistics.sample_ratio import SampleRatio, sample_ratio, sequential_sample_ratio
+from fairlead.statistics.sequential_counts import SequentialCounts, sequential_counts
+from fairlead.statistics.sequential_means import SequentialEffect, sequential_effect
+from fairlead.statistics.sequential_quantiles import quantile_ratio_bounds, sequential_quantile_interval
 from fairlead.statistics.winsor import pooled_cap, winsorise
 
 __all__ = [
@@ -52,7 +56,10 @@ __all__ = [
     "Hypothesis",
     "Moments",
     "ParallelTrends",
+    "SampleRatio",
     "SampleSize",
+    "SequentialCounts",
+    "SequentialEffect",
     "benjamini_hochberg",
     "bonferroni",
     "chi_square",
@@ -78,8 +85,14 @@ __all__ = [
     "quantile_deviation",
     "quantile_effect",
     "quantile_interval",
+    "quantile_ratio_bounds",
     "ratio_effect",
+    "sample_ratio",
     "sample_size",
+    "sequential_counts",
+    "sequential_effect",
+    "sequential_quantile_interval",
+    "sequential_sample_ratio",
     "smooth_effect",
     "wasserstein",
     "winsorise",

@@ -47,7 +47,9 @@ class Effect:
     hypothesis: Hypothesis
     """What the p-value argues against. Its side is the interval's side too."""
     standard_error: float | None
-    """Of the effect; None where the method has none (exact and score methods)."""
+    """Of the effect; None where the method has none (exact and score methods, quantiles)."""
+    arm_errors: tuple[float, float] | None = None
+    """Standard errors of control's and of treatment's figure; None where `standard_error` is."""
     degrees_of_freedom: float | None
     """Of Student's t; None for the normal distribution and exact methods."""
     n_control: int
@@ -81,6 +83,7 @@ def compare(
     degrees: float | None,
     method: str,
     caveats: tuple[str, ...] = (),
+    critical: float | None = None,
 ) -> Effect:
     """The effect between two independent estimates. Raises ZeroVariance.
 
@@ -88,10 +91,13 @@ def compare(
     on its own side), which for equal sides is the textbook interval. Relative: Fieller, JRSS B 16, 1954; with
     unequal sides MOVER-R (Newcombe, Statistical Methods in Medical Research 25, 2016): the ratios r for which
     treatment − r · control is not told apart from zero.
+
+    critical: half-width of the intervals in standard errors, where it is not that of t or normal.
     """
     level = checked_confidence(confidence)
     one_sided = hypothesis.alternative != "two_sided"
-    critical = critical_value(1 - level if one_sided else (1 - level) / 2, degrees)
+    if critical is None:
+        critical = critical_value(1 - level if one_sided else (1 - level) / 2, degrees)
     down = math.hypot(treatment.below, control.above)
     up = math.hypot(treatment.above, control.below)
     if down == 0 and up == 0:
@@ -117,6 +123,7 @@ def compare(
         p_value=_p_value(control, treatment, hypothesis, degrees),
         hypothesis=hypothesis,
         standard_error=down if down == up else None,
+        arm_errors=(control.below, treatment.below) if down == up else None,
         degrees_of_freedom=degrees,
         n_control=control.n,
         n_treatment=treatment.n,

@@ -1,0 +1,255 @@
+"""Scenarios of everything that may be looked at all the time: every experiment is looked at 25 times or more.
+
+A false alarm is one at *any* look, coverage is that of all looks together, power is a find by twice the units that a
+single, final look would need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fairlead.statistics import (
+    Effect,
+    Hypothesis,
+    Moments,
+    cuped_effect,
+    mean_effect,
+    quantile_ratio_bounds,
+    ratio_effect,
+    sample_ratio,
+    sample_size,
+    sequential_counts,
+    sequential_effect,
+    sequential_quantile_interval,
+    sequential_sample_ratio,
+)
+from tests.calibration.fixed import ALPHA, USERS, Rng, scenario, users
+from tests.calibration.row import Scenario
+
+Arm = Callable[[Rng, int], np.ndarray]
+"""Rows of so many new units."""
+LOOKS = np.unique(np.geomspace(100, 10_000, 25).astype(int))
+
+
+def _paths(
+    rng: Rng, columns: tuple[str, ...], arms: tuple[Arm, Arm], share: float
+) -> Iterator[tuple[Moments, Moments]]:
+    """Moments of both arms at each look, as units come in."""
+    so_far = [Moments.from_rows(columns, []) for _ in arms]
+    before = 0
+    for look in LOOKS:
+        new = int(look - before)
+        before = int(look)
+        in_treatment = int(rng.binomial(new, share))
+        for index, n in enumerate((new - in_treatment, in_treatment)):
+            so_far[index] += Moments.from_rows(columns, arms[index](rng, n))
+        if min(arm.n for arm in so_far) >= 50:
+            yield so_far[0], so_far[1]
+
+
+def _ever(
+    columns: tuple[str, ...],
+    arms: tuple[Arm, Arm],
+    compare: Callable[[Moments, Moments], Effect],
+    share: float = 0.5,
+) -> Callable[[Rng], bool]:
+    def run(rng: Rng) -> bool:
+        return any(
+            sequential_effect(compare(c, t), tuned_for=2000).effect.p_value <= ALPHA
+            for c, t in _paths(rng, columns, arms, share)
+        )
+
+    return run
+
+
+def _skewed(factor: float = 1.0) -> Arm:
+    return lambda rng, n: factor * rng.lognormal(size=(n, 1))
+
+
+def _gamma(factor: float = 1.0) -> Arm:
+    return lambda rng, n: factor * rng.gamma(2, 1, (n, 1))
+
+
+def _mean(c: Moments, t: Moments) -> Effect:
+    return mean_effect(c, t, "y")
+
+
+def _covers_always(rng: Rng) -> bool:
+    truth = 0.2 * math.exp(0.5)
+    for c, t in _paths(rng, ("y",), (_skewed(), _skewed(1.2)), 0.5):
+        effect = sequential_effect(_mean(c, t), tuned_for=2000).effect
+        if not effect.low <= truth <= effect.high:
+            return False
+    return True
+
+
+def _found_in_time(rng: Rng) -> bool:
+    n = 2 * sample_size(standard_deviation=1.0, effect=0.1).total
+    half = n // 2
+    c, t = (Moments.from_rows("y", rng.normal(shift, 1, (half, 1))) for shift in (0.0, 0.1))
+    return sequential_effect(_mean(c, t), tuned_for=n // 2).effect.p_value <= ALPHA
+
+
+_LIMIT = Hypothesis(alternative="greater", ratio=1.1)
+
+
+def _events(share: float, ratio: float, hypothesis: Hypothesis, n: int = 2000) -> Callable[[Rng], bool]:
+    def run(rng: Rng) -> bool:
+        odds = ratio * share / (1 - share)
+        treated = np.cumsum(rng.random(n) < odds / (1 + odds))
+        return any(
+            sequential_counts(
+                int(k - treated[k - 1]),
+                int(treated[k - 1]),
+                treatment_share=share,
+                tuned_for=200,
+                hypothesis=hypothesis,
+            ).p_value
+            <= ALPHA
+            for k in np.unique(np.geomspace(1, n, 25).astype(int))
+        )
+
+    return run
+
+
+def _rate_ratio_always(rng: Rng) -> bool:
+    treated = np.cumsum(rng.random(1000) < 0.6)
+    for k in np.unique(np.geomspace(1, 1000, 25).astype(int)):
+        found = sequential_counts(
+            int(k - treated[k - 1]), int(treated[k - 1]), treatment_share=0.5, tuned_for=200
+        )
+        if not found.low <= 1.5 or (found.high is not None and found.high < 1.5):
+            return False
+    return True
+
+
+def _found_events(rng: Rng) -> bool:
+    n = (
+        2 * 197
+    )  # twice the events that a one-sided test of 60/40 at 5 % and 80 % power needs: (1.645 + 0.842)²/(4·0.1²)·…
+    treated = int(rng.binomial(n, 0.6))
+    worse = Hypothesis(alternative="greater")
+    return (
+        sequential_counts(n - treated, treated, treatment_share=0.5, tuned_for=153, hypothesis=worse).p_value
+        <= ALPHA
+    )
+
+
+def _read(values: np.ndarray) -> Callable[[float], float]:
+    ordered = np.sort(values)
+    return lambda p: float(ordered[min(len(ordered), max(1, math.ceil(len(ordered) * p - 1e-9))) - 1])
+
+
+def _quantile_always(rng: Rng) -> bool:
+    values = rng.lognormal(size=10_000)
+    truth = math.exp(2.3263478740408408)
+    for n in LOOKS:
+        found = sequential_quantile_interval(_read(values[:n]), int(n), 0.99, tuned_for=3000)
+        if found.low is not None and not found.low <= truth <= found.high:
+            return False
+    return True
+
+
+def _quantile_guard(rng: Rng) -> bool:
+    c, t = rng.lognormal(size=10_000), 1.1 * rng.lognormal(size=10_000)
+    for n in LOOKS[LOOKS >= 500]:
+        arms = [
+            sequential_quantile_interval(
+                _read(values[:n]), int(n), 0.95, tuned_for=3000, confidence=1 - ALPHA
+            )
+            for values in (c, t)
+        ]  # 10 % in all, half of it on the lower side: 5 % for a guardrail that looks at one side
+        if all(arm.low is not None for arm in arms) and quantile_ratio_bounds(*arms)[0] > 1.1:
+            return True
+    return False
+
+
+def _split_once(rng: Rng) -> bool:
+    n = 4000
+    shares = {"control": 0.6, "a": 0.3, "b": 0.1}
+    counts = rng.multinomial(n, list(shares.values()))
+    return (
+        sample_ratio(dict(zip(shares, map(int, counts), strict=True)), shares, alpha=ALPHA).verdict
+        == "mismatch"
+    )
+
+
+def _split_watched(rng: Rng) -> bool:
+    done: list[tuple[dict[str, int], dict[str, float]]] = []
+    for share in (0.01, 0.05, 0.5):
+        treated = np.cumsum(rng.random(5000) < share)
+        for k in np.unique(np.geomspace(1, 5000, 15).astype(int)):
+            now = {"control": int(k - treated[k - 1]), "treatment": int(treated[k - 1])}
+            stage = (now, {"control": 1 - share, "treatment": share})
+            if sequential_sample_ratio([*done, stage], tuned_for=2000, alpha=ALPHA).verdict == "mismatch":
+                return True
+        done.append(stage)
+    return False
+
+
+def _split_broken(rng: Rng) -> bool:
+    """One treated user in ten is lost."""
+    n = 10_000
+    treated = int(rng.binomial(n, 0.45 / 0.95))
+    return (
+        sequential_sample_ratio(
+            [({"control": n - treated, "treatment": treated}, {"control": 1, "treatment": 1})], tuned_for=5000
+        ).verdict
+        == "mismatch"
+    )
+
+
+def _watch_ratio(rng: Rng, n: int) -> np.ndarray:
+    return users(rng, n, 0.2)
+
+
+def _mean_beyond_limit(c: Moments, t: Moments) -> Effect:
+    return mean_effect(c, t, "y", hypothesis=_LIMIT)
+
+
+def _click_rate(c: Moments, t: Moments) -> Effect:
+    return ratio_effect(c, t, "clicks", "views")
+
+
+def _clicks_adjusted(c: Moments, t: Moments) -> Effect:
+    return cuped_effect(c, t, "clicks", ["old_clicks"]).effect
+
+
+_FALSE, _COVERAGE, _POWER = "false positive rate", "coverage", "power"
+
+SCENARIOS: tuple[Scenario, ...] = (
+    scenario("mean, watched", "skewed, 25 looks from 100 to 10,000 users", _FALSE, 0.05, 0.0, 401,
+             _ever(("y",), (_skewed(), _skewed()), _mean), "at most", one_in=5),
+    scenario("mean, watched", "skewed, a tenth in treatment, 25 looks", _FALSE, 0.05, 0.02, 402,
+             _ever(("y",), (_skewed(), _skewed()), _mean, 0.1), "at most", one_in=5),
+    scenario("mean, watched", "skewed, +20 %, all of 25 looks",
+             _COVERAGE, 0.95, 0.0, 403, _covers_always, "at least", one_in=5),
+    scenario("mean, watched, 10 % worse", "gamma, exactly 10 % worse, 25 looks", _FALSE, 0.05, 0.005, 404,
+             _ever(("y",), (_gamma(), _gamma(1.1)), _mean_beyond_limit), "at most", one_in=5),
+    scenario("mean, watched", "found by twice the units of one look",
+             _POWER, 0.8, 0.02, 405, _found_in_time, "at least"),
+    scenario("ratio, watched", "clustered users, 25 looks", _FALSE, 0.05, 0.01, 406,
+             _ever(USERS, (_watch_ratio, _watch_ratio), _click_rate), "at most", one_in=5),
+    scenario("CUPED, watched", "clustered users, 25 looks", _FALSE, 0.05, 0.01, 407,
+             _ever(USERS, (_watch_ratio, _watch_ratio), _clicks_adjusted), "at most", one_in=5),
+    scenario("count, watched", "1 % in treatment, 25 looks at 2,000 events", _FALSE, 0.05, 0.0, 411,
+             _events(0.01, 1.0, Hypothesis()), "at most", one_in=5),
+    scenario("count, watched, 10 % worse", "5 % in treatment, exactly 10 % worse, 25 looks", _FALSE, 0.05, 0.0, 412,
+             _events(0.05, 1.1, _LIMIT), "at most", one_in=5),
+    scenario("count, watched", "1.5 times the rate, all of 25 looks",
+             _COVERAGE, 0.95, 0.0, 413, _rate_ratio_always, "at least", one_in=5),
+    scenario("count, watched", "60 to 40, found by twice the events of one look",
+             _POWER, 0.8, 0.0, 414, _found_events, "at least"),
+    scenario("quantile, watched", "p99 of skewed values, all of 25 looks",
+             _COVERAGE, 0.95, 0.0, 421, _quantile_always, "at least", one_in=5),
+    scenario("quantile, watched, 10 % worse", "p95, exactly 10 % worse, 16 looks",
+             _FALSE, 0.05, 0.0, 422, _quantile_guard, "at most", one_in=5),
+    scenario("sample ratio (chi-square)", "60 to 30 to 10, 4,000 users", _FALSE, 0.05, 0.005, 431, _split_once),
+    scenario("sample ratio, watched", "stages of 1, 5 and 50 %, 45 looks",
+             _FALSE, 0.05, 0.0, 432, _split_watched, "at most"),
+    scenario("sample ratio, watched", "a tenth of treatment lost, 10,000 users, alpha 0.1 %",
+             _POWER, 0.8, 0.0, 433, _split_broken, "at least"),
+)  # fmt: skip
