@@ -6,12 +6,16 @@
     │   ├── Overloaded             no permit was free: the limit protects what lies behind it
     │   └── RateLimited            this client has used up its share; others are served
     ├── BrokerUnavailable          a message broker did not answer, or gave no receipt
+    ├── DatabaseTooNew             the database was written by a newer Fairlead
+    ├── DatabaseUnavailable        the control plane's database did not answer, or another process held it
     ├── DeadlineExceeded           the moment passed; also a TimeoutError
     ├── FailedStatus               a dependency answered with a status that counts as its failure
     ├── InvalidInput               a value from outside is wrong; also a ValueError
     │   ├── BrokenDocument         a file or message cannot be read as what it claims to be
+    │   ├── UnknownEvidence        the ledger holds no evidence of that id; also a KeyError
     │   ├── UnknownFlag            the flag document has no flag of that name; also a KeyError
     │   └── UnknownSystem          no installed system has that name; also a KeyError
+    ├── LedgerBroken               the ledger does not follow from its own head, so nothing is added to it
     ├── LoadCancelled              a load that several callers share was cancelled, though this caller was not
     ├── ModelRejected              a model file is not the one its manifest describes
     ├── MissingExtra               an optional dependency is not installed; also an ImportError
@@ -38,10 +42,13 @@ __all__ = [
     "BrokerUnavailable",
     "CircuitOpen",
     "ConstantCovariate",
+    "DatabaseTooNew",
+    "DatabaseUnavailable",
     "DeadlineExceeded",
     "FailedStatus",
     "FairleadError",
     "InvalidInput",
+    "LedgerBroken",
     "LoadCancelled",
     "MissingExtra",
     "ModelRejected",
@@ -57,6 +64,7 @@ __all__ = [
     "StoreUnavailable",
     "TooFewUnits",
     "UndefinedRatio",
+    "UnknownEvidence",
     "UnknownFlag",
     "UnknownSystem",
     "ZeroVariance",
@@ -98,6 +106,17 @@ class BrokerUnavailable(FairleadError):
     """A message broker could not be reached, or did not say that it has the message. Sending again is safe."""
 
 
+class DatabaseTooNew(FairleadError):
+    """The tables of this database are of a version that this Fairlead does not know; nothing was read or written."""
+
+
+class DatabaseUnavailable(FairleadError):
+    """The control plane's database did not answer, refused, or was held too long by another writer.
+
+    Nothing was written, unless the message says that this is not known. Recording in the ledger again is safe.
+    """
+
+
 class DeadlineExceeded(FairleadError, TimeoutError):
     """The deadline passed, before the work began or while it ran."""
 
@@ -126,12 +145,20 @@ class BrokenDocument(InvalidInput):
     """A document (flag file, event, recording, manifest) does not parse or breaks its schema."""
 
 
+class UnknownEvidence(InvalidInput, KeyError):
+    """A decision names evidence that this ledger does not hold."""
+
+
 class UnknownFlag(InvalidInput, KeyError):
     """The flag document holds no flag of this name."""
 
 
 class UnknownSystem(InvalidInput, KeyError):
     """No installed distribution offers a system of this name."""
+
+
+class LedgerBroken(FairleadError):
+    """The last entry of the ledger is not the one that its head names, so the next would hide what happened."""
 
 
 class LoadCancelled(FairleadError):
