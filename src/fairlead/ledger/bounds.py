@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 from fairlead.errors import InvalidInput
 
@@ -49,10 +50,10 @@ def checked_hash(name: str, value: object) -> str:
 def checked_finite(name: str, value: object) -> float:
     """A finite number as a float; −0 is 0."""
     try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # says what it is not
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, str) or not math.isfinite(number):
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise InvalidInput(
             f"{name}: {_short(value)} is not a finite number; leave it None and say why in a caveat"
         )
@@ -60,10 +61,10 @@ def checked_finite(name: str, value: object) -> float:
 
 
 def checked_whole(name: str, value: object) -> int:
-    """A whole number from 0 to 2⁶³ − 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= value.__index__() <= _WHOLE:
+    """A whole number from 0 to 2⁶³ − 1, as an int."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= _WHOLE:
         raise InvalidInput(f"{name}: {_short(value)} is not a whole number from 0 to 2**63 - 1")
-    return int(value.__index__())
+    return int(value)
 
 
 def checked_many(name: str, values: object, most: int) -> tuple[object, ...]:

@@ -40,7 +40,7 @@ class Driver(Protocol):
     engine: sa.Engine
 
     def create(self) -> None:
-        """Makes an empty database where there can be one and is none."""
+        """Makes an empty database where there is none and one can be made. Raises FairleadError."""
 
     def begin_read(self, connection: sa.Connection) -> None:
         """Begins a transaction that sees one moment of the database."""
@@ -48,7 +48,7 @@ class Driver(Protocol):
     def begin_write(self, connection: sa.Connection) -> None:
         """Begins a transaction, holding the writer's place until it ends."""
 
-    def failure(self, error: DBAPIError, name: str) -> FairleadError | None:
+    def failure(self, error: Exception) -> FairleadError | None:
         """What a person calls this error; None for a defect of ours."""
 
 
@@ -72,7 +72,7 @@ class Database:
         url = _parsed(where)
         self.name = _without_secrets(url)
         """How messages call it: the file, or the URL without password and options."""
-        self._driver = _driver(url, float(timeout))
+        self._driver = _driver(url, float(timeout), self.name)
         self._pid = os.getpid()
         self._is_current = False
 
@@ -86,10 +86,7 @@ class Database:
             migrate,
         )  # alembic is slow to import, and most processes need it once
 
-        try:
-            self._driver.create()
-        except OSError as error:
-            raise DatabaseUnavailable(f"{self.name}: cannot be made: {error.strerror}") from error
+        self._driver.create()
         migrate(self._reading, self._writing, self.name)
         self._is_current = True
 
@@ -111,6 +108,8 @@ class Database:
         """
         self._check_schema()
         with self._writing() as connection:
+            # Each time: a newer Fairlead may have migrated since, and what it keeps there would be lost.
+            schema.check(connection, self.name, are_made=True)
             yield connection
 
     def close(self) -> None:
@@ -164,7 +163,7 @@ class Database:
 
     def _failure(self, error: SQLAlchemyError) -> FairleadError | None:
         if isinstance(error, DBAPIError):
-            failure = self._driver.failure(error, self.name)
+            failure = self._driver.failure(error)
         elif isinstance(error, sa.exc.TimeoutError):
             failure = DatabaseUnavailable(
                 f"{self.name}: all connections are in use; open fewer transactions at once"
@@ -207,11 +206,11 @@ def _without_secrets(url: URL) -> str:
     return url.set(drivername="postgresql", query={})._replace(password=None).render_as_string()
 
 
-def _driver(url: URL, timeout: float) -> Driver:
+def _driver(url: URL, timeout: float, name: str) -> Driver:
     if url.drivername.startswith("sqlite"):
         from fairlead.store.sqlite import SqliteDriver
 
         return SqliteDriver(Path(url.database or ""), timeout)
     from fairlead.store.postgres import PostgresDriver
 
-    return PostgresDriver(url, timeout)
+    return PostgresDriver(url, timeout, name)

@@ -5,12 +5,15 @@
   another one wrote in between.
 - `synchronous=FULL`: a commit that returned survives a power cut. With NORMAL the last ones may be gone, and a ledger
   whose head somebody kept would then look as if it had been cut on purpose.
+- A file that was moved away or replaced is opened anew by its path: what is written into a deleted file is lost.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from fairlead.errors import BrokenDocument, DatabaseUnavailable, FairleadError, 
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, DisconnectionError
     from sqlalchemy.pool import QueuePool
 except ImportError as missing:
     raise MissingExtra("sqlalchemy", "store") from missing
@@ -28,9 +31,10 @@ except ImportError as missing:
 __all__ = ["SqliteDriver"]
 
 _WRITES = "fairlead_writes"
-_POLL = 0.005
-"""Seconds within which SQLite itself looks for the writer's place. Its own pauses grow to 0.1 s, in which others that
-write without a pause would take turns past the one who waits."""
+_FILE = "fairlead_file"
+_LOOK = 0.005
+"""Seconds within which one attempt looks for the writer's place. SQLite's own pauses grow to 0.1 s, and those who write
+without a pause take turns past the one who pauses."""
 _NO_SPACE = frozenset(
     {
         sqlite3.SQLITE_FULL,
@@ -53,21 +57,31 @@ class SqliteDriver:
         self._path = path
         self._timeout = timeout
         self.engine = sa.create_engine(
-            "sqlite://", creator=self._connect, poolclass=QueuePool, pool_timeout=timeout, pool_use_lifo=True
+            "sqlite://",
+            # mode=rw: a file that is gone must be a failure, not an empty memory.
+            creator=partial(self._connect, "rw"),
+            poolclass=QueuePool,
+            pool_timeout=timeout,
+            pool_use_lifo=True,
         )
         sa.event.listen(self.engine, "begin", self._begin)
+        sa.event.listen(self.engine, "connect", self._opened)
+        sa.event.listen(self.engine, "checkout", self._check_file)
 
     def create(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.touch()
-        connection = self._connect()
         try:
-            # Kept in the file. The change of mode does not wait by itself while another process opens the file.
-            self._patiently(partial(connection.execute, "PRAGMA journal_mode=WAL"))
-        except sqlite3.OperationalError:
-            pass  # another process holds it, so it is made, or what keeps us out is told by the transaction to come
-        finally:
-            connection.close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # By SQLite and not by touch(): to close a file takes this process's locks on it away.
+            connection = self._connect("rwc")
+            try:
+                # Kept in the file. The change does not always wait while another process opens the file.
+                self._patiently(partial(connection.execute, "PRAGMA journal_mode=WAL"))
+            finally:
+                connection.close()
+        except OSError as error:
+            raise DatabaseUnavailable(f"{self._path}: cannot be made: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise self.failure(error) or error from error
 
     def begin_read(self, connection: sa.Connection) -> None:
         connection.begin()
@@ -76,33 +90,30 @@ class SqliteDriver:
         connection.execution_options(**{_WRITES: True})
         connection.begin()
 
-    def failure(self, error: DBAPIError, name: str) -> FairleadError | None:
-        code = _code(error)
+    def failure(self, error: Exception) -> FairleadError | None:
+        code, said = _code(error), getattr(error, "orig", error)
         primary = code & 0xFF
         if code in _NO_SPACE:
             return NoSpace(
-                f"{name}: the disk, a quota or the file-size limit stopped the write; make room: {error.orig}"
+                f"{self._path}: the disk, a quota or the file-size limit stopped a write: {said}; make room"
             )
-        if primary in _NO_DATABASE:
-            return BrokenDocument(
-                f"{name}: no database that SQLite can read: {error.orig}; restore it from a backup"
-            )
+        if primary in _NO_DATABASE or "Could not decode" in str(said):
+            return BrokenDocument(f"{self._path}: not a database that can be read: {said}; restore a backup")
         if primary in _LOCKED:
             return DatabaseUnavailable(
-                f"{name}: another process has been writing for more than {self._timeout:g} s; try again later"
+                f"{self._path}: another process has been writing for more than {self._timeout:g} s; try again later"
             )
         if primary == sqlite3.SQLITE_CANTOPEN and not self._path.exists():
             return DatabaseUnavailable(
-                f"{name}: there is no such file; call migrate() on it first, or correct the path"
+                f"{self._path}: there is no such file; call migrate() on it first, or correct the path"
             )
         if primary in _REFUSED:
-            return DatabaseUnavailable(f"{name}: {error.orig}; look at the file, its folder and their owner")
+            return DatabaseUnavailable(f"{self._path}: {said}; look at the file, its folder and their owner")
         return None
 
-    def _connect(self) -> sqlite3.Connection:
-        # mode=rw: a file that is gone must be a failure, not an empty memory.
+    def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(str(self._path))}?mode=rw",
+            f"file:{quote(str(self._path))}?mode={mode}",
             uri=True,
             timeout=self._timeout,
             isolation_level=None,  # transactions begin where we say, not where sqlite3 guesses
@@ -111,26 +122,42 @@ class SqliteDriver:
         connection.execute("PRAGMA synchronous=FULL")
         return connection
 
+    def _opened(self, connection: object, record: Any) -> None:
+        record.info[_FILE] = self._file()
+
+    def _check_file(self, connection: object, record: Any, proxy: object) -> None:
+        if record.info.get(_FILE) != self._file():
+            raise DisconnectionError("the file was moved or replaced")  # the pool then connects anew
+
+    def _file(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def _begin(self, connection: sa.Connection) -> None:
         if not connection.get_execution_options().get(_WRITES, False):
             connection.exec_driver_sql("BEGIN")
             return
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={_POLL * 1000:.0f}")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={_LOOK * 1000:.0f}")
         try:
             self._patiently(partial(connection.exec_driver_sql, "BEGIN IMMEDIATE"))
         finally:
             connection.exec_driver_sql(f"PRAGMA busy_timeout={self._timeout * 1000:.0f}")
 
-    def _patiently(self, step: Any) -> None:
+    def _patiently(self, step: Callable[[], object]) -> None:
         """Takes the step, again and again while another process is in its way, for up to the timeout."""
         end = time.monotonic() + self._timeout
         while True:
             try:
                 step()
-                return
             except (sqlite3.OperationalError, DBAPIError) as error:
                 if _code(error) & 0xFF not in _LOCKED or time.monotonic() >= end:
                     raise
+                time.sleep(_LOOK / 5)  # where SQLite did not wait by itself
+            else:
+                return
 
 
 def _code(error: Exception) -> int:
