@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from fairlead.errors import DeadlineExceeded, FairleadError, InvalidInput, RunInvalid
+from fairlead.errors import DeadlineExceeded, FairleadError, InvalidInput, LedgerBroken, RunInvalid
 
 __all__ = ["MEANINGS", "ExitCode", "exit_code_for"]
 
@@ -46,6 +46,7 @@ MEANINGS: dict[ExitCode, str] = {
 _BY_ERROR: tuple[tuple[type[FairleadError], ExitCode], ...] = (
     (InvalidInput, ExitCode.USAGE),
     (RunInvalid, ExitCode.INCONCLUSIVE),
+    (LedgerBroken, ExitCode.UNVERIFIED),
     (DeadlineExceeded, ExitCode.TIMED_OUT),
 )
 

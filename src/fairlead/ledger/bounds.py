@@ -50,7 +50,7 @@ def checked_hash(name: str, value: object) -> str:
 def checked_finite(name: str, value: object) -> float:
     """A finite number as a float; −0 is 0."""
     try:
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        number = float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
@@ -62,7 +62,7 @@ def checked_finite(name: str, value: object) -> float:
 
 def checked_whole(name: str, value: object) -> int:
     """A whole number from 0 to 2⁶³ − 1, as an int."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= _WHOLE:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= _WHOLE:
         raise InvalidInput(f"{name}: {_short(value)} is not a whole number from 0 to 2**63 - 1")
     return int(value)
 

@@ -22,11 +22,12 @@ from fairlead.ledger.decision import Decision
 from fairlead.ledger.evidence import Evidence
 from fairlead.ledger.frozen_change import FrozenChange
 
-__all__ = ["GENESIS", "Body", "Entry", "Head", "identified", "indexed", "open_payload", "sealed"]
+__all__ = ["GENESIS", "KINDS", "Body", "Entry", "Head", "identified", "indexed", "open_payload", "sealed"]
 
 GENESIS = "0" * 64
 SCHEMA = "fairlead.ledger/1"
 Body = Evidence | Decision | FrozenChange
+KINDS = ("evidence", "decision", "frozen_change")
 
 
 class Head(msgspec.Struct, frozen=True):

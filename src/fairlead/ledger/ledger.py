@@ -21,7 +21,7 @@ from fairlead.errors import BrokenDocument, InvalidInput, LedgerBroken, MissingE
 from fairlead.ledger.audit import AuditReport, audit
 from fairlead.ledger.bounds import checked_hash, checked_name, checked_whole
 from fairlead.ledger.decision import Decision
-from fairlead.ledger.entry import GENESIS, Body, Entry, Head, identified, indexed, open_payload, sealed
+from fairlead.ledger.entry import GENESIS, KINDS, Body, Entry, Head, identified, indexed, open_payload, sealed
 from fairlead.ledger.evidence import Evidence
 from fairlead.ledger.frozen_change import FrozenChange, checked_content
 from fairlead.ledger.table import HEAD, LEDGER
@@ -100,15 +100,14 @@ class Ledger:
 
     def history(self, name: str) -> Iterator[FrozenChange]:
         """Every version of a change file, the first one first."""
-        where = (LEDGER.c.change == checked_name("name", name), LEDGER.c.kind == "frozen_change")
-        return (entry.body for entry in self._pages(where, 0) if isinstance(entry.body, FrozenChange))
+        checked_name("name", name)
+        entries = self.entries(change=name, kind="frozen_change")
+        return (entry.body for entry in entries if isinstance(entry.body, FrozenChange))
 
     def evidence(self, change: str, metric: str | None = None) -> Iterator[Entry]:
         """Entries of the evidence for a change, or for one metric of it, in their order."""
-        where = [LEDGER.c.change == checked_name("change", change), LEDGER.c.kind == "evidence"]
-        if metric is not None:
-            where.append(LEDGER.c.metric == checked_name("metric", metric))
-        return self._pages(where, 0)
+        of_metric = () if metric is None else (LEDGER.c.metric == checked_name("metric", metric),)
+        return self._pages(*of_metric, *_of(checked_name("change", change), "evidence"))
 
     def evidence_by_ids(self, ids: Iterable[str]) -> dict[str, Evidence]:
         """The evidence with these ids. Raises UnknownEvidence naming the first that there is none of."""
@@ -127,13 +126,16 @@ class Ledger:
 
     def decisions(self, change: str) -> Iterator[Entry]:
         """Entries of the decisions for a change, in their order."""
-        return self._pages(
-            (LEDGER.c.change == checked_name("change", change), LEDGER.c.kind == "decision"), 0
-        )
+        return self._pages(*_of(checked_name("change", change), "decision"))
 
-    def entries(self, *, after: int = 0) -> Iterator[Entry]:
-        """Every entry whose number is above `after`, in order, read page by page; those added meanwhile as well."""
-        return self._pages((), after)
+    def entries(
+        self, *, after: int = 0, change: str | None = None, kind: str | None = None
+    ) -> Iterator[Entry]:
+        """Every entry whose number is above `after`, in order, read page by page; those added meanwhile as well.
+
+        change, kind: only those of a change, or of a kind (evidence, decision, frozen_change). Raises InvalidInput.
+        """
+        return self._pages(*_of(change, kind), after=checked_whole("after", after))
 
     def entry(self, which: int | str) -> Entry | None:
         """The entry of that number, or the one whose id begins with these eight or more digits; None for none.
@@ -195,7 +197,7 @@ class Ledger:
         )
         connection.execute(sa.update(HEAD).values(number=new.number, hash=new.hash))
 
-    def _pages(self, where: Iterable[sa.ColumnElement[bool]], after: int) -> Iterator[Entry]:
+    def _pages(self, *where: sa.ColumnElement[bool], after: int = 0) -> Iterator[Entry]:
         # A short transaction for each page: who reads slowly keeps no snapshot, and with it no old pages, alive.
         query = _ROWS.where(*where).order_by(LEDGER.c.number).limit(_PAGE)
         while True:
@@ -227,6 +229,13 @@ def _head(connection: sa.Connection) -> Head:
         named = "no entry" if head is None else f"entry {head.number}"
         raise LedgerBroken(f"ledger: its head names {named}, and the last one is entry {last[0]}; {_AUDIT}")
     return Head(*last)
+
+
+def _of(change: str | None, kind: str | None) -> list[sa.ColumnElement[bool]]:
+    if kind is not None and kind not in KINDS:
+        raise InvalidInput(f"kind: {kind!r:.80} is none of {', '.join(KINDS)}")
+    of_change = [] if change is None else [LEDGER.c.change == checked_name("change", change)]
+    return of_change + ([] if kind is None else [LEDGER.c.kind == kind])
 
 
 def _last_version(connection: sa.Connection, name: str) -> FrozenChange | None:

@@ -11,9 +11,6 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import fairlead.store.migration
-import fairlead.store.postgres
-import fairlead.store.sqlite
 from fairlead.ledger import Ledger
 from fairlead.store import Database
 from tests.unit.ledger.contract import decision, figure
@@ -81,7 +78,7 @@ def _run(
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__])
+_CONTEXT.set_forkserver_preload([__name__, "fairlead.store.migration", "fairlead.store.postgres"])
 
 
 def barrier(parties: int) -> Barrier:

@@ -19,6 +19,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "exit-codes.
         (errors.UnknownFlag("x"), 2),
         (errors.UnknownSystem("x"), 2),
         (errors.RunInvalid("x"), 4),
+        (errors.LedgerBroken("x"), 6),
         (errors.DeadlineExceeded("x"), 7),
         (errors.MissingExtra("p", "e"), 1),
         (errors.PortInUse("x"), 1),

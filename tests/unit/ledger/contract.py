@@ -127,6 +127,22 @@ class LedgerContract:
         assert [entry.number for entry in ledger.entries(after=140)] == list(range(141, 151))
         assert list(ledger.entries(after=150)) == []
 
+    def test_entries_are_narrowed_by_change_and_kind(self, ledger: Ledger):
+        ledger.record_evidence(figure())
+        ledger.record_decision(decision())
+        ledger.freeze("other", b"x")
+        ledger.record_evidence(figure(change="other"))
+
+        def numbers(**narrowed: Any) -> list[int]:
+            return [entry.number for entry in ledger.entries(**narrowed)]
+
+        assert numbers(change="other") == [3, 4]
+        assert numbers(kind="evidence") == [1, 4]
+        assert numbers(change="other", kind="evidence", after=3) == [4]
+        for wrong in ({"kind": "rumour"}, {"change": ""}, {"after": -1}):
+            with pytest.raises(InvalidInput):
+                ledger.entries(**wrong)
+
     def test_an_entry_is_found_by_number_by_id_and_by_its_beginning(self, ledger: Ledger):
         id = ledger.record_evidence(figure())
         assert ledger.entry(1) == ledger.entry(id) == ledger.entry(id[:8])
