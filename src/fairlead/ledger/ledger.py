@@ -145,9 +145,8 @@ class Ledger:
         if isinstance(which, str):
             if not _PREFIX.fullmatch(which):
                 raise InvalidInput(f"entry {which[:80]!r}: expected a number, or 8 to 64 digits of an id")
-            where: sa.ColumnElement[bool] = LEDGER.c.id.between(
-                which, which + "g"
-            )  # the first digit that is none
+            # "g" comes after every digit that may follow.
+            where: sa.ColumnElement[bool] = LEDGER.c.id.between(which, f"{which}g")
         else:
             where = LEDGER.c.number == checked_whole("number", which)
         with self._database.read() as connection:
@@ -223,10 +222,10 @@ def _opened(row: Any) -> Entry:
 
 def _head(connection: sa.Connection) -> Head:
     """The end of the chain. Raises LedgerBroken where the last entry is not the one that the head names."""
-    head = connection.execute(_HEAD).one_or_none()
-    last = connection.execute(_LAST).one_or_none() or (0, GENESIS)
-    if head is None or tuple(head) != tuple(last):
-        named = "no entry" if head is None else f"entry {head.number}"
+    heads = [tuple(row) for row in connection.execute(_HEAD)]
+    last = tuple(connection.execute(_LAST).one_or_none() or (0, GENESIS))
+    if heads != [last]:
+        named = f"entry {heads[0][0]}" if len(heads) == 1 else "no entry"
         raise LedgerBroken(f"ledger: its head names {named}, and the last one is entry {last[0]}; {_AUDIT}")
     return Head(*last)
 

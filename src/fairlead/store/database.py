@@ -27,7 +27,7 @@ from fairlead.store import schema
 try:
     import sqlalchemy as sa
     from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, DBAPIError
 except ImportError as missing:
     raise MissingExtra("sqlalchemy", "store") from missing
 
@@ -48,7 +48,7 @@ class Driver(Protocol):
     def begin_write(self, connection: sa.Connection) -> None:
         """Begins a transaction, holding the writer's place until it ends."""
 
-    def failure(self, error: Exception) -> FairleadError | None:
+    def failure(self, error: Exception, *, committing: bool = False) -> FairleadError | None:
         """What a person calls this error; None for a defect of ours."""
 
 
@@ -139,11 +139,8 @@ class Database:
     def _writing(self) -> Iterator[sa.Connection]:
         with self._transaction(self._driver.begin_write) as connection:
             yield connection
-            try:
+            with self._told(committing=True):
                 connection.commit()
-            except SQLAlchemyError as error:
-                error.add_note("at the commit: whether it was written is not known")
-                raise
 
     @contextmanager
     def _transaction(self, begin: Callable[[sa.Connection], None]) -> Iterator[sa.Connection]:
@@ -151,28 +148,24 @@ class Database:
             # Forked: the connections belong to the parent, and closing them here would end its transactions.
             self._driver.engine.dispose(close=False)
             self._pid = os.getpid()
+        with self._told(), self._driver.engine.connect() as connection:
+            begin(connection)
+            yield connection
+
+    @contextmanager
+    def _told(self, *, committing: bool = False) -> Iterator[None]:
+        """Inside the block the driver's errors become ours; what is a defect stays as it is."""
         try:
-            with self._driver.engine.connect() as connection:
-                begin(connection)
-                yield connection
-        except SQLAlchemyError as error:
-            failure = self._failure(error)
+            yield
+        except DBAPIError as error:
+            failure = self._driver.failure(error, committing=committing)
             if failure is None:
                 raise
             raise failure from error
-
-    def _failure(self, error: SQLAlchemyError) -> FairleadError | None:
-        if isinstance(error, DBAPIError):
-            failure = self._driver.failure(error)
-        elif isinstance(error, sa.exc.TimeoutError):
-            failure = DatabaseUnavailable(
+        except sa.exc.TimeoutError as error:
+            raise DatabaseUnavailable(
                 f"{self.name}: all connections are in use; open fewer transactions at once"
-            )
-        else:
-            return None
-        if failure is not None and (notes := getattr(error, "__notes__", None)):
-            failure.args = (f"{failure}; {notes[0]}", *failure.args[1:])
-        return failure
+            ) from error
 
 
 def _parsed(where: str | os.PathLike[str]) -> URL:

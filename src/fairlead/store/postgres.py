@@ -80,7 +80,7 @@ class PostgresDriver:
             f"SELECT pg_advisory_xact_lock({_WRITER})"
         )
 
-    def failure(self, error: Exception) -> FairleadError | None:
+    def failure(self, error: Exception, *, committing: bool = False) -> FairleadError | None:
         cause = getattr(error, "orig", error)
         state = getattr(cause, "sqlstate", None) or ""
         said = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
@@ -90,12 +90,17 @@ class PostgresDriver:
             return DatabaseUnavailable(
                 f"{self._name}: another process has been writing for more than {self._timeout:g} s; try again later"
             )
+        if state == "25P03":
+            return DatabaseUnavailable(
+                f"{self._name}: the writer did nothing for {_ABANDONED:g} s, and the server ended its transaction"
+            )
         if state.startswith("28"):
             return DatabaseUnavailable(f"{self._name}: {said}; check user and password")
         if state in ("25006", "42501"):
             return DatabaseUnavailable(f"{self._name}: {said}; use the primary, and a user that may write")
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
-            return DatabaseUnavailable(f"{self._name}: {said}; look at the server")
+            unknown = "; whether it was written is not known" if committing else ""
+            return DatabaseUnavailable(f"{self._name}: {said}; look at the server{unknown}")
         return None
 
     def _connect(self, dialect: object, record: object, words: list[Any], options: dict[str, Any]) -> Any:

@@ -90,7 +90,7 @@ class SqliteDriver:
         connection.execution_options(**{_WRITES: True})
         connection.begin()
 
-    def failure(self, error: Exception) -> FairleadError | None:
+    def failure(self, error: Exception, *, committing: bool = False) -> FairleadError | None:
         code, said = _code(error), getattr(error, "orig", error)
         primary = code & 0xFF
         if code in _NO_SPACE:
@@ -108,7 +108,10 @@ class SqliteDriver:
                 f"{self._path}: there is no such file; call migrate() on it first, or correct the path"
             )
         if primary in _REFUSED:
-            return DatabaseUnavailable(f"{self._path}: {said}; look at the file, its folder and their owner")
+            unknown = "; whether it was written is not known" if committing else ""
+            return DatabaseUnavailable(
+                f"{self._path}: {said}; look at the file, its folder and their owner{unknown}"
+            )
         return None
 
     def _connect(self, mode: str) -> sqlite3.Connection:

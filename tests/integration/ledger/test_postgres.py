@@ -70,7 +70,7 @@ def test_a_commit_whose_answer_is_lost_says_that_the_outcome_is_open_and_may_be_
         raise sa.exc.OperationalError("COMMIT", {}, psycopg.OperationalError("server closed the connection"))
 
     monkeypatch.setattr(sa.Connection, "commit", cut)
-    with pytest.raises(DatabaseUnavailable, match="at the commit: whether it was written is not known"):
+    with pytest.raises(DatabaseUnavailable, match="look at the server; whether it was written is not known"):
         ledger.record_evidence(figure())
     monkeypatch.undo()
     ledger.record_evidence(figure())
@@ -127,6 +127,24 @@ def test_what_a_server_would_forget_in_a_crash_is_kept(postgres_url: str, databa
     with database.read() as connection:
         assert connection.exec_driver_sql("SHOW transaction_isolation").scalar() == "repeatable read"
         assert connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on"
+
+
+def test_a_writer_that_stops_in_the_middle_is_thrown_out(
+    database: Database, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(driver, "_ABANDONED", 0.1)
+
+    def stop_in_the_middle() -> None:
+        with database.write() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO fairlead_ledger VALUES (1, 'h', '', 'i', 'evidence', '', '')"
+            )
+            time.sleep(0.3)
+
+    with pytest.raises(DatabaseUnavailable, match=r"the writer did nothing for 0\.1 s"):
+        stop_in_the_middle()
+    ledger.record_evidence(figure())
+    assert ledger.verify().entries == 1
 
 
 def test_triggers_refuse_also_who_calls_itself_a_replica(database: Database, ledger: Ledger):
