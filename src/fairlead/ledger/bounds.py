@@ -44,7 +44,7 @@ def checked_hash(name: str, value: object) -> str:
         raise InvalidInput(
             f"{name}: expected a SHA-256 in 64 hexadecimal digits, lower case, got {_short(value)}"
         )
-    return value
+    return str.__str__(value)
 
 
 def checked_finite(name: str, value: object) -> float:
@@ -84,7 +84,9 @@ def _text(name: str, value: object, longest: int, *, allowed: str) -> str:
     for character in value:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in allowed:
             raise InvalidInput(f"{name}: it holds the control character U+{ord(character):04X}; take it out")
-    return str(value)
+    return str.__str__(
+        value
+    )  # of numpy's str, or of a member of an enum: the text alone, which can be encoded
 
 
 def _short(value: object) -> str:

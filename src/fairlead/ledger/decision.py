@@ -37,10 +37,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag="decision", tag_fi
     """Ids that `record_evidence` returned, at most 1,000, none twice; empty for a decision that stands on none."""
 
     def __post_init__(self) -> None:
-        checked_name("change", self.change)
-        checked_name("decided_by", self.decided_by)
-        checked_prose("reason", self.reason)
-        if not isinstance(self.verdict, str) or not _WORD.fullmatch(self.verdict):
+        for name in ("change", "decided_by", "verdict"):
+            force_setattr(self, name, checked_name(name, getattr(self, name)))
+        force_setattr(self, "reason", checked_prose("reason", self.reason))
+        if not _WORD.fullmatch(self.verdict):
             raise InvalidInput(
                 f"verdict: {self.verdict!r:.80} is not one word in lower case, such as advance"
             )

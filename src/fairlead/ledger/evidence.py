@@ -74,16 +74,18 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, tag="evidence", tag_fi
     """What a reader must know before relying on it, a sentence each, at most 100."""
 
     def __post_init__(self) -> None:
+        # What was checked is put back: equal evidence has equal bytes, and so the same id, be it 3 or 3.0, a list or a
+        # tuple, Python's or numpy's.
         for name in ("change", "metric", "statistic", "arm", "unit", "window", "segment", "unit_of_analysis"):
-            checked_name(name, getattr(self, name))
+            force_setattr(self, name, checked_name(name, getattr(self, name)))
         for name in ("definition", "method"):
-            checked_prose(name, getattr(self, name))
+            force_setattr(self, name, checked_prose(name, getattr(self, name)))
         for name, known in (("side", get_args(Side)), ("design", get_args(Design))):
             if getattr(self, name) not in known:
                 raise InvalidInput(f"{name}: {getattr(self, name)!r:.80} is none of {', '.join(known)}")
+            force_setattr(self, name, checked_name(name, getattr(self, name)))
         for name in ("query_sha256", "data_sha256"):
-            checked_hash(name, getattr(self, name))
-        # Equal evidence has equal bytes, and so the same id: 3 and 3.0, a list and a tuple, a number of numpy's.
+            force_setattr(self, name, checked_hash(name, getattr(self, name)))
         caveats = checked_many("caveats", self.caveats, MOST_CAVEATS)
         force_setattr(self, "caveats", tuple(checked_prose("caveats", each) for each in caveats))
         force_setattr(self, "n", checked_whole("n", self.n))

@@ -38,7 +38,7 @@ class FrozenChange(msgspec.Struct, frozen=True, kw_only=True, tag="frozen_change
     """The file, byte by byte; at most 256 KiB."""
 
     def __post_init__(self) -> None:
-        checked_name("name", self.name)
+        force_setattr(self, "name", checked_name("name", self.name))
         check_whole("version", self.version, low=1, high=2**53)
         at = checked_finite("frozen_at_utc_seconds", self.frozen_at_utc_seconds)
         force_setattr(self, "frozen_at_utc_seconds", at)

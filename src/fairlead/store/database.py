@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -32,6 +31,9 @@ except ImportError as missing:
     raise MissingExtra("sqlalchemy", "store") from missing
 
 __all__ = ["Database"]
+
+
+_inherited: list[object] = []
 
 
 class Driver(Protocol):
@@ -114,7 +116,8 @@ class Database:
 
     def close(self) -> None:
         """Closes the connections that no transaction holds. The database can be used again."""
-        self._driver.engine.dispose(close=self._pid == os.getpid())
+        self._leave_those_of_the_parent()
+        self._driver.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -144,13 +147,18 @@ class Database:
 
     @contextmanager
     def _transaction(self, begin: Callable[[sa.Connection], None]) -> Iterator[sa.Connection]:
-        if self._pid != os.getpid():
-            # Forked: the connections belong to the parent, and closing them here would end its transactions.
-            self._driver.engine.dispose(close=False)
-            self._pid = os.getpid()
+        self._leave_those_of_the_parent()
         with self._told(), self._driver.engine.connect() as connection:
             begin(connection)
             yield connection
+
+    def _leave_those_of_the_parent(self) -> None:
+        if self._pid != os.getpid():
+            # Forked: the connections belong to the parent. They are neither used nor closed here, and for that kept:
+            # to close one says goodbye to the parent's server, or works on the parent's file.
+            _inherited.append(self._driver.engine.pool)
+            self._driver.engine.dispose(close=False)
+            self._pid = os.getpid()
 
     @contextmanager
     def _told(self, *, committing: bool = False) -> Iterator[None]:
@@ -196,14 +204,17 @@ def _parsed(where: str | os.PathLike[str]) -> URL:
 def _without_secrets(url: URL) -> str:
     if url.drivername.startswith("sqlite"):
         return url.database or ""
-    return url.set(drivername="postgresql", query={})._replace(password=None).render_as_string()
+    where = URL.create(
+        "postgresql", username=url.username, host=url.host, port=url.port, database=url.database
+    )
+    return where.render_as_string()
 
 
 def _driver(url: URL, timeout: float, name: str) -> Driver:
     if url.drivername.startswith("sqlite"):
         from fairlead.store.sqlite import SqliteDriver
 
-        return SqliteDriver(Path(url.database or ""), timeout)
+        return SqliteDriver(name, timeout)
     from fairlead.store.postgres import PostgresDriver
 
     return PostgresDriver(url, timeout, name)

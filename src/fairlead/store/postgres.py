@@ -98,6 +98,8 @@ class PostgresDriver:
             return DatabaseUnavailable(f"{self._name}: {said}; check user and password")
         if state in ("25006", "42501"):
             return DatabaseUnavailable(f"{self._name}: {said}; use the primary, and a user that may write")
+        if state in ("42P01", "42703"):
+            return DatabaseUnavailable(f"{self._name}: {said}; Fairlead has made it, so restore a backup")
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
             unknown = "; whether it was written is not known" if committing else ""
             return DatabaseUnavailable(f"{self._name}: {said}; look at the server{unknown}")

@@ -53,8 +53,9 @@ _REFUSED = frozenset(
 class SqliteDriver:
     """How `Database` uses a SQLite file."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        self._path = path
+    def __init__(self, name: str, timeout: float) -> None:
+        self._name = name
+        self._path = Path(os.path.abspath(name))  # a process that changes its directory keeps its database
         self._timeout = timeout
         self.engine = sa.create_engine(
             "sqlite://",
@@ -79,7 +80,7 @@ class SqliteDriver:
             finally:
                 connection.close()
         except OSError as error:
-            raise DatabaseUnavailable(f"{self._path}: cannot be made: {error.strerror}") from error
+            raise DatabaseUnavailable(f"{self._name}: cannot be made: {error.strerror}") from error
         except sqlite3.Error as error:
             raise self.failure(error) or error from error
 
@@ -95,23 +96,25 @@ class SqliteDriver:
         primary = code & 0xFF
         if code in _NO_SPACE:
             return NoSpace(
-                f"{self._path}: the disk, a quota or the file-size limit stopped a write: {said}; make room"
+                f"{self._name}: the disk, a quota or the file-size limit stopped a write: {said}; make room"
             )
         if primary in _NO_DATABASE or "Could not decode" in str(said):
-            return BrokenDocument(f"{self._path}: not a database that can be read: {said}; restore a backup")
+            return BrokenDocument(f"{self._name}: not a database that can be read: {said}; restore a backup")
         if primary in _LOCKED:
             return DatabaseUnavailable(
-                f"{self._path}: another process has been writing for more than {self._timeout:g} s; try again later"
+                f"{self._name}: another process has been writing for more than {self._timeout:g} s; try again later"
             )
         if primary == sqlite3.SQLITE_CANTOPEN and not self._path.exists():
             return DatabaseUnavailable(
-                f"{self._path}: there is no such file; call migrate() on it first, or correct the path"
+                f"{self._name}: there is no such file; call migrate() on it first, or correct the path"
             )
         if primary in _REFUSED:
             unknown = "; whether it was written is not known" if committing else ""
             return DatabaseUnavailable(
-                f"{self._path}: {said}; look at the file, its folder and their owner{unknown}"
+                f"{self._name}: {said}; look at the file, its folder and their owner{unknown}"
             )
+        if str(said).startswith("no such"):
+            return DatabaseUnavailable(f"{self._name}: {said}; Fairlead has made it, so restore a backup")
         return None
 
     def _connect(self, mode: str) -> sqlite3.Connection:
@@ -140,7 +143,10 @@ class SqliteDriver:
         return found.st_dev, found.st_ino
 
     def _begin(self, connection: sa.Connection) -> None:
-        if not connection.get_execution_options().get(_WRITES, False):
+        writes = connection.get_execution_options().get(_WRITES, False)
+        # Else a reader could write, and what it wrote would be rolled back without a word.
+        connection.exec_driver_sql(f"PRAGMA query_only={not writes:d}")
+        if not writes:
             connection.exec_driver_sql("BEGIN")
             return
         connection.exec_driver_sql(f"PRAGMA busy_timeout={_LOOK * 1000:.0f}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -153,13 +154,26 @@ def test_a_frozen_change_has_the_hash_of_its_content():
 
 
 def test_equal_evidence_has_one_id_however_it_was_computed():
+    class Arm(StrEnum):
+        TREATMENT = "treatment"
+
     one = figure(value=3.0, low=-0.0, high=4, n=7, caveats=("few", "short"))
     other = figure(
-        value=np.float64(3), low=np.int64(0), high=np.float32(4.0), n=np.int64(7), caveats=["few", "short"]
+        value=np.float64(3),
+        low=np.int64(0),
+        high=np.float32(4.0),
+        n=np.int64(7),
+        caveats=["few", np.str_("short")],
+        metric=np.str_("feed_p99"),
+        side=np.str_("client"),
+        query_sha256=np.str_("ab" * 32),
+        arm=Arm.TREATMENT,
     )
     assert identified(one) == identified(other)
     assert type(other.value) is float
     assert type(other.n) is int
+    assert {type(getattr(other, name)) for name in ("metric", "side", "query_sha256", "arm")} == {str}
+    assert identified(decision(verdict=np.str_("hold"))) == identified(decision(verdict="hold"))
 
 
 def test_the_largest_and_smallest_numbers_come_back_as_they_were(ledger: Ledger):

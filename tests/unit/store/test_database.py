@@ -5,13 +5,17 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from fairlead.errors import BrokenDocument, DatabaseTooNew, DatabaseUnavailable, InvalidInput
+from fairlead.ledger import Ledger
 from fairlead.store import Database
+
+Opened = Callable[..., Database]
 
 
 def names(path: Path) -> set[str]:
@@ -38,10 +42,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(path: Path):
-    with Database(path) as database:
-        database.migrate()
-        yield database
+def opened() -> Iterator[Opened]:
+    """Opens databases, and closes them when the test is over."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *given, **named: stack.enter_context(Database(*given, **named))
+
+
+@pytest.fixture
+def database(path: Path, opened: Opened) -> Database:
+    database = opened(path)
+    database.migrate()
+    return database
 
 
 @pytest.mark.parametrize(
@@ -97,11 +108,11 @@ def test_nothing_is_made_before_it_is_asked_for(path: Path):
     assert not path.parent.exists()
 
 
-def test_a_file_without_tables_is_told(path: Path):
+def test_a_file_without_tables_is_told(path: Path, opened: Opened):
     path.parent.mkdir()
     path.touch()
     with pytest.raises(DatabaseUnavailable, match=r"has no tables of Fairlead; call migrate\(\)"):
-        notes(Database(path))
+        notes(opened(path))
 
 
 def test_migrating_again_changes_nothing_and_needs_no_writers_place(database: Database, path: Path):
@@ -131,9 +142,9 @@ def test_a_reader_sees_one_moment_and_waits_for_no_writer(database: Database):
     assert notes(database) == ["one", "two"]
 
 
-def test_a_second_writer_waits_no_longer_than_its_timeout(database: Database, path: Path):
+def test_a_second_writer_waits_no_longer_than_its_timeout(database: Database, path: Path, opened: Opened):
     said = r"has been writing for more than 0\.02 s; try again later"
-    other = Database(path, timeout=0.02)
+    other = opened(path, timeout=0.02)
     with database.write(), pytest.raises(DatabaseUnavailable, match=said):
         note(other, "x")
     with Database(path) as other:
@@ -146,20 +157,20 @@ def test_a_commit_is_durable_and_in_wal_mode(database: Database):
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
 
 
-def test_a_database_from_a_newer_fairlead_is_refused(database: Database, path: Path):
+def test_a_database_from_a_newer_fairlead_is_refused(database: Database, path: Path, opened: Opened):
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE fairlead_schema SET version_num = '0002'")
     said = r"its tables are of version 0002, this Fairlead knows up to 0001; upgrade Fairlead"
-    other = Database(path)
+    other = opened(path)
     for use in (other.migrate, lambda: note(other, "x"), lambda: notes(other), lambda: note(database, "x")):
         with pytest.raises(DatabaseTooNew, match=said):
             use()
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path):
+def test_a_file_that_is_no_database_is_told(tmp_path: Path, opened: Opened):
     path = tmp_path / "notes.txt"
     path.write_text("x" * 5_000)
-    for use in (Database(path).migrate, lambda: notes(Database(path))):
+    for use in (Database(path).migrate, lambda: notes(opened(path))):
         with pytest.raises(BrokenDocument, match="not a database"):
             use()
     assert path.read_text() == "x" * 5_000
@@ -232,3 +243,32 @@ def test_a_driver_that_is_missing_names_its_extra(package: str, where: str, extr
         [sys.executable, "-c", code, package, where], capture_output=True, text=True, check=True
     )
     assert run.stdout == f"{package.partition('.')[0]} is not installed: pip install 'fairlead[{extra}]'\n"
+
+
+def test_a_reader_cannot_write(database: Database):
+    note(database, "one")
+    with pytest.raises(DatabaseUnavailable, match="readonly"), database.read() as connection:
+        connection.execute(sa.text("DELETE FROM notes"))
+    note(database, "two")
+    assert notes(database) == ["one", "two"]
+
+
+def test_a_process_that_changes_its_directory_keeps_its_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with Database("fairlead.db") as database:
+        database.migrate()
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        note(database, "one")
+        database.close()
+        assert notes(database) == ["one"]
+    assert list(Path().iterdir()) == []
+
+
+def test_a_table_that_was_dropped_is_told(database: Database):
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP TABLE fairlead_ledger")
+    with pytest.raises(DatabaseUnavailable, match="no such table: fairlead_ledger; Fairlead has made it"):
+        Ledger(database).verify()
