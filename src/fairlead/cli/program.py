@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "diagnose",
         "Says where a run went wrong, whom it hit, why that may be, and what to run next.",
     ),
+    "change": (
+        "change",
+        "Writes, checks and freezes the file of a change: what is promised before it is measured.",
+    ),
     "audit": ("audit", "Verifies the ledger, and shows what was recorded and decided."),
     "events": ("events", "Checks events, shows them as they come, and prints their schemas."),
     "doctor": ("doctor", "Tells what is installed, reachable and missing here, each with its fix."),

@@ -187,7 +187,7 @@ class Metric:
         return parse_formula(self.formula) if self.formula else None
 
     def _check_words(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+        if not is_metric_name(self.name):
             raise InvalidInput(
                 f"metric name {str(self.name)[:80]!r} is not lower case letters, digits and _, up to 64"
             )
@@ -293,6 +293,11 @@ class Metric:
         if self.formula:
             return f"{self.formula} of the sums of {of}"
         return f"{of} per second" if self.kind == "rate" else f"number of {of}"
+
+
+def is_metric_name(name: object) -> bool:
+    """Whether files, columns and flags can bear this name: lower case letters, digits and _, up to 64."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def _is_duration(window: str) -> bool:

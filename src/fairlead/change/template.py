@@ -1,0 +1,159 @@
+"""A change file to begin with: every part with a word on why it is asked for, and nothing that could be left standing.
+
+What is filled in is an example of the form, marked by «», and `check` refuses it as long as the marks are there.
+"""
+
+from __future__ import annotations
+
+from fairlead.errors import InvalidInput
+from fairlead.metrics.metric import is_metric_name
+
+__all__ = ["new_change"]
+
+MARK = "«"
+
+_TEMPLATE = """# One change, from problem to proof; to be frozen before the first figure: fairlead change freeze FILE
+# What stands in «» is to be replaced. fairlead change check FILE says what is missing, vague or untestable.
+
+[change]
+name = "{name}"
+title = "«what a person calls it»"
+problem = "«what is wrong today, with a figure: p99 of the feed is 380 ms»"
+users = "«who meets it, and in what situation»"
+why_now = "«what makes it worth doing before other things»"
+constraints = ["«what must not be touched, spent or exceeded»"]
+goal = "«what shall be true afterwards, with a figure»"
+hypothesis = "«doing what changes which metric by how much, because of which mechanism»"
+owner = "«who answers for it»"
+stakeholders = [{{ name = "«a team, a group of users»", cares_about = "«what they may win or lose»" }}]
+scope_cuts = [{{ what = "«left out on purpose»", because = "«why it can wait»" }}]
+
+[change.role]
+led = "«what you led»"
+built = "«what you built»"
+decided = "«what you decided»"
+others = "«what others did»"
+
+# Exactly one metric is primary; at least one is a guardrail. A definition is whole, or two people compute two numbers.
+[metrics.«latency_p99»]
+role = "primary"
+kind = "quantile"                        # quantile proportion mean maximum ratio rate count formula
+event = "request_finished"
+field = "duration_seconds"
+q = 0.99
+unit = "seconds"
+unit_of_analysis = "request"             # what one observation is
+side = "server"                          # or client: a server does not see the queue in front of it
+window = "10m"
+segment = "«all requests of the route»"
+better = "lower"
+baseline = 0.38                          # today's figure
+target = 0.21                            # the figure hoped for
+standard_deviation = 0.4                 # of one unit; what the sample size hangs on
+
+[metrics.«errors»]
+role = "guardrail"
+kind = "proportion"
+event = "request_finished"
+field = "status >= 500"
+unit = "ratio"
+unit_of_analysis = "request"
+side = "server"
+window = "10m"
+segment = "«all requests of the route»"
+better = "lower"
+baseline = 0.001
+
+# 2 to 4 options. Scores run from 1 (bad) to 5 (good). The rejected ones say why.
+[[options]]
+name = "«take what exists»"
+kind = "adopt"
+scores = {{ time_to_ship = 4, operating_cost = 3, risk = 4, maintainability = 3, fit = 2 }}
+because = "«why not»"
+
+[[options]]
+name = "«build it»"
+kind = "build"
+scores = {{ time_to_ship = 2, operating_cost = 4, risk = 3, maintainability = 4, fit = 5 }}
+chosen = true
+because = "«why this one»"
+accepting = "«what it costs us»"
+mitigation = "«what softens that»"
+
+[weights]
+fit = 2                                  # those left out weigh 1
+
+[[assumptions]]
+statement = "«what must be true for it to work»"
+falsified_by = "«the metric and the value that would show it is not»"
+
+[complexity]                             # is it more than is needed?
+expected_load = "«requests per second in a year»"
+team_size = 3
+change_frequency = "«how often it will be changed»"
+upgrade_path = "«what comes when it is outgrown»"
+
+[[milestones]]
+what = "«what is there»"
+by = "«when»"
+
+[rollout]
+flag = "{name}"
+shadow = false
+stages = [
+    {{ audience = "internal", bake = "1h" }},
+    {{ share = 0.01, bake = "1h" }},
+    {{ share = 0.05, bake = "6h" }},
+    {{ share = 0.25, bake = "24h" }},
+    {{ share = 1.0 }},
+]
+
+[[rollout.guardrails]]
+metric = "«errors»"
+worse_by = "0.2 pp"                      # percentage points; "10 %" would be a share of control's figure
+runbook = "«a link for whoever is paged at night»"
+
+[experiment]
+unit = "user"
+split = 0.5
+mde = 0.05                               # the smallest relative effect on the primary metric worth finding
+units_per_day = 1000                     # new users a day, both arms together
+days = 14
+
+[[risks]]
+what = "«what may go wrong»"
+signal = "«how one would notice»"
+mitigation = "«what is done then»"
+
+[highest_risk]
+assumption = "«the one that would hurt most if it were wrong»"
+test = "«how it is tested first»"
+
+[privacy]
+data = "«what data of people it touches, or none»"
+review = "«who looked at it»"
+
+# Written afterwards: these may grow without breaking what was promised.
+#
+# [[incidents]]
+# at = "2026-01-31"
+# what = "…"
+# cause = "…"
+# fix = "…"
+# learning = "…"
+#
+# [reflection]
+# surprised = "…"
+# next_time = "…"
+"""
+
+
+def new_change(name: str) -> str:
+    """The text of a new change file. Raises InvalidInput for a name that no flag or file could have."""
+    if not is_metric_name(name):
+        raise InvalidInput(f"change {str(name)[:80]!r}: a name is lower case letters, digits and _, up to 64")
+    # Bare keys of TOML cannot hold the marks.
+    text = _TEMPLATE.format(name=name)
+    return text.replace("[metrics.«latency_p99»]", '[metrics."«latency_p99»"]').replace(
+        "[metrics.«errors»]", '[metrics."«errors»"]'
+    )

@@ -1,0 +1,225 @@
+"""`fairlead change`: write down what a change promises, have it checked, and freeze it before anything is measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from fairlead.change import (
+    ChangeFile,
+    Difference,
+    Finding,
+    check_change,
+    compare_changes,
+    freeze_change,
+    madr,
+    new_change,
+    parse_change,
+    read_change,
+    scorecard,
+)
+from fairlead.cli.exit_codes import ExitCode
+from fairlead.cli.outcome import one_line
+from fairlead.cli.store_option import DEFAULT_STORE, StoreOption
+from fairlead.errors import FairleadError, InvalidInput, MissingExtra
+from fairlead.ledger import FrozenChange, Ledger
+from fairlead.store import Database
+
+try:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as missing:
+    raise MissingExtra("rich", "cli") from missing
+
+__all__ = ["SCHEMA", "app"]
+
+SCHEMA = "fairlead.change.check/1"
+
+app = typer.Typer(
+    help="Writes, checks and freezes the file of a change.", add_completion=False, rich_markup_mode=None
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A change file in TOML.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case letters, digits and _.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where; default NAME.toml.", show_default=False)
+    ] = None,
+) -> None:
+    """Writes a change file to begin with; never over one that exists."""
+    text = new_change(name)
+    path = out or Path(f"{name}.toml")
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}; choose another --out") from error
+    typer.echo(f"{path}: replace what stands in «», then: fairlead change check {path}")
+
+
+@app.command()
+def check(file: File, json: Json = False) -> int:
+    """Says line by line what is missing, vague, or not to be seen at the expected traffic."""
+    content = read_change(file)
+    findings = check_change(content, str(file))
+    errors = sum(finding.severity == "error" for finding in findings)
+    if json:
+        said = [
+            {name: getattr(finding, name) for name in ("code", "severity", "path", "line", "message")}
+            for finding in findings
+        ]
+        document = {"schema": SCHEMA, "file": str(file), "ok": errors == 0, "findings": said}
+        typer.echo(msgspec.json.format(msgspec.json.encode(document)))
+    else:
+        for finding in findings:
+            typer.echo(_finding(file, finding))
+        if not errors:
+            typer.echo(_promise(parse_change(content, str(file))))
+        typer.echo(
+            f"{errors} errors, {len(findings) - errors} warnings" + ("" if errors else ": ready to freeze")
+        )
+    return ExitCode.USAGE if errors else ExitCode.OK
+
+
+@app.command()
+def freeze(file: File, store: StoreOption = DEFAULT_STORE) -> None:
+    """Puts the file into the ledger, byte by byte: from now on, what it promised can be told from what came."""
+    content = read_change(file)
+    with Database(store) as database:
+        database.migrate()
+        frozen = freeze_change(content, Ledger(database), name=str(file))
+    typer.echo(f"{frozen.name} version {frozen.version}: sha256 {frozen.sha256}")
+
+
+@app.command()
+def show(
+    file: File,
+    store: StoreOption = DEFAULT_STORE,
+    as_madr: Annotated[
+        bool, typer.Option("--madr", help="Print a decision record (MADR 4) in place of it.")
+    ] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Print what changed since it was frozen.")] = False,
+) -> int:
+    """Shows the options weighed, which weight would turn the choice, and whether the file is as it was frozen."""
+    content = read_change(file)
+    change = parse_change(content, str(file))
+    if as_madr:
+        typer.echo(madr(change), nl=False)
+        return ExitCode.OK
+    frozen = _frozen(change.change.name, store)
+    difference = None if frozen is None else compare_changes(frozen.content, content)
+    if diff:
+        typer.echo("not frozen" if difference is None else difference.diff or "not a byte changed")
+    else:
+        _show(change)
+        typer.echo(_state(frozen, difference))
+    return ExitCode.UNVERIFIED if difference is not None and difference.is_broken else ExitCode.OK
+
+
+@app.command("list")
+def list_(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where change files lie.")] = Path(),
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Lists the change files of a folder, each with its state: not frozen, as frozen, grown, broken."""
+    if not directory.is_dir():
+        raise InvalidInput(f"{directory}: no such folder; name the one that change files lie in")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("file", "change", "state"):
+        table.add_column(heading)
+    found = 0
+    for path in sorted(directory.glob("*.toml")):
+        try:
+            content = read_change(path)
+            change = parse_change(content, path.name)
+        except FairleadError:
+            continue  # a TOML file of another kind
+        found += 1
+        frozen = _frozen(change.change.name, store)
+        difference = None if frozen is None else compare_changes(frozen.content, content)
+        table.add_row(
+            *(Text(one_line(each)) for each in (path.name, change.change.name, _state(frozen, difference)))
+        )
+    if found:
+        Console(highlight=False).print(table)
+    else:
+        typer.echo(f"{directory}: no change file; fairlead change new NAME makes one")
+
+
+def _frozen(name: str, store: str) -> FrozenChange | None:
+    if "://" not in store and not Path(store).exists():
+        return None
+    with Database(store) as database:
+        return Ledger(database).frozen(name)
+
+
+def _state(frozen: FrozenChange | None, difference: Difference | None) -> str:
+    if frozen is None or difference is None:
+        return "not frozen"
+    version = f"version {frozen.version}, {frozen.sha256[:12]}"
+    if difference.is_broken:
+        more = f" and {len(difference.broken) - 3} more" if len(difference.broken) > 3 else ""
+        return f"pre-registration broken since {version}: {', '.join(difference.broken[:3])}{more}"
+    if difference.reworded:
+        return f"as frozen ({version}) but for the words of {', '.join(difference.reworded[:3])}"
+    return f"as frozen ({version})" + (", grown since" if difference.grown else "")
+
+
+def _finding(file: Path, finding: Finding) -> str:
+    place = f"{file}:{finding.line}" if finding.line else str(file)
+    return one_line(f"{place}: {finding.severity}: {finding.message} [{finding.code}]")
+
+
+def _promise(change: ChangeFile) -> str:
+    """What the file commits to, in a few lines."""
+    lines = []
+    for metric in change.definitions():
+        if metric.role == "primary":
+            lines.append(f"judged by {metric.title}: {metric.definition()}")
+            lines.append(f"from {metric.baseline:g} to {metric.target:g} {metric.unit}")
+    chosen = change.chosen()
+    if chosen is not None:
+        lines.append(f"chosen {chosen.name} {chosen.because}".rstrip(".") + f", accepting {chosen.accepting}")
+    return "\n".join(one_line(line) for line in lines)
+
+
+def _show(change: ChangeFile) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(one_line(change.change.title or change.change.name), style="bold"))
+    for text in (change.change.problem, change.change.hypothesis):
+        if text:
+            console.print(Text(one_line(text)))
+    if not any(option.scores for option in change.options):
+        return
+    card = scorecard(change.options, change.weights)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("criterion")
+    table.add_column("weight", justify="right")
+    for name in card.totals:
+        table.add_column(one_line(name), justify="right")
+    scores = {option.name: option.scores for option in change.options}
+    for criterion, weight in zip(card.criteria, card.weights, strict=True):
+        table.add_row(criterion, f"{weight:.0%}", *(f"{scores[name][criterion]:g}" for name in card.totals))
+    table.add_row("total", "", *(f"{total:.2f}" for total in card.totals.values()))
+    console.print()
+    console.print(table)
+    for flip in card.flips:
+        console.print(
+            Text(
+                one_line(
+                    f"{flip.winner} would win if {flip.criterion} weighed {flip.at:.0%} in place of {flip.now:.0%}"
+                )
+            )
+        )
+    if not card.flips:
+        console.print(Text("no weight of a single criterion turns the choice"))
+    console.print()

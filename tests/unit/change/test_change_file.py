@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairlead.change import (
+    check_change,
+    compare_changes,
+    freeze_change,
+    madr,
+    new_change,
+    parse_change,
+    read_change,
+)
+from fairlead.change.parse import where
+from fairlead.change.sections import parse_limit
+from fairlead.errors import BrokenDocument, InvalidInput
+from fairlead.ledger import Ledger
+from fairlead.store import Database
+
+GOOD = (
+    new_change("feed_latency")
+    .replace('metrics."«latency_p99»"', "metrics.latency_p99")
+    .replace('metrics."«errors»"', "metrics.errors")
+    .replace("«what shall be true afterwards, with a figure»", "p99 at most 210 ms")
+    .replace(
+        "«doing what changes which metric by how much, because of which mechanism»",
+        "coalescing lowers latency_p99 from 380 to 210 ms, because misses no longer queue",
+    )
+    .replace("units_per_day = 1000 ", "units_per_day = 100000 ")
+)
+GOOD = re.sub("[«»]", "", GOOD)
+
+
+def codes(text: str) -> list[tuple[str, str]]:
+    return [(finding.code, finding.path) for finding in check_change(text.encode())]
+
+
+def test_a_good_file_has_nothing_to_mend() -> None:
+    assert codes(GOOD) == []
+
+
+def test_a_new_file_is_refused_until_every_mark_is_replaced() -> None:
+    findings = check_change(new_change("feed_latency").encode())
+    assert len(findings) > 30
+    assert {finding.code for finding in findings} == {"missing"}
+    assert all(finding.line for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "path"),
+    [
+        ("p99 at most 210 ms", "a lot faster", "vague", "change.goal"),
+        ("p99 at most 210 ms", "no more waiting", "vague", "change.goal"),
+        ("coalescing lowers latency_p99 from", "coalescing lowers waiting from", "vague", "change.hypothesis"),
+        (", because misses no longer queue", "", "vague", "change.hypothesis"),
+        ('title = "what a person calls it"', 'title = ""', "missing", "change.title"),
+        ('others = "what others did"', "", "missing", "change.role.others"),
+        ("q = 0.99", "", "metric", "metrics.latency_p99"),
+        ('role = "guardrail"', 'role = "primary"', "primary", "metrics.errors.role"),
+        ('role = "primary"', 'role = "secondary"', "primary", "metrics"),
+        ("baseline = 0.38", "#", "baseline", "metrics.latency_p99.baseline"),
+        ("chosen = true", "", "option", "options"),
+        ('because = "why not"', "", "option", "options[0].because"),
+        ('accepting = "what it costs us"', "", "option", "options[1].accepting"),
+        ("fit = 2                ", "latency = 2 ", "option", "weights.latency"),
+        ("fit = 5", "fit = 1", "option", "options[1]"),
+        ('falsified_by = "the metric and the value that would show it is not"', "", "unfalsifiable", "assumptions[0]"),
+        ("share = 0.05", "share = 5", "stage", "rollout.stages[2].share"),
+        ("share = 0.25", "share = 0.02", "stage", "rollout.stages[3].share"),
+        ('bake = "6h"', 'bake = "six hours"', "stage", "rollout.stages[2].bake"),
+        ('metric = "errors"', 'metric = "crashes"', "guardrail", "rollout.guardrails[0].metric"),
+        ('worse_by = "0.2 pp"', 'worse_by = "0.2"', "guardrail", "rollout.guardrails[0].worse_by"),
+        ('worse_by = "0.2 pp"', "above = 0.01", "guardrail", "rollout.guardrails[0].for"),
+        ('worse_by = "0.2 pp"', "", "guardrail", "rollout.guardrails[0]"),
+        ("units_per_day = 100000", "units_per_day = 10", "untestable", "metrics.latency_p99"),
+        ("standard_deviation = 0.4", "#", "untestable", "metrics.latency_p99.standard_deviation"),
+        ("mde = 0.05", "#", "untestable", "experiment.mde"),
+        ("[privacy]", "[privacy_]", None, ""),
+    ],
+)  # fmt: skip
+def test_each_fault_has_its_finding(old: str, new: str, code: str | None, path: str) -> None:
+    assert old in GOOD
+    broken = GOOD.replace(old, new, 1)
+    if code is None:
+        with pytest.raises(
+            BrokenDocument, match=r"line 1.*privacy_ is no key of a change file; did you mean 'privacy'"
+        ):
+            check_change(broken.encode())
+    else:
+        assert (code, path) in codes(broken)
+
+
+def test_a_vanity_metric_is_called_one() -> None:
+    text = GOOD.replace("[metrics.errors]", "[metrics.page_views]").replace(
+        'metric = "errors"', 'metric = "page_views"'
+    )
+    assert ("vanity", "metrics.page_views") in codes(text)
+
+
+def test_what_the_traffic_can_show_is_said_beside_what_is_asked() -> None:
+    found = check_change(GOOD.replace("units_per_day = 100000", "units_per_day = 100").encode())
+    message = next(f.message for f in found if f.path == "metrics.latency_p99")
+    assert "1,400 units in 14 days show no less than" in message
+    assert "0.019 is asked for, which needs 13,916 units, 140 days" in message
+
+
+def test_a_finding_names_its_line() -> None:
+    findings = check_change(GOOD.replace("share = 0.05", "share = 5").encode())
+    line = next(f.line for f in findings if f.code == "stage")
+    assert "stages = [" in GOOD.split("\n")[line - 1]  # inline tables have no line of their own
+    findings = check_change(GOOD.replace("q = 0.99", "q = 99").encode())
+    assert GOOD.split("\n")[findings[0].line - 1] == "[metrics.latency_p99]"
+
+
+def test_a_line_is_found_again_in_arrays_and_texts() -> None:
+    text = 'a = 1\n[b.c]\nd = """\n[x]\n"""\ne = 2\n[[f]]\ng = 1\n[[f]]\ng = 2\n[f.h]\ni = 1\n'
+    assert [where(text, path) for path in ("a", "b.c", "b.c.e", "f[0].g", "f[1].g", "f[1].h.i", "f[1].z", "z")] == [
+        1, 2, 6, 8, 10, 12, 9, None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "missing required field 'change'"),
+        (b"[change", "Expected"),
+        (b"\xff", "byte 0 is not UTF-8"),
+        (b"[change]\nname = 3\n", r"line 2: change.name: expected 'str'"),
+        (b"[change]\nname = 'a'\nbasline = 1\n", "line 3: change.basline is no key"),
+        (b"[change]\nname = 'a'\nnamme = 1\n", "did you mean 'name'"),
+        (
+            b"[change]\nname='a'\n[[options]]\nname='b'\nkind='buy'\n",
+            r"line 5: options\[0\].kind: invalid enum value 'buy'",
+        ),
+        (b"[change]\nname='a'\n[weights]\nfit = nan\n", "weights.fit is nan"),
+        (b"[change]\nname='a'\n[weights]\nfit = 1e999\n", "weights.fit is inf"),
+        (b"[change]\nname='a'\n[weights]\nfit = 99999999999999999999\n", "beyond 2"),
+        (b"[change]\nname='a'\nname='b'\n", "line 3"),
+        (
+            "[change]\nname='a'\ntitle='\u202ereversed'\n".encode(),
+            r"line 3 holds the hidden character U\+202E",
+        ),
+        (b"[change]\nname='a'\n# \x00\n", "hidden character U"),
+        (b"x = " + b"[" * 500 + b"]" * 500, "nested"),
+        (b"[" + b".".join([b"a"] * 50) + b"]\n", "nested more than 8"),
+        (b"[change]\nname='a'\ntitle='" + b"x" * 20_000 + b"'", "20,000 characters"),
+        (b"[change]\nname='a'\nconstraints=[" + b"'x'," * 2000 + b"]", "more than 1000"),
+        (b"x" * 300_000, "larger than"),
+    ],
+)
+def test_what_is_no_change_file_is_refused_with_its_place(content: bytes, said: str) -> None:
+    with pytest.raises(BrokenDocument, match=said):
+        parse_change(content)
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_read() -> None:
+    assert parse_change(b"\xef\xbb\xbf[change]\r\nname = 'a'\r\n").change.name == "a"
+
+
+def test_a_pipe_or_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none"):
+        with pytest.raises(BrokenDocument, match=r"regular file|cannot be read"):
+            read_change(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+def test_any_bytes_are_a_change_file_or_a_broken_document(content: bytes) -> None:
+    try:
+        parse_change(content)
+    except BrokenDocument as refusal:
+        assert "change file" in str(refusal)  # noqa: PT017 - hardly any bytes are one
+
+
+values = st.recursive(
+    st.one_of(st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["name", "kind", "scores"]), inner, max_size=3),
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_value_anywhere_is_judged_or_refused(data: st.DataObject) -> None:
+    """One value of a good file is replaced by something else; whatever it is, there is an answer."""
+    lines = GOOD.split("\n")
+    index = data.draw(
+        st.sampled_from(
+            [i for i, line in enumerate(lines) if " = " in line and not line.startswith((" ", "#"))]
+        )
+    )
+    key = lines[index].partition(" = ")[0]
+    lines[index] = f"{key} = {toml(data.draw(values))}"
+    try:
+        check_change("\n".join(lines).encode())
+    except BrokenDocument as refusal:
+        assert str(refusal)  # noqa: PT017 - many are refused, some are judged
+
+
+def toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(c):08X}" if c.isprintable() else "" for c in value) + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(part)}" for key, part in value.items()) + "}"
+    return str(value) if isinstance(value, int) else repr(value)
+
+
+def test_percent_and_percentage_points_are_different_units() -> None:
+    assert parse_limit("10 %") != parse_limit("10 pp")
+    with pytest.raises(InvalidInput, match="such as 10 %"):
+        parse_limit("10 percent")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    database = Database(tmp_path / "fairlead.db")
+    database.migrate()
+    return Ledger(database)
+
+
+def test_a_file_is_frozen_byte_by_byte_and_twice_is_once(ledger: Ledger) -> None:
+    first = freeze_change(GOOD.encode(), ledger)
+    assert (first.name, first.version, first.content) == ("feed_latency", 1, GOOD.encode())
+    assert freeze_change(GOOD.encode(), ledger) == first
+    second = freeze_change(GOOD.replace("target = 0.21", "target = 0.25").encode(), ledger)
+    assert (second.version, second.follows) == (2, first.sha256)
+    assert ledger.frozen("feed_latency") == second
+
+
+def test_a_file_with_errors_is_not_frozen(ledger: Ledger) -> None:
+    with pytest.raises(InvalidInput, match=r"no figure.*fairlead change check"):
+        freeze_change(GOOD.replace("p99 at most 210 ms", "a lot faster").encode(), ledger)
+    assert ledger.frozen("feed_latency") is None
+
+
+def test_what_was_promised_may_not_change_and_what_happened_may_be_added() -> None:
+    frozen = GOOD.encode()
+    assert compare_changes(frozen, frozen).diff == ""
+    grown = compare_changes(
+        frozen,
+        (
+            GOOD + '\n[[incidents]]\nwhat = "rolled back at 5 %"\n\n[reflection]\nsurprised = "much"\n'
+        ).encode(),
+    )
+    assert not grown.is_broken
+    assert grown.grown == ("incidents[0].what", "reflection.surprised")
+    moved = compare_changes(frozen, GOOD.replace("target = 0.21", "target = 0.35").encode())
+    assert moved.broken == ("metrics.latency_p99.target",)
+    assert "-target = 0.21" in moved.diff
+    reworded = compare_changes(frozen, GOOD.replace("who answers for it", "Ann").encode())
+    assert not reworded.is_broken
+    assert reworded.reworded == ("change.owner",)
+    assert compare_changes(frozen, b"[change").is_broken
+
+
+def test_dropping_a_guardrail_breaks_the_promise() -> None:
+    without = re.sub(r"\[\[rollout.guardrails\]\]\n(.+\n)+", "", GOOD)
+    assert compare_changes(GOOD.encode(), without.encode()).is_broken
+
+
+def test_a_decision_record_has_the_sections_of_madr_and_no_markup_of_ours() -> None:
+    text = madr(parse_change(GOOD.replace("take what exists", "take *what* <exists>").encode()))
+    headings = re.findall(r"^#+ .*$", text, re.MULTILINE)
+    assert headings[:6] == [
+        "# what a person calls it",
+        "## Context and Problem Statement",
+        "## Decision Drivers",
+        "## Considered Options",
+        "## Decision Outcome",
+        "### Consequences",
+    ]
+    assert r"take \*what\* \<exists\>" in text
+    assert "Chosen option: “build it”, because why this one" in text
+    assert "If fit weighed" in text
+
+
+def test_a_name_that_no_flag_could_have_is_refused() -> None:
+    for name in ("Feed", "feed-latency", "", "a" * 65, "fé"):
+        with pytest.raises(InvalidInput, match="lower case letters"):
+            new_change(name)
