@@ -41,7 +41,9 @@ __all__ = ["SCHEMA", "app"]
 SCHEMA = "fairlead.change.check/1"
 
 app = typer.Typer(
-    help="Writes, checks and freezes the file of a change.", add_completion=False, rich_markup_mode=None
+    help="Writes, checks and freezes the file of a change: what is promised before it is measured.",
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A change file in TOML.")]
