@@ -12,16 +12,21 @@ from fairlead.metrics.condition import Condition, parse_condition
 from fairlead.metrics.duration import parse_duration
 from fairlead.metrics.formula import Formula, parse_formula
 from fairlead.metrics.metric import Kind, Metric
+from fairlead.metrics.source import Family, Group, Source, Window
 from fairlead.metrics.target import Relation, Target, TargetOutcome
 
 __all__ = [
     "Condition",
+    "Family",
     "Formula",
+    "Group",
     "Kind",
     "Metric",
     "Relation",
+    "Source",
     "Target",
     "TargetOutcome",
+    "Window",
     "parse_condition",
     "parse_duration",
     "parse_formula",

@@ -80,9 +80,11 @@ class Membership:
     values: tuple[Value, ...]
 
     def holds(self, event: Mapping[str, object]) -> bool | None:
-        """True, false, or None where the field is missing."""
+        """True, false, or None where the field is missing or not comparable with the values."""
         found = event.get(self.field)
-        return None if found is None else found in self.values
+        if found is None or isinstance(found, str) != isinstance(self.values[0], str) or found != found:
+            return None
+        return found in self.values
 
 
 @dataclass(frozen=True, slots=True)
