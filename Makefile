@@ -49,7 +49,8 @@ bench: setup
 guard: setup
 	$(BIN)/python -m bench.guard
 
-soak: packages setup
+soak: packages
+	@sh scripts/bootstrap soak
 	$(BIN)/pytest --timeout 0 soak
 
 clean:

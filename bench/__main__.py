@@ -32,6 +32,7 @@ ROOMS = (
     "cli",
     "home_feed",
     "remote_config",
+    "warehouse",
 )
 """In the order of the table; a room without a module is named on stderr and left out."""
 

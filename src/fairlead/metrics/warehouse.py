@@ -22,7 +22,15 @@ from typing import Any
 from fairlead.errors import BrokenDocument, InvalidInput, MissingExtra
 from fairlead.metrics.metric import Metric
 from fairlead.metrics.source import COVARIATE, Family, Group, Window
-from fairlead.metrics.warehouse_columns import ONE, WEIGHT, fields_of, pieces_of, where_of
+from fairlead.metrics.warehouse_columns import (
+    ONE,
+    WEIGHT,
+    fields_of,
+    is_finite,
+    pieces_of,
+    values_of,
+    where_of,
+)
 from fairlead.statistics import Estimate, Moments, clustered_quantile_interval
 from fairlead.statistics.estimate import checked_confidence
 from fairlead.statistics.quantiles import binomial_ranks
@@ -37,7 +45,7 @@ except ImportError as missing:
 __all__ = ["Warehouse"]
 
 _EVENT_TIME = "at_utc_seconds"
-_LOOK = 10_000
+_LOOK = 1_000
 """Rows that are looked at to find a value near each mean."""
 _UNIT = "fairlead unit"
 
@@ -113,7 +121,8 @@ class Warehouse:
                     *(f"{COVARIATE}{column}" for column in before.get(metric.name, ())),
                 )
             rows = _unit_rows(events, by, unit, pieces, before)
-            moments, units, caveats = _moments(rows, by, columns, pieces, before, log)
+            moments, units, caveats = _moments(rows, by, columns, log)
+            caveats = _left_out(plain, events, unit, log) | caveats
         quantiles: dict[str, dict[Group, Estimate]] = {}
         for metric in metrics:
             if metric.kind == "quantile":
@@ -156,7 +165,8 @@ class Warehouse:
     ) -> tuple[dict[Group, Estimate], dict[Group, int]]:
         assert metric.q is not None and metric.field is not None  # noqa: S101,PT018 - a quantile has both
         value = events[metric.field].cast("float64")
-        kept = events.filter(where_of(metric, events), value.notnull(), ~value.isnan())
+        # +inf is a value: what never came back is slower than all others.
+        kept = events.filter(where_of(metric, events), is_finite(value) | (value == float("inf")))
         value = kept[metric.field].cast("float64")
         q = metric.q
         first = _run(
@@ -254,8 +264,6 @@ def _moments(
     rows: ir.Table,
     by: Sequence[str],
     columns: Mapping[str, tuple[str, ...]],
-    pieces: Mapping[str, Mapping[str, Any]],
-    covariates: Mapping[str, Sequence[str]],
     log: list[str],
 ) -> tuple[dict[str, dict[Group, Moments]], dict[Group, int], dict[str, tuple[str, ...]]]:
     groups = tuple(f"group {name}" for name in by)
@@ -267,16 +275,14 @@ def _moments(
     moments: dict[str, dict[Group, Moments]] = {}
     for name, names in columns.items():
         whole = all(
-            row[f"count {column}"] == row["n"] and math.isfinite(row[f"sum {column}"] or 0.0)
+            row[f"count {column}"] == row["n"] and _is_finite(row[f"sum {column}"])
             for row in found
             for column in names
         )
         rows_of = found
         if not whole:
             # Rare: one more pass, over the rows in which this metric has all its values.
-            valid = [
-                rows[column].notnull() & ~rows[column].isnan() & ~rows[column].isinf() for column in names
-            ]
+            valid = [is_finite(rows[column].cast("float64")) for column in names]
             rows_of = _run(_sums(rows.filter(*valid), groups, {name: names}, near), log)
             left = sum(units.values()) - sum(int(row["n"]) for row in rows_of)
             caveats[name] = (f"{left:,} units without a finite value are left out",)
@@ -284,16 +290,37 @@ def _moments(
     return moments, units, caveats
 
 
+def _left_out(
+    metrics: Sequence[Metric], events: ir.Table, unit: str | None, log: list[str]
+) -> dict[str, tuple[str, ...]]:
+    """How many events do not count for want of a finite value, by metric whose columns are sums of events."""
+    asked: dict[str, Any] = {}
+    for metric in metrics:
+        needed = values_of(metric, events) if unit is not None or metric.where else []
+        for value in needed:
+            missing = ibis.ifelse(is_finite(value), 0, 1)
+            asked[metric.name] = (
+                missing if metric.name not in asked else ibis.greatest(asked[metric.name], missing)
+            )
+    if not asked:
+        return {}
+    found = _run(events.aggregate(**{name: missing.sum() for name, missing in asked.items()}), log)[0]
+    return {
+        name: (f"{int(count):,} events without a finite value do not count",)
+        for name, count in found.items()
+        if count
+    }
+
+
 def _near(rows: ir.Table, columns: Sequence[str], log: list[str]) -> dict[str, float]:
     """A value near the mean of each column, from the first rows: sums about it lose no digits."""
     first = rows.limit(_LOOK)
+    values = {column: first[column].cast("float64") for column in columns}
     found = _run(
         first.aggregate(
             **{
-                f"near {column}": ibis.ifelse(
-                    first[column].isnan() | first[column].isinf(), None, first[column]
-                ).mean()
-                for column in columns
+                f"near {column}": ibis.ifelse(is_finite(value), value, ibis.null("float64")).mean()
+                for column, value in values.items()
             }
         ),
         log,
@@ -375,6 +402,10 @@ def _run(expression: ir.Table, log: list[str]) -> list[dict[str, Any]]:
 
 def _group(row: Mapping[str, Any], names: Sequence[str]) -> Group:
     return tuple("" if row[name] is None else str(row[name]) for name in names)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _round(value: float) -> float:

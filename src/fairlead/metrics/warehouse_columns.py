@@ -80,11 +80,11 @@ def pieces_of(metric: Metric, events: ir.Table, unit: str | None) -> dict[str, A
         # A row that is a unit of its own, and counts always, is a plain mean; anything else is a ratio of sums.
         if unit is None and counts is None and weight is None:
             return {name: value}
-        there = value.notnull()
+        there = is_finite(value)
         return {name: column(value, there), f"{name} events": column(one, there)}
     if metric.kind == "ratio":
         above, below = (_number(events[field]) for field in (metric.field, metric.denominator))
-        there = above.notnull() & below.notnull()
+        there = is_finite(above) & is_finite(below)
         return {name: column(above, there), f"{name} below": column(below, there)}
     formula = metric.parsed_formula
     if formula is not None:
@@ -132,9 +132,27 @@ def _comparable(column: Any, value: object) -> Any:
     if isinstance(value, str):
         return column
     number = _number(column)
-    return (
-        ibis.ifelse(number.isnan(), ibis.null("float64"), number) if column.type().is_floating() else number
-    )
+    if not column.type().is_floating():
+        return number
+    is_number = is_finite(number) | (number == float("inf")) | (number == float("-inf"))
+    return ibis.ifelse(is_number, number, ibis.null("float64"))
+
+
+def values_of(metric: Metric, events: ir.Table) -> list[Any]:
+    """The values of an event without which it does not count."""
+    names = [metric.field] if metric.kind == "mean" else []
+    if metric.kind == "ratio":
+        names = [metric.field, metric.denominator]
+    return [_number(events[name]) for name in names]
+
+
+def is_finite(value: Any) -> Any:
+    """Whether a number is there and finite; unknown where it is missing.
+
+    Not by isnan: DuckDB (1.5) takes a Parquet file's least and largest value for the whole truth, and finds no NaN in a
+    column that has some. A NaN or an infinity less itself is NaN on every engine, and never 0.
+    """
+    return (value - value) == 0.0
 
 
 def _number(column: Any) -> Any:

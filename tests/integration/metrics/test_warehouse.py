@@ -172,6 +172,22 @@ def test_a_value_that_is_missing_or_not_finite_is_left_out_and_counted(hole: flo
     assert family.caveats["x"] == ("1 units without a finite value are left out",)
 
 
+def test_holes_in_a_parquet_file_are_seen_though_its_statistics_hide_them(tmp_path: Path) -> None:
+    # A writer leaves NaN out of the least and the largest value, and a reader may believe that there is none.
+    table = pa.table({"user": [1, 1, 2, 2], "x": [1.0, math.nan, 3.0, math.inf]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    source = Warehouse.of_files([tmp_path / "t.parquet"])
+    rows = source.measure([metric("x", "mean", "x")])
+    assert (rows.moments["x"][()].n, rows.moments["x"][()].mean("x")) == (2, 2.0)
+    assert rows.caveats["x"] == ("2 units without a finite value are left out",)
+    users = source.measure([metric("x", "mean", "x", unit_field="user")])
+    assert (users.moments["x"][()].n, users.moments["x"][()].mean("x")) == (2, 2.0)
+    assert users.caveats["x"] == ("2 events without a finite value do not count",)
+    counted = source.measure([metric("small", "proportion", "not (x > 2)")])
+    assert counted.moments["small"][()].mean("small") == 0.25
+    assert source.measure([metric("q", "quantile", "x", q=0.5)]).quantiles["q"][()].n == 3
+
+
 CONDITIONS = [
     "status >= 500",
     "status in (500, 503) or country is None",
