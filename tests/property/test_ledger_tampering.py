@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairlead.errors import BrokenDocument
+from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.ledger import Head, Ledger
-from fairlead.ledger.entry import GENESIS, open_payload, sealed
+from fairlead.ledger.entry import GENESIS, identified, open_payload, sealed
 from fairlead.store import Database
 from tests.unit.ledger.contract import decision, figure
 
@@ -177,6 +177,20 @@ def test_any_insertion_is_found(
     if number not in range(1, COUNT + 1):
         again = (number, *rows[source][1:3], "cd" * 32, *rows[source][4:])
         assert is_found(database, path, [*rows, again], None, None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=250), number=st.floats() | st.integers())
+def test_whatever_is_accepted_comes_back_as_it_was(text: str, number: float):
+    try:
+        evidence = figure(
+            definition=text, caveats=(text,), value=number, low=None, high=None, confidence=None
+        )
+    except InvalidInput:
+        return
+    id, encoded = identified(evidence)
+    entry = open_payload(sealed(encoded, Head(0, GENESIS), 1.0)[1])
+    assert (entry.body, entry.id) == (evidence, id)
 
 
 def _flip(value: str | bytes, at: int) -> str | bytes:

@@ -82,13 +82,10 @@ def audit(connection: sa.Connection, expect: Head | None) -> AuditReport:
 
 def _problems(row: Any, before: Head) -> Iterator[str]:
     number = row.number
-    if number > before.number + 1:
-        missing = (
-            f"entry {number - 1} is"
-            if number == before.number + 2
-            else f"{before.number + 1} to {number - 1} are"
-        )
-        yield f"{'entries ' if missing[0].isdigit() else ''}{missing} missing"
+    if number == before.number + 2:
+        yield f"entry {number - 1} is missing"
+    elif number > before.number + 2:
+        yield f"entries {before.number + 1} to {number - 1} are missing"
     elif number <= before.number:
         yield f"entry {number}: stands after entry {before.number}"
     try:
@@ -112,7 +109,7 @@ def _head_problems(connection: sa.Connection, last: Head) -> Iterator[str]:
         yield f"the ledger's own head: there are {len(heads)}, not one"
         return
     number, hash = heads[0]
-    if not isinstance(number, int) or number > last.number:
+    if isinstance(number, int) and number > last.number:
         yield f"the ledger's own head names entry {number!s:.20}, the last one is {last.number}: the end was cut off"
     elif (number, hash) != (last.number, last.hash):
         yield f"the ledger's own head names another entry {number!s:.20} than the one that is last"

@@ -23,10 +23,8 @@ _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _WHOLE = 2**63 - 1
 
 
-def checked_name(name: str, value: object, *, may_be_empty: bool = False) -> str:
+def checked_name(name: str, value: object) -> str:
     """One line of up to 200 characters, with no space around it."""
-    if value == "" and may_be_empty:
-        return ""
     text = _text(name, value, LONGEST_NAME, allowed="")
     if text != text.strip():
         raise InvalidInput(f"{name}: {text[:80]!r} has space around it; take it off")
@@ -84,9 +82,8 @@ def _text(name: str, value: object, longest: int, *, allowed: str) -> str:
     for character in value:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in allowed:
             raise InvalidInput(f"{name}: it holds the control character U+{ord(character):04X}; take it out")
-    return str.__str__(
-        value
-    )  # of numpy's str, or of a member of an enum: the text alone, which can be encoded
+    # Of a member of an enum, or of numpy's str, the text alone: it is what can be encoded.
+    return str.__str__(value)
 
 
 def _short(value: object) -> str:

@@ -84,9 +84,8 @@ class Database:
         Safe to call at each start and from many processes at once: one migrates, the others wait for it. All or
         nothing, also when it is killed. Raises DatabaseTooNew, DatabaseUnavailable or NoSpace.
         """
-        from fairlead.store.migration import (
-            migrate,
-        )  # alembic is slow to import, and most processes need it once
+        # Here, since Alembic takes longer to import than all the rest, and who only reads does not need it.
+        from fairlead.store.migration import migrate
 
         self._driver.create()
         migrate(self._reading, self._writing, self.name)

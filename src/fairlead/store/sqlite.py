@@ -35,14 +35,8 @@ _FILE = "fairlead_file"
 _LOOK = 0.005
 """Seconds within which one attempt looks for the writer's place. SQLite's own pauses grow to 0.1 s, and those who write
 without a pause take turns past the one who pauses."""
-_NO_SPACE = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR_WRITE,
-        sqlite3.SQLITE_IOERR_SHMSIZE,
-        sqlite3.SQLITE_IOERR_TRUNCATE,
-    }
-)
+# SQLite says FULL for ENOSPC alone; a quota and the file-size limit are an IOERR to it.
+_NO_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _NO_DATABASE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _REFUSED = frozenset(
@@ -119,7 +113,7 @@ class SqliteDriver:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(str(self._path))}?mode={mode}",
+            f"file:{quote(os.fsencode(self._path))}?mode={mode}",
             uri=True,
             timeout=self._timeout,
             isolation_level=None,  # transactions begin where we say, not where sqlite3 guesses

@@ -127,6 +127,31 @@ class LedgerContract:
         assert [entry.number for entry in ledger.entries(after=140)] == list(range(141, 151))
         assert list(ledger.entries(after=150)) == []
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "' OR 1=1 --",
+            '"; DROP TABLE fairlead_ledger; --',
+            "100 % of _users_",
+            "back\\slash",
+            ":name %(name)s %s ? $1",
+            "[bold]red[/bold]",
+            "שלום 🚢 café cafe\u0301",
+            "\u202egnp.exe",
+            "\U0010ffff",
+            "x" * 200,
+        ],
+    )
+    def test_any_name_is_a_name(self, ledger: Ledger, name: str):
+        ledger.record_evidence(figure(change="other", metric="other"))
+        id = ledger.record_evidence(figure(change=name, metric=name, segment=name, definition=name))
+        ledger.record_decision(decision(id, change=name))
+        ledger.freeze(name, name.encode())
+        assert [entry.body.segment for entry in ledger.evidence(name, name)] == [name]
+        assert [entry.number for entry in ledger.entries(change=name)] == [2, 3, 4]
+        assert ledger.frozen(name).name == name
+        assert ledger.verify().problems == ()
+
     def test_entries_are_narrowed_by_change_and_kind(self, ledger: Ledger):
         ledger.record_evidence(figure())
         ledger.record_decision(decision())
