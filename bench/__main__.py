@@ -33,6 +33,7 @@ ROOMS = (
     "home_feed",
     "remote_config",
     "warehouse",
+    "ledger",
 )
 """In the order of the table; a room without a module is named on stderr and left out."""
 
