@@ -1,12 +1,14 @@
-"""Real servers for the tests beside it: started once a module, ended by handle."""
+"""Real servers for the tests beside it: a Redis once a module, a PostgreSQL once for all; ended by handle."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
-from fairlead.testing import RedisCluster, RedisServer
+from fairlead.testing import PostgresServer, RedisCluster, RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +40,27 @@ def redis_cluster(redis_cluster_module: RedisCluster) -> RedisCluster:
         node.resume()
         node.command("FLUSHALL")
     return redis_cluster_module
+
+
+@pytest.fixture(scope="session")
+def postgres_session() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_session: PostgresServer) -> PostgresServer:
+    """Running; its database `postgres` may hold anything."""
+    if not postgres_session.pid:
+        postgres_session.start()
+    postgres_session.resume()
+    return postgres_session
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """Of an empty database of the test's own."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"postgresql://postgres@127.0.0.1:{postgres.port}/{name}"
