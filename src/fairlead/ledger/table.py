@@ -28,8 +28,8 @@ LEDGER = sa.Table(
     sa.Column("change", sa.Text, nullable=False),
     sa.Column("metric", sa.Text, nullable=False),
 )
-sa.Index("fairlead_ledger_of", LEDGER.c.change, LEDGER.c.kind, LEDGER.c.metric, LEDGER.c.number)
-sa.Index("fairlead_ledger_metric", LEDGER.c.kind, LEDGER.c.metric, LEDGER.c.number)
+sa.Index("fairlead_ledger_change", LEDGER.c.change, LEDGER.c.number)
+sa.Index("fairlead_ledger_change_kind", LEDGER.c.change, LEDGER.c.kind, LEDGER.c.number)
 HEAD = sa.Table(
     "fairlead_ledger_head",
     METADATA,
