@@ -43,6 +43,9 @@ _AUDIT = "run fairlead audit verify"
 _ROWS = sa.select(
     LEDGER.c.number, LEDGER.c.hash, sa.type_coerce(LEDGER.c.payload, sa.types.NullType()).label("payload")
 )
+_KNOWN = sa.select(LEDGER.c.number).where(LEDGER.c.id == sa.bindparam("id"))
+_ADD = sa.insert(LEDGER)
+_MOVE = sa.update(HEAD).values(number=sa.bindparam("to_number"), hash=sa.bindparam("to_hash"))
 _HEAD = sa.select(HEAD.c.number, HEAD.c.hash)
 _LAST = sa.select(LEDGER.c.number, LEDGER.c.hash).order_by(LEDGER.c.number.desc()).limit(1)
 
@@ -173,8 +176,7 @@ class Ledger:
             raise InvalidInput(f"expected {kind.__name__}, got {type(body).__name__}")
         id, encoded = identified(body)
         with self._database.write() as connection:
-            known = connection.scalar(sa.select(LEDGER.c.number).where(LEDGER.c.id == id))
-            if known is None:
+            if connection.scalar(_KNOWN, {"id": id}) is None:
                 if isinstance(body, Decision):
                     _check_evidence(connection, body.evidence)
                 self._append(connection, body, id, encoded)
@@ -183,18 +185,9 @@ class Ledger:
     def _append(self, connection: sa.Connection, body: Body, id: str, encoded: bytes) -> None:
         new, payload = sealed(encoded, _head(connection), self._clock.utc())
         kind, change, metric = indexed(body)
-        connection.execute(
-            sa.insert(LEDGER).values(
-                number=new.number,
-                hash=new.hash,
-                payload=payload,
-                id=id,
-                kind=kind,
-                change=change,
-                metric=metric,
-            )
-        )
-        connection.execute(sa.update(HEAD).values(number=new.number, hash=new.hash))
+        row = {"number": new.number, "hash": new.hash, "payload": payload, "id": id}
+        connection.execute(_ADD, row | {"kind": kind, "change": change, "metric": metric})
+        connection.execute(_MOVE, {"to_number": new.number, "to_hash": new.hash})
 
     def _pages(self, *where: sa.ColumnElement[bool], after: int = 0) -> Iterator[Entry]:
         # A short transaction for each page: who reads slowly keeps no snapshot, and with it no old pages, alive.

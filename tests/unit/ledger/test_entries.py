@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from enum import StrEnum
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from fairlead.errors import BrokenDocument, InvalidInput
-from fairlead.ledger import Decision, Evidence, FrozenChange, Head, Ledger
+from fairlead.ledger import Decision, Evidence, FrozenChange, Head, Ledger, bounds
 from fairlead.ledger.entry import identified, open_payload, sealed
 from tests.unit.ledger.contract import decision, figure
 
@@ -231,3 +232,14 @@ def test_bytes_that_no_ledger_wrote_are_refused(payload: object):
 def test_what_is_no_head_is_refused(text: str):
     with pytest.raises(InvalidInput, match=r"^head: "):
         Head.parse(text)
+
+
+def test_what_is_refused_in_text_is_what_unicode_calls_control():
+    refused = {
+        chr(code) for code in range(0x11_0000) if unicodedata.category(chr(code)) in ("Cc", "Cs", "Zl", "Zp")
+    }
+    assert {chr(code) for code in range(0x11_0000) if bounds._IN_NAME.search(chr(code))} == refused
+    assert refused - {chr(code) for code in range(0x11_0000) if bounds._IN_PROSE.search(chr(code))} == {
+        "\n",
+        "\t",
+    }
