@@ -34,7 +34,7 @@ _WRITES = "fairlead_writes"
 _FILE = "fairlead_file"
 _LOOK = 0.005
 """Seconds within which one attempt looks for the writer's place. SQLite's own pauses grow to 0.1 s, and those who write
-without a pause take turns past the one who pauses."""
+without a pause take turns past the one who pauses (docs/decisions/0150)."""
 # SQLite says FULL for ENOSPC alone; a quota and the file-size limit are an IOERR to it.
 _NO_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _NO_DATABASE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
