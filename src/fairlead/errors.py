@@ -15,7 +15,7 @@
     │   ├── UnknownEvidence        the ledger holds no evidence of that id; also a KeyError
     │   ├── UnknownFlag            the flag document has no flag of that name; also a KeyError
     │   └── UnknownSystem          no installed system has that name; also a KeyError
-    ├── LedgerBroken               the ledger does not follow from its own head, so nothing is added to it
+    ├── LedgerBroken               an entry of the ledger, or its head, is not what was written
     ├── LoadCancelled              a load that several callers share was cancelled, though this caller was not
     ├── ModelRejected              a model file is not the one its manifest describes
     ├── MissingExtra               an optional dependency is not installed; also an ImportError
@@ -158,7 +158,7 @@ class UnknownSystem(InvalidInput, KeyError):
 
 
 class LedgerBroken(FairleadError):
-    """The last entry of the ledger is not the one that its head names, so the next would hide what happened."""
+    """An entry of the ledger, or its head, is not what was written: it is not handed out, and not continued."""
 
 
 class LoadCancelled(FairleadError):
