@@ -7,6 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
+# Before any test imports it: elsewhere its assertions say what they compared.
+pytest.register_assert_rewrite("tests.unit.ledger.contract")
+
 STRICT = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 

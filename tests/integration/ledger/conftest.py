@@ -10,8 +10,6 @@ import pytest
 from fairlead.ledger import Ledger
 from fairlead.store import Database
 
-pytest.register_assert_rewrite("tests.unit.ledger.contract")
-
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:

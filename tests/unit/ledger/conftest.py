@@ -8,8 +8,6 @@ import pytest
 from fairlead.ledger import Ledger
 from fairlead.store import Database
 
-pytest.register_assert_rewrite("tests.unit.ledger.contract")
-
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
