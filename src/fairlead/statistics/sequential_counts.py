@@ -15,17 +15,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scipy import special
-
 from fairlead.errors import InvalidInput
 from fairlead.statistics.estimate import checked_confidence
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
+from fairlead.statistics.mixtures import beta_log_e, dirichlet_log_e
 from fairlead.statistics.sequential_means import tuned_information
 from fairlead.statistics.tails import LEAST, is_number
 
 __all__ = ["SequentialCounts", "multinomial_log_e_value", "sequential_counts"]
 
 _LARGEST = 700.0
+_IMPOSSIBLE = 1e-200
+"""A probability that counts as none."""
 _ALPHA = 0.05
 """The level that the mixture is tuned for; it holds at every level."""
 
@@ -125,42 +126,21 @@ def multinomial_log_e_value(counts: Sequence[int], shares: Sequence[float], *, t
     >>> round(multinomial_log_e_value([1], [1.0], tuned_for=10), 12)
     0.0
     """
-    strength = tuned_strength(tuned_for)
-    n = sum(counts)
-    log_e = float(special.gammaln(strength) - special.gammaln(strength + n))
-    for count, share in zip(counts, shares, strict=True):
-        if share == 0:  # a cell that nothing may fall into settles the matter
-            if count:
-                return math.inf
-            continue
-        part = strength * share
-        log_e += float(special.gammaln(part + count) - special.gammaln(part)) - count * math.log(share)
-    return log_e
+    used = [(count, share) for count, share in zip(counts, shares, strict=True) if share >= _IMPOSSIBLE]
+    if sum(count for count, _ in used) < sum(counts):  # a cell that nothing may fall into settles the matter
+        return _LARGEST
+    if len(used) < 2:
+        return 0.0
+    cells, parts = zip(*used, strict=True)
+    return float(dirichlet_log_e(cells, parts, tuned_strength(tuned_for)))
 
 
 def log_e_value(successes: int, n: int, p: float, strength: float, alternative: str) -> float:
     """log of the beta-binomial e-value against a success probability of p (at most p: greater; at least: less)."""
-    failures = n - successes
-    if p <= 0 or p >= 1:  # nothing to bet on: it is settled, one way or the other
-        impossible = successes if p <= 0 else failures
-        return _LARGEST if impossible and alternative != ("less" if p <= 0 else "greater") else 0.0
-    a, b = strength * p, strength * (1 - p)
-    log_e = (
-        float(special.betaln(a + successes, b + failures) - special.betaln(a, b))
-        - special.xlogy(successes, p)
-        - special.xlog1py(failures, -p)
-    )
-    if alternative == "greater":
-        log_e += _log_tail(b + failures, a + successes, 1 - p) - _log_tail(b, a, 1 - p)
-    elif alternative == "less":
-        log_e += _log_tail(a + successes, b + failures, p) - _log_tail(a, b, p)
-    return max(-_LARGEST, float(log_e))
-
-
-def _log_tail(a: float, b: float, x: float) -> float:
-    """log P(Beta(a, b) < x)."""
-    below = float(special.betainc(a, b, x))
-    return math.log(below) if below > 0 else -2 * _LARGEST
+    if min(p, 1 - p) < _IMPOSSIBLE:  # nothing to bet on: it is settled, one way or the other
+        impossible = successes if p < 0.5 else n - successes
+        return _LARGEST if impossible and alternative != ("less" if p < 0.5 else "greater") else 0.0
+    return max(-_LARGEST, float(beta_log_e(successes, n, p, strength, alternative)))
 
 
 def _share_end(successes: int, n: int, strength: float, side: str, alpha: float) -> float:

@@ -16,11 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from scipy import special
-
 from fairlead.errors import InvalidInput, NotEstimable, TooFewUnits
 from fairlead.statistics.effect import ArmFigure, Effect, compare
 from fairlead.statistics.hypothesis import Hypothesis
+from fairlead.statistics.mixtures import normal_log_e
 from fairlead.statistics.tails import LEAST
 
 __all__ = ["SequentialEffect", "sequential_effect"]
@@ -95,7 +94,7 @@ def sequential_effect(effect: Effect, *, tuned_for: int) -> SequentialEffect:
         caveats=(effect.caveat,),
         critical=_critical(alpha, information, one_sided),
     )
-    log_e = _log_e_value(_statistic(effect, hypothesis), information, hypothesis)
+    log_e = float(normal_log_e(_statistic(effect, hypothesis), information, hypothesis.alternative))
     return SequentialEffect(
         effect=replace(always, p_value=min(1.0, max(LEAST, math.exp(-max(0.0, min(_LARGEST, log_e)))))),
         log_e_value=log_e,
@@ -118,27 +117,16 @@ def _statistic(effect: Effect, hypothesis: Hypothesis) -> float:
     return distance / math.hypot(effect.arm_errors[1], hypothesis.ratio * effect.arm_errors[0])
 
 
-def _log_e_value(z: float, information: float, hypothesis: Hypothesis) -> float:
-    """log of the normal mixture's likelihood ratio at `z` standard errors; information is n·ρ²."""
-    shrink = information / (1 + information)
-    both = shrink * z * z / 2 - math.log1p(information) / 2
-    if hypothesis.alternative == "two_sided":
-        return both
-    side = z if hypothesis.alternative == "greater" else -z
-    return both + math.log(2) + float(special.log_ndtr(side * math.sqrt(shrink)))
-
-
 def _critical(alpha: float, information: float, one_sided: bool) -> float:
     """Standard errors at which the e-value reaches 1/alpha."""
     if not one_sided:
         return math.sqrt((1 + information) / information * (math.log1p(information) - 2 * math.log(alpha)))
-    above = Hypothesis(alternative="greater")
     low, high = 0.0, 1.0
-    while _log_e_value(high, information, above) < -math.log(alpha):
+    while float(normal_log_e(high, information, "greater")) < -math.log(alpha):
         high *= 2
     for _ in range(80):
         middle = (low + high) / 2
-        if _log_e_value(middle, information, above) < -math.log(alpha):
+        if float(normal_log_e(middle, information, "greater")) < -math.log(alpha):
             low = middle
         else:
             high = middle
