@@ -26,6 +26,8 @@ from fairlead.statistics import (
     sequential_quantile_interval,
     sequential_sample_ratio,
 )
+from fairlead.statistics.mixtures import normal_log_e
+from fairlead.statistics.sequential_means import FEWEST, cautious_errors, tuned_information
 from tests.calibration.fixed import ALPHA, USERS, Rng, scenario, users
 from tests.calibration.row import Scenario
 
@@ -61,6 +63,31 @@ def _ever(
             sequential_effect(compare(c, t), tuned_for=2000).effect.p_value <= ALPHA
             for c, t in _paths(rng, columns, arms, share)
         )
+
+    return run
+
+
+def _at_every_unit(draw: Callable[[Rng, int], np.ndarray], share: float, n: int) -> Callable[[Rng], bool]:
+    """A/A with a look after each unit, computed for all looks at once as `sequential_effect` does for one."""
+    information = tuned_information(ALPHA) * np.arange(1, n + 1) / (n // 5)
+
+    def run(rng: Rng) -> bool:
+        y, treated = draw(rng, n), rng.random(n) < share
+        sizes, means, errors = [], [], []
+        for arm in (~treated, treated):
+            size = np.cumsum(arm)
+            with np.errstate(invalid="ignore", divide="ignore"):  # before the first units of an arm
+                mean = np.cumsum(y * arm) / size
+                square = np.maximum(0.0, np.cumsum(y * y * arm) - size * mean * mean) / (size - 1)
+                errors.append(np.sqrt(square / size))
+            sizes.append(size)
+            means.append(mean)
+        seen = np.minimum(*sizes) >= FEWEST
+        safe = cautious_errors([e[seen] for e in errors], [size[seen] for size in sizes])
+        spread = np.hypot(*safe)
+        varies = spread > 0
+        z = (means[1][seen] - means[0][seen])[varies] / spread[varies]
+        return bool((normal_log_e(z, information[seen][varies], "two_sided") >= -math.log(ALPHA)).any())
 
     return run
 
@@ -223,17 +250,23 @@ _FALSE, _COVERAGE, _POWER = "false positive rate", "coverage", "power"
 SCENARIOS: tuple[Scenario, ...] = (
     scenario("mean, watched", "skewed, 25 looks from 100 to 10,000 users", _FALSE, 0.05, 0.0, 401,
              _ever(("y",), (_skewed(), _skewed()), _mean), "at most", one_in=5),
-    scenario("mean, watched", "skewed, a tenth in treatment, 25 looks", _FALSE, 0.05, 0.02, 402,
+    scenario("mean, watched", "skewed, a tenth in treatment, 25 looks", _FALSE, 0.05, 0.0, 402,
              _ever(("y",), (_skewed(), _skewed()), _mean, 0.1), "at most", one_in=5),
     scenario("mean, watched", "skewed, +20 %, all of 25 looks",
              _COVERAGE, 0.95, 0.0, 403, _covers_always, "at least", one_in=5),
-    scenario("mean, watched, 10 % worse", "gamma, exactly 10 % worse, 25 looks", _FALSE, 0.05, 0.005, 404,
+    scenario("mean, watched", "skewed, 1 % in treatment, a look at each of 50,000 users", _FALSE, 0.05, 0.0, 440,
+             _at_every_unit(lambda rng, n: rng.lognormal(size=n), 0.01, 50_000), "at most", one_in=2),
+    scenario("mean, watched", "1 in 1,000, 1 % in treatment, a look at each of 50,000 users", _FALSE, 0.05, 0.0, 441,
+             _at_every_unit(lambda rng, n: (rng.random(n) < 0.001).astype(float), 0.01, 50_000), "at most", one_in=2),
+    scenario("mean, watched", "1 in 100, 5 % in treatment, a look at each of 20,000 users", _FALSE, 0.05, 0.0, 442,
+             _at_every_unit(lambda rng, n: (rng.random(n) < 0.01).astype(float), 0.05, 20_000), "at most", one_in=2),
+    scenario("mean, watched, 10 % worse", "gamma, exactly 10 % worse, 25 looks", _FALSE, 0.05, 0.0, 404,
              _ever(("y",), (_gamma(), _gamma(1.1)), _mean_beyond_limit), "at most", one_in=5),
     scenario("mean, watched", "found by twice the units of one look",
              _POWER, 0.8, 0.02, 405, _found_in_time, "at least"),
-    scenario("ratio, watched", "clustered users, 25 looks", _FALSE, 0.05, 0.01, 406,
+    scenario("ratio, watched", "clustered users, 25 looks", _FALSE, 0.05, 0.0, 406,
              _ever(USERS, (_watch_ratio, _watch_ratio), _click_rate), "at most", one_in=5),
-    scenario("CUPED, watched", "clustered users, 25 looks", _FALSE, 0.05, 0.01, 407,
+    scenario("CUPED, watched", "clustered users, 25 looks", _FALSE, 0.05, 0.0, 407,
              _ever(USERS, (_watch_ratio, _watch_ratio), _clicks_adjusted), "at most", one_in=5),
     scenario("count, watched", "1 % in treatment, 25 looks at 2,000 events", _FALSE, 0.05, 0.0, 411,
              _events(0.01, 1.0, Hypothesis()), "at most", one_in=5),

@@ -105,6 +105,9 @@ def compare(
             f"all {control.n + treatment.n} units are alike within their arm, so a difference of "
             f"{treatment.value - control.value:g} has no scale to be judged by; check the column"
         )
+    for name, arm in (("control", control), ("treatment", treatment)):
+        if arm.below == 0 and arm.above == 0:
+            caveats = (*caveats, f"{name} does not vary: its {arm.n} units may only not have shown it yet")
     effect = treatment.value - control.value
     with_low, with_high = hypothesis.alternative != "less", hypothesis.alternative != "greater"
     relative_low, relative_high, why_not = _relative_interval(control, treatment, critical)

@@ -7,16 +7,24 @@ costs width: half as much again as the fixed interval where it is tightest, and 
 Behind it stands an e-value: a bet against the hypothesis whose expected value is at most 1 while the hypothesis
 holds, whenever one stops. 1 / e is a p-value at any time, and e-values of stages multiply.
 
-"Asymptotic" is the word to remember: it holds as the normal approximation does. Before some hundred units in each
-arm there is none, and it is refused.
+"Asymptotic" is the word to remember: it holds as the normal approximation does. Before some fifty units in each
+arm there is none, and it is refused. And its weak spot is the variance of a small arm: fifty treated users
+without an error have none, so the first errors of control look like proof. No arm is therefore believed to vary
+less than both do together.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from fairlead.errors import InvalidInput, NotEstimable, TooFewUnits
+from fairlead.statistics.clusters import FloatArray
 from fairlead.statistics.effect import ArmFigure, Effect, compare
 from fairlead.statistics.hypothesis import Hypothesis
 from fairlead.statistics.mixtures import normal_log_e
@@ -56,8 +64,9 @@ def sequential_effect(effect: Effect, *, tuned_for: int) -> SequentialEffect:
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic
     confidence sequences", Annals of Statistics 52, 2024 (arXiv:2103.06476): Robbins' normal mixture with the estimated
-    variance, half-width σ̂·√((tρ² + 1)/(t²ρ²) · log((tρ² + 1)/α²)), and ρ chosen for a time t*. One-sided: the mixture
-    over the half-normal, inverted exactly.
+    variance (here never the smaller one, `cautious_errors`), half-width σ̂·√((tρ² + 1)/(t²ρ²) · log((tρ² + 1)/α²)), and
+    ρ chosen for a time t* (read: the abstract, and both formulas in the authors' R code, `std_conjmix_margin` and
+    `best_rho2_approx`). One-sided: the mixture over the half-normal, inverted exactly.
 
     >>> from fairlead.statistics import Moments, mean_effect
     >>> c = Moments(columns=("y",), n=500, means=(10.0,), products=((499.0,),))
@@ -81,9 +90,11 @@ def sequential_effect(effect: Effect, *, tuned_for: int) -> SequentialEffect:
     one_sided = hypothesis.alternative != "two_sided"
     alpha = 1 - effect.confidence
     information = (effect.n_control + effect.n_treatment) / tuned_for * _tuning(alpha, one_sided)
+    sizes = effect.n_control, effect.n_treatment
+    errors = [float(error) for error in cautious_errors(effect.arm_errors, sizes)]
     figures = (
-        ArmFigure(effect.control, effect.arm_errors[0], effect.arm_errors[0], effect.n_control),
-        ArmFigure(effect.treatment, effect.arm_errors[1], effect.arm_errors[1], effect.n_treatment),
+        ArmFigure(effect.control, errors[0], errors[0], sizes[0]),
+        ArmFigure(effect.treatment, errors[1], errors[1], sizes[1]),
     )
     always = compare(
         *figures,
@@ -94,7 +105,7 @@ def sequential_effect(effect: Effect, *, tuned_for: int) -> SequentialEffect:
         caveats=(effect.caveat,),
         critical=_critical(alpha, information, one_sided),
     )
-    log_e = float(normal_log_e(_statistic(effect, hypothesis), information, hypothesis.alternative))
+    log_e = float(normal_log_e(_statistic(*figures, hypothesis), information, hypothesis.alternative))
     return SequentialEffect(
         effect=replace(always, p_value=min(1.0, max(LEAST, math.exp(-max(0.0, min(_LARGEST, log_e)))))),
         log_e_value=log_e,
@@ -111,10 +122,26 @@ def _tuning(alpha: float, one_sided: bool) -> float:
     return tuned_information(min(0.999, 2 * alpha) if one_sided else alpha)
 
 
-def _statistic(effect: Effect, hypothesis: Hypothesis) -> float:
-    assert effect.arm_errors is not None  # noqa: S101 - refused before; for the type checker
-    distance = effect.treatment - hypothesis.ratio * effect.control - hypothesis.difference
-    return distance / math.hypot(effect.arm_errors[1], hypothesis.ratio * effect.arm_errors[0])
+def cautious_errors(errors: Sequence[ArrayLike], sizes: Sequence[ArrayLike]) -> tuple[FloatArray, FloatArray]:
+    """Both arms' standard errors, neither from a smaller variance of units than that of both arms together.
+
+    Where arms vary alike this costs nothing in the long run. Without it, a watched A/A at 1 % of the traffic
+    raises false alarms in 90 of 100 runs when one unit in a thousand has an event, and in 11 for lognormal values.
+    """
+    n = [np.asarray(size, dtype=np.float64) for size in sizes]
+    # Scaled first: the square of a small error underflows to 0.
+    scale = np.maximum(np.maximum(errors[0], errors[1]), sys.float_info.min)
+    variances = [(np.asarray(error) / scale) ** 2 * size for error, size in zip(errors, n, strict=True)]
+    pooled = sum(v * (size - 1) for v, size in zip(variances, n, strict=True)) / (n[0] + n[1] - 2)
+    control, treatment = (
+        scale * np.sqrt(np.maximum(v, pooled) / size) for v, size in zip(variances, n, strict=True)
+    )
+    return control, treatment
+
+
+def _statistic(control: ArmFigure, treatment: ArmFigure, hypothesis: Hypothesis) -> float:
+    distance = treatment.value - hypothesis.ratio * control.value - hypothesis.difference
+    return distance / math.hypot(treatment.below, hypothesis.ratio * control.below)
 
 
 def _critical(alpha: float, information: float, one_sided: bool) -> float:

@@ -231,3 +231,25 @@ def test_a_ratio_can_be_watched_too() -> None:
     assert watched.low < fixed.low < fixed.high < watched.high
     assert watched.relative_low < fixed.relative_low
     assert "delta method" in watched.method
+
+
+def test_a_small_arm_without_an_event_is_no_proof() -> None:
+    # 1 % of units have an event; of 50 treated units none had. Six in ten A/A runs begin like this.
+    control = Moments(columns=("y",), n=5000, means=(0.01,), products=((5000 * 0.01 * 0.99,),))
+    treatment = Moments(columns=("y",), n=50, means=(0.0,), products=((0.0,),))
+    fixed = mean_effect(control, treatment, "y")
+    assert "treatment does not vary" in fixed.caveat
+    watched = sequential_effect(fixed, tuned_for=5000)
+    assert watched.effect.p_value == 1.0
+    assert watched.effect.low < 0 < watched.effect.high
+    assert watched.effect.relative_low < 0 < watched.effect.relative_high
+
+
+def test_arms_that_vary_alike_are_watched_with_their_own_errors() -> None:
+    fixed = mean_effect(arm(1, 300), arm(1.1, 2000), "y")
+    assert sequential_effect(fixed, tuned_for=2000).effect.standard_error == pytest.approx(
+        fixed.standard_error
+    )
+    more = mean_effect(arm(1, 2000), arm(1.1, 300, variance=4.0), "y")  # and a larger variance is believed
+    assert sequential_effect(more, tuned_for=2000).effect.arm_errors[1] == pytest.approx(more.arm_errors[1])
+    assert sequential_effect(more, tuned_for=2000).effect.arm_errors[0] > more.arm_errors[0]
