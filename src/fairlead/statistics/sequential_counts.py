@@ -92,10 +92,13 @@ def sequential_counts(
     strength = tuned_strength(tuned_for)
     odds = treatment_share / (1 - treatment_share)
     null = hypothesis.ratio * odds / (1 + hypothesis.ratio * odds)
-    log_e = log_e_value(
-        count_treatment, count_control + count_treatment, null, strength, hypothesis.alternative
-    )
     side = hypothesis.alternative
+    # Two-sided: half of the stake on each side, of which the better one counts. Then this and the interval, whose
+    # ends are one-sided at alpha/2, are one test.
+    sides = ("greater", "less") if side == "two_sided" else (side,)
+    log_e = max(
+        log_e_value(count_treatment, count_control + count_treatment, null, strength, each) for each in sides
+    ) - math.log(len(sides))
 
     def end(which: str, alpha: float) -> float:
         share = _share_end(count_treatment, count_control + count_treatment, strength, which, alpha)
@@ -164,7 +167,7 @@ def _edge(rejected: Callable[[float], bool], outside: float, inside: float) -> f
         return outside
     for _ in range(60):
         middle = (low + high) / 2
-        if middle in (low, high):
+        if middle in (low, high) or abs(high - low) < 1e-12 * high:
             break
         if rejected(middle):
             low = middle
