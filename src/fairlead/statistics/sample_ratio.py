@@ -15,15 +15,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from scipy import special
 
 from fairlead.errors import InvalidInput, TooFewUnits
+from fairlead.statistics.clusters import FloatArray
 from fairlead.statistics.sequential_counts import multinomial_log_e_value
 from fairlead.statistics.tails import LEAST, chi_square_tail, is_number
 
 __all__ = ["SampleRatio", "sample_ratio", "sequential_sample_ratio"]
 
-_FEW = 5.0
+_LISTED = 100_000
+"""Outcomes that are listed one by one for an exact test of three arms or more."""
 _LARGEST = 700.0
 
 
@@ -51,10 +54,11 @@ def sample_ratio(
     """Whether units fell to the arms as planned, for one look.
 
     observed: units by arm. expected: shares by arm, above 0, in any scale (1 and 1; 0.95 and 0.05). alpha: 0.001, as
-    every experiment is checked and a false alarm voids a good one. Exact for two arms where one expects fewer than
-    five units, else Pearson's chi-square. Raises InvalidInput, TooFewUnits.
+    every experiment is checked and a false alarm voids a good one. Exact for two arms, and for more while their
+    outcomes can be listed (three arms: 400 units); else Pearson's chi-square. Raises InvalidInput, TooFewUnits.
 
-    Source: Fabijan et al., "Diagnosing sample ratio mismatch in online controlled experiments", KDD 2019.
+    Source: Fabijan et al., "Diagnosing sample ratio mismatch in online controlled experiments", KDD 2019. Two arms:
+    twice the smaller binomial tail. More: the probability of all outcomes no likelier than this one.
 
     >>> found = sample_ratio({"control": 821_588, "treatment": 815_482}, {"control": 1, "treatment": 1})
     >>> found.verdict, f"{found.p_value:.1e}"     # 50.2 % to 49.8 %: χ² = 6,106² / 1,637,070 = 22.77
@@ -65,15 +69,18 @@ def sample_ratio(
     if n == 0:
         raise TooFewUnits("no units in any arm; wait for data")
     wanted = {arm: n * share for arm, share in shares.items()}
-    if len(counts) == 2 and min(wanted.values()) < _FEW:
+    if len(counts) == 2:
         first = next(iter(counts))
         k, p = counts[first], shares[first]
         above = 1.0 if k == 0 else float(special.betainc(k, n - k + 1, p))
         below = 1.0 if k == n else float(special.betainc(n - k, k + 1, 1 - p))
-        p_value, method = min(1.0, max(LEAST, 2 * min(above, below))), "exact binomial"
+        p_value, method = 2 * min(above, below), "exact binomial"
+    elif math.comb(n + len(counts) - 1, len(counts) - 1) <= _LISTED:
+        p_value, method = _no_likelier(list(counts.values()), list(shares.values())), "exact multinomial"
     else:
         statistic = sum((counts[arm] - wanted[arm]) ** 2 / wanted[arm] for arm in counts)
         p_value, method = chi_square_tail(statistic, len(counts) - 1), "chi-square"
+    p_value = min(1.0, max(LEAST, p_value))
     return _result(wanted, counts, p_value, alpha, method, None)
 
 
@@ -111,6 +118,24 @@ def sequential_sample_ratio(
             seen[arm] = seen.get(arm, 0) + counts[arm]
     p_value = min(1.0, max(LEAST, math.exp(-max(0.0, min(_LARGEST, log_e)))))
     return _result(wanted, seen, p_value, alpha, "multinomial e-process", log_e)
+
+
+def _no_likelier(counts: list[int], shares: list[float]) -> float:
+    """The probability of all outcomes of a multinomial that are no likelier than this one."""
+    outcomes = _outcomes(sum(counts), len(counts))
+    logs = outcomes @ np.log(shares) - special.gammaln(outcomes + 1).sum(axis=1)
+    own = float(np.dot(counts, np.log(shares)) - special.gammaln(np.add(counts, 1.0)).sum())
+    # Outcomes that mirror each other are equally likely but for the last digits.
+    no_likelier = logs[logs <= own + 1e-9 * max(1.0, abs(own))]
+    return math.exp(float(special.logsumexp(no_likelier)) + math.lgamma(sum(counts) + 1))
+
+
+def _outcomes(n: int, arms: int) -> FloatArray:
+    """All ways in which n units fall to the arms, shape (ways, arms)."""
+    if arms == 1:
+        return np.array([[float(n)]])
+    rest = [_outcomes(n - first, arms - 1) for first in range(n + 1)]
+    return np.concatenate([np.insert(part, 0, first, axis=1) for first, part in enumerate(rest)])
 
 
 def _result(

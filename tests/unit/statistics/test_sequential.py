@@ -253,3 +253,32 @@ def test_arms_that_vary_alike_are_watched_with_their_own_errors() -> None:
     more = mean_effect(arm(1, 2000), arm(1.1, 300, variance=4.0), "y")  # and a larger variance is believed
     assert sequential_effect(more, tuned_for=2000).effect.arm_errors[1] == pytest.approx(more.arm_errors[1])
     assert sequential_effect(more, tuned_for=2000).effect.arm_errors[0] > more.arm_errors[0]
+
+
+def test_a_split_with_a_rare_arm_is_judged_exactly() -> None:
+    # 15 where 6 were expected: chi-square says 0.0002 and voids the experiment; it happens to 1 in 700.
+    found = sample_ratio({"control": 585, "treatment": 15}, {"control": 99, "treatment": 1})
+    assert found.p_value == pytest.approx(2 * stats.binom.sf(14, 600, 0.01), rel=1e-9)
+    assert found.verdict == "as planned"
+    three = sample_ratio({"control": 95, "a": 5, "b": 0}, {"control": 98, "a": 1, "b": 1})
+    every = [(100 - a - b, a, b) for a in range(101) for b in range(101 - a)]
+    mass = stats.multinomial.pmf(every, 100, [0.98, 0.01, 0.01])
+    own = stats.multinomial.pmf((95, 5, 0), 100, [0.98, 0.01, 0.01])
+    assert three.p_value == pytest.approx(mass[mass <= own * (1 + 1e-7)].sum(), rel=1e-6)
+    assert (three.method, three.verdict) == ("exact multinomial", "as planned")
+
+
+@pytest.mark.parametrize("control", [0, 10**6, 10**12])
+def test_a_split_of_any_size_has_a_positive_p_value(control: int) -> None:
+    for treated in (1, 10**6 + 10**3, 10**12 - 3 * 10**6, 10**12):
+        for found in (
+            sample_ratio({"control": control, "treatment": treated}, {"control": 1, "treatment": 1}),
+            sequential_sample_ratio(
+                [({"control": control, "treatment": treated}, {"control": 1, "treatment": 1})],
+                tuned_for=10**4,
+            ),
+        ):
+            assert 0 < found.p_value <= 1
+    same = sample_ratio({"control": 10**12, "treatment": 10**12 - 3 * 10**6}, {"control": 1, "treatment": 1})
+    z = 3 * 10**6 / math.sqrt(2 * 10**12)  # of the difference of both counts
+    assert same.p_value == pytest.approx(2 * stats.norm.sf(z), rel=1e-4)
