@@ -91,7 +91,9 @@ def conclude(
             PhaseRecord(name=each.name, title=each.title, seconds=each.seconds, measured=each.measured)
             for each in plan.phases
         ),
-        metrics=tuple(metric_record(each) for each in (*load_metrics(plan.patience), *system.metrics)),
+        metrics=tuple(
+            metric_record(each) for each in (*load_metrics(plan.patience, plan.primary), *system.metrics)
+        ),
         figures=tuple(figures),
         targets=tuple(targets),
         simulated=tuple(system.simulated),

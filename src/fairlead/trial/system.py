@@ -134,6 +134,8 @@ class Plan:
     """Arrival rate of the normal phase, requests per second."""
     patience: float
     """Seconds after which the client gives up; counts as a timeout."""
+    primary: str = "latency_p99"
+    """The latency that the change is judged by, as `load_metrics` names it; the others are secondary."""
     workload: Mapping[str, str] = field(default_factory=dict)
     """The workload in words, for the report: distribution, keys, sizes."""
 
@@ -151,6 +153,11 @@ class Plan:
             if isinstance(number, bool) or not 0 < number < float("inf"):
                 raise InvalidInput(f"{name} {number!r} is not a positive number")
         _check_whole("cycles", self.cycles, 1, 10_000)
+        from fairlead.trial.definitions import load_metrics  # not needed to list systems
+
+        latencies = [metric.name for metric in load_metrics(self.patience) if metric.unit == "seconds"]
+        if self.primary not in latencies:
+            raise InvalidInput(f"primary {self.primary!r} is none of {', '.join(latencies)}")
 
     @property
     def cycle_seconds(self) -> float:

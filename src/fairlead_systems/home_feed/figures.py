@@ -25,12 +25,20 @@ ACCOUNT = (
 
 
 def _server(
-    name: str, title: str, kind: Kind, unit: str, *, field: str, denominator: str | None = None, measured: str
+    name: str,
+    title: str,
+    kind: Kind,
+    unit: str,
+    *,
+    field: str,
+    denominator: str | None = None,
+    measured: str,
+    guardrail: bool = False,
 ) -> Metric:
     return Metric(
         name=name,
         title=title,
-        role="secondary",
+        role="guardrail" if guardrail else "secondary",
         kind=kind,
         event="load_window",
         field=field,
@@ -110,7 +118,7 @@ METRICS: tuple[Metric, ...] = (
     _client("staleness_violations", "answers beyond the bound", "count", "answers",
             field=None, q=None, where=f"staleness_seconds > {STALENESS_BOUND:g}", measured=_STALENESS),
     _server("safety_staleness_max", "staleness of labels, max", "maximum", "seconds",
-            field="staleness_seconds of the field safety", measured=_FIELD),
+            field="staleness_seconds of the field safety", measured=_FIELD, guardrail=True),
     _server("popularity_staleness_p99", "staleness of popularity p99", "mean", "seconds",
             field="99th percentile of staleness_seconds of the field popularity", measured=_FIELD),
     _client("age_p99", "data age p99", "quantile", "seconds",

@@ -11,7 +11,15 @@ from fairlead.metrics import Kind, Metric, Relation, Target
 from fairlead.statistics import quantile_interval
 from fairlead.trial import Arm, Figure, Phase, load_metrics
 from fairlead_systems.remote_config.configuration import STALENESS_BOUND
-from fairlead_systems.remote_config.system import FRONT_GONE, HUNG, INNER_GONE, KILLED, NORMAL, PATIENCE
+from fairlead_systems.remote_config.system import (
+    FRONT_GONE,
+    HUNG,
+    INNER_GONE,
+    KILLED,
+    NORMAL,
+    PATIENCE,
+    PRIMARY,
+)
 
 __all__ = ["METRICS", "TARGETS", "measure"]
 
@@ -76,7 +84,7 @@ METRICS: tuple[Metric, ...] = (
             measured=_AGE, client=True),
 )  # fmt: skip
 
-_BY_NAME = {metric.name: metric for metric in (*load_metrics(PATIENCE), *METRICS)}
+_BY_NAME = {metric.name: metric for metric in (*load_metrics(PATIENCE, PRIMARY), *METRICS)}
 _OWN = "our own: what one table must do at least to replace three services"
 
 

@@ -108,6 +108,8 @@ def test_plan_knows_how_long_it_takes():
         ({"rate": 0.0}, "rate"),
         ({"rate": float("inf")}, "rate"),
         ({"patience": -1.0}, "patience"),
+        ({"primary": "errors"}, "primary"),
+        ({"primary": "latency_p42"}, "primary"),
     ],
 )
 def test_plan_that_cannot_be_played_is_refused_by_name(wrong: dict[str, object], named: str):
