@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from fairlead.change.parse import parse_change, where
+from fairlead.change.parse import line_numbers, parse_change, where
 from fairlead.change.scorecard import Scorecard, scorecard
 from fairlead.change.sections import ChangeFile, GuardrailTable, MetricTable, parse_limit, parse_window
 from fairlead.change.template import MARK
@@ -84,8 +84,9 @@ def check_change(content: bytes, name: str = "change file") -> tuple[Finding, ..
     ]
     if left:
         return tuple(left)
+    lines = line_numbers(text)
     found = [
-        Finding(code=code, severity=severity, path=path, line=where(text, path), message=message)
+        Finding(code=code, severity=severity, path=path, line=where(lines, path), message=message)
         for code, severity, path, message in _findings(file)
     ]
     return tuple(sorted(found, key=lambda finding: (finding.line or 0, finding.severity, finding.path)))

@@ -35,6 +35,8 @@ PROMISED = (
 )
 """What the result is judged by. The rest (prose, options, risks) is shown when it changed, and breaks nothing."""
 
+_MOST_LINES = 3000
+
 
 def freeze_change(content: bytes, ledger: Ledger, *, name: str = "change file") -> FrozenChange:
     """Puts the file into the ledger, under the change's own name. Blocks; the same bytes again change nothing.
@@ -105,4 +107,6 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 def _diff(frozen: bytes, present: bytes) -> str:
     before, after = (content.decode("utf-8", errors="replace").splitlines() for content in (frozen, present))
+    if max(len(before), len(after)) > _MOST_LINES:  # difflib takes quadratic time, and worse
+        return "" if frozen == present else f"more than {_MOST_LINES:,} lines: not compared line by line"
     return "\n".join(difflib.unified_diff(before, after, fromfile="frozen", tofile="present", lineterm=""))

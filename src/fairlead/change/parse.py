@@ -1,7 +1,8 @@
 """From TOML to a change file, with errors that name the line and the nearest key that exists.
 
 The file is read as bytes that may come from anyone: bounded in size, depth and number of tables, no control
-characters that would hide text in a terminal or a diff, and no number that is not finite.
+characters that would hide text in a terminal or a diff, and no number that is not finite. Reading and checking take
+time in proportion to the file, whatever is in it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import stat
 import tomllib
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,16 @@ import msgspec
 from fairlead.change.sections import ChangeFile
 from fairlead.errors import BrokenDocument
 
-__all__ = ["MAX_BYTES", "parse_change", "read_change", "where"]
+__all__ = ["MAX_BYTES", "line_numbers", "parse_change", "read_change", "where"]
 
 MAX_BYTES = 256 * 1024
 _MAX_DEPTH = 8
 _MAX_ITEMS = 1000
 _LONGEST = 10_000
-_HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"' -]+?)\s*\]\]?\s*(#.*)?$")
+_LONGEST_KEY = 100
+_MOST_DOTS = 400
+"""On one line. The parser of the standard library takes quadratic time for a key of many parts."""
+_HEADER = re.compile(r"\s*(\[\[?)([^\[\],=#]+)\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]{1,200})`(?: - at `(?P<path>[^`]{1,300})`)?")
 _AT = re.compile(r" - at `(?P<path>[^`]{1,300})`")
@@ -68,14 +73,13 @@ def parse_change(content: bytes, name: str = "change file") -> ChangeFile:
         raise BrokenDocument(f"{name}{_explained(str(error), text)}") from error
 
 
-def where(text: str, path: str) -> int | None:
+def where(lines: Mapping[str, int], path: str) -> int | None:
     """The line, from 1, on which a key such as ``metrics.feed_p99.q`` or ``options[1].because`` stands; its table's
-    where the key itself is missing; None where neither is there.
+    where the key itself is missing; None where neither is there. lines: of `line_numbers`.
     """
-    found = _lines(text)
     while path:
-        if path in found:
-            return found[path]
+        if path in lines:
+            return lines[path]
         path = re.sub(r"\[\d+\]$", "", path) if path.endswith("]") else path.rpartition(".")[0]
     return None
 
@@ -89,13 +93,19 @@ def _text(content: bytes, name: str) -> str:
         raise BrokenDocument(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     text = text.replace("\r\n", "\n")
     for number, line in enumerate(text.split("\n"), 1):
-        for character in line:
-            # Cf: marks that reverse or hide what a reader of a diff believes to see.
-            if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character != "\t":
-                raise BrokenDocument(
-                    f"{name}: line {number} holds the hidden character U+{ord(character):04X}; take it out"
-                )
+        if hidden := _hidden(line):
+            raise BrokenDocument(f"{name}: line {number} holds the hidden character {hidden}; take it out")
+        if line.count(".") > _MOST_DOTS:
+            raise BrokenDocument(f"{name}: line {number} has more than {_MOST_DOTS} dots; break it up")
     return text
+
+
+def _hidden(text: str) -> str:
+    """The first mark that reverses or hides what a reader of a diff or a terminal believes to see; empty: none."""
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\t\n":
+            return f"U+{ord(character):04X}"
+    return ""
 
 
 def _bounded(value: Any, name: str, path: str, depth: int) -> None:
@@ -105,6 +115,10 @@ def _bounded(value: Any, name: str, path: str, depth: int) -> None:
         raise BrokenDocument(f"{name}: {path or 'the file'} has more than {_MAX_ITEMS} parts")
     if isinstance(value, dict):
         for key, part in value.items():
+            if len(key) > _LONGEST_KEY or not key.isprintable():
+                raise BrokenDocument(
+                    f"{name}: {path or 'the file'} has the key {key[:40]!r}; up to {_LONGEST_KEY} visible characters"
+                )
             _bounded(part, name, f"{path}.{key}" if path else key, depth - 1)
     elif isinstance(value, list):
         for index, part in enumerate(value):
@@ -117,6 +131,8 @@ def _bounded(value: Any, name: str, path: str, depth: int) -> None:
         raise BrokenDocument(
             f"{name}: {path} has {len(value):,} characters; {_LONGEST:,} are enough for anyone's patience"
         )
+    elif isinstance(value, str) and (hidden := _hidden(value)):  # written as an escape
+        raise BrokenDocument(f"{name}: {path} holds the hidden character {hidden}; take it out")
 
 
 def _explained(said: str, text: str) -> str:
@@ -142,9 +158,9 @@ def _line(number: int | None) -> str:
 
 def _first_with(text: str, path: str) -> int | None:
     """`where`, for a path whose array index msgspec did not say."""
-    found = _lines(text)
+    found = line_numbers(text)
     loose = {re.sub(r"\[\d+\]", "", key): line for key, line in reversed(found.items())}
-    return where(text, path) if path in found else loose.get(path, where(text, path))
+    return where(found, path) if path in found else loose.get(path, where(found, path))
 
 
 def _known(path: str) -> list[str]:
@@ -170,7 +186,7 @@ def _inner(kind: Any) -> Any:
             return kind
 
 
-def _lines(text: str) -> dict[str, int]:
+def line_numbers(text: str) -> dict[str, int]:
     """Line of each table and key. A scan, no parser: the file was parsed before, this only finds things again."""
     found: dict[str, int] = {}
     counts: dict[str, int] = {}

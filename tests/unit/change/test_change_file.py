@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from fairlead.change import (
     parse_change,
     read_change,
 )
-from fairlead.change.parse import where
+from fairlead.change.parse import line_numbers, where
 from fairlead.change.sections import parse_limit
 from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.ledger import Ledger
@@ -120,7 +121,8 @@ def test_a_finding_names_its_line() -> None:
 
 def test_a_line_is_found_again_in_arrays_and_texts() -> None:
     text = 'a = 1\n[b.c]\nd = """\n[x]\n"""\ne = 2\n[[f]]\ng = 1\n[[f]]\ng = 2\n[f.h]\ni = 1\n'
-    assert [where(text, path) for path in ("a", "b.c", "b.c.e", "f[0].g", "f[1].g", "f[1].h.i", "f[1].z", "z")] == [
+    lines = line_numbers(text)
+    assert [where(lines, path) for path in ("a", "b.c", "b.c.e", "f[0].g", "f[1].g", "f[1].h.i", "f[1].z", "z")] == [
         1, 2, 6, 8, 10, 12, 9, None,
     ]  # fmt: skip
 
@@ -152,11 +154,34 @@ def test_a_line_is_found_again_in_arrays_and_texts() -> None:
         (b"[change]\nname='a'\ntitle='" + b"x" * 20_000 + b"'", "20,000 characters"),
         (b"[change]\nname='a'\nconstraints=[" + b"'x'," * 2000 + b"]", "more than 1000"),
         (b"x" * 300_000, "larger than"),
+        (b"a" + b".a" * 100_000 + b" = 1\n", "line 1 has more than 400 dots"),
+        (b"[change]\nname='a'\n[metrics.\"" + b" " * 200_000 + b'"]\n', "up to 100 visible characters"),
+        (b"[change]\nname='a'\n[weights]\n\"\\u202Ea\" = 1\n", "visible characters"),
+        (b"[change]\nname='a'\ntitle=\"\\u202Ea\"\n", r"change.title holds the hidden character U\+202E"),
+        (b"[change]\nname='a'\ntitle=1979-05-27\n", "expected 'str', got 'date'"),
     ],
 )
 def test_what_is_no_change_file_is_refused_with_its_place(content: bytes, said: str) -> None:
     with pytest.raises(BrokenDocument, match=said):
         parse_change(content)
+
+
+def test_a_thousand_findings_are_placed_in_the_time_of_one() -> None:
+    table = (
+        '[metrics.m{}]\nrole="primary"\nkind="quantile"\nevent="e"\nunit="s"\nunit_of_analysis="u"\n'
+        'side="server"\nwindow="10m"\nsegment="a"\nbetter="lower"\n'
+    )
+    text = '[change]\nname="a"\n' + "".join(table.format(number) for number in range(900))
+    before = time.process_time()
+    assert len(check_change(text.encode())) > 2000
+    assert time.process_time() - before < 5  # a scan of the file for each finding took minutes
+
+
+def test_files_of_many_like_lines_are_compared_without_a_hang() -> None:
+    lines = ["\n".join(f"#{number * step % 150}" for number in range(30_000)) for step in (1, 7)]
+    moved = compare_changes(*(f"{comments}\n{GOOD}".encode() for comments in lines))
+    assert not moved.is_broken
+    assert "not compared line by line" in moved.diff
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_read() -> None:
