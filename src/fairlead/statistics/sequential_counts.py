@@ -75,7 +75,7 @@ def sequential_counts(
 
     >>> found = sequential_counts(1, 9, treatment_share=0.5, tuned_for=10)
     >>> found.ratio, round(found.p_value, 3), found.low < 1 < found.high   # 9 of 10 fair coins, after many looks
-    (9.0, 0.103, True)
+    (9.0, 0.104, True)
     """
     level = checked_confidence(confidence)
     for name, count in (("count_control", count_control), ("count_treatment", count_treatment)):

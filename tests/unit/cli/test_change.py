@@ -105,4 +105,5 @@ def test_a_name_cannot_drive_the_terminal(fairlead: Run) -> None:
     Path("a.toml").write_text(GOOD.replace('name = "build it"', 'name = "\\u001b[2Jbuild"'))
     code, out, err = fairlead("show", "a.toml")
     assert "\x1b" not in out + err
-    assert code == ExitCode.OK
+    assert code == ExitCode.USAGE
+    assert "hidden character" in err
