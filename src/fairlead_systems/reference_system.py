@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,6 +41,10 @@ class ReferenceSystem:
     def targets(self) -> Sequence[tuple[str, Target]]:
         found: Sequence[tuple[str, Target]] = self._part("figures").TARGETS
         return found
+
+    @property
+    def change(self) -> bytes | None:
+        return files(type(self).__module__).joinpath("change.toml").read_bytes()
 
     def plan(self, settings: Settings) -> Plan:
         # Before anything is started: what a process misses would show as its death, with a log to read.

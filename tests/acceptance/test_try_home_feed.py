@@ -10,11 +10,14 @@ import subprocess
 import sys
 import zlib
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import psutil
 import pytest
 
+from fairlead.ledger import Head, Ledger
+from fairlead.store import Database
 from fairlead.telemetry import Exposure, LoadSample, RequestFinished
 from fairlead.telemetry.jsonl import read_events
 from fairlead.trial import load_system
@@ -83,7 +86,7 @@ def test_progress_goes_to_stderr(run: Run):
 
 def test_folder_holds_result_report_events_and_logs(run: Run):
     names = {path.name for path in run.directory.iterdir()}
-    assert names == {"result.json", "report.html", "events", "metrics", "logs", "flags.json"}
+    assert names == {"result.json", "report.html", "events", "metrics", "logs", "flags.json", "ledger.db"}
     assert {path.name for path in (run.directory / "events").iterdir()} == {
         "load",
         "feed-control",
@@ -103,6 +106,22 @@ def test_evidence_is_what_lies_on_the_disk(run: Run):
         assert (len(content), hashlib.sha256(content).hexdigest()) == (each.bytes, each.sha256)
     kept = {str(path.relative_to(run.directory)) for path in (run.directory / "events").rglob("*.jsonl")}
     assert kept <= {each.path for each in run.result.evidence}
+
+
+def test_the_promise_was_frozen_and_every_figure_is_in_the_ledger(run: Run):
+    file = files("fairlead_systems.home_feed").joinpath("change.toml").read_bytes()
+    with Database(run.directory / "ledger.db") as database:
+        ledger = Ledger(database)
+        assert ledger.verify(Head.parse(run.result.ledger_head)).is_whole
+        assert ledger.frozen("home_feed").content == file
+        assert next(iter(ledger.entries())).body == ledger.frozen("home_feed")
+        found = ledger.evidence_by_ids(figure.evidence for figure in run.result.figures)
+        decisions = list(ledger.decisions("home_feed"))
+    assert run.result.change.sha256 == hashlib.sha256(file).hexdigest()
+    assert all(found[figure.evidence].value == figure.value for figure in run.result.figures)
+    assert len(decisions) == len(run.result.targets)
+    page = (run.directory / "report.html").read_text()
+    assert run.result.ledger_head in page
 
 
 def test_every_request_is_on_both_sides_of_the_wire(run: Run):

@@ -65,6 +65,7 @@ class FakeSystem:
     mechanisms = ()
     simulated = ("all of it",)
     inputs = ()
+    change = None
     metrics = ()
     targets = ()
 

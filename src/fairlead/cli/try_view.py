@@ -111,6 +111,9 @@ def _print_result(console: Console, result: Result, directory: Path) -> None:
     else:
         for reason in validity.reasons:
             console.print(Text(f"NOT VALID, do not use these figures: {reason}", style="bold red"))
+    if result.change is not None:
+        frozen = f"promised beforehand: {result.change.name}, sha256 {result.change.sha256[:12]}"
+        console.print(Text(f"{frozen}; every figure is in {directory / 'ledger.db'}"), soft_wrap=True)
     console.print(Text(f"{result.run_seconds:.0f} s; report: {directory / 'report.html'}"), soft_wrap=True)
 
 

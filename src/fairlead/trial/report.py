@@ -335,6 +335,24 @@ def _definitions(result: Result) -> str:
     return f"<section><h2>Definitions</h2><dl>{entries}</dl></section>\n"
 
 
+def _promise(result: Result) -> str:
+    """What was frozen before the run, and how to see that nothing was changed since."""
+    change = result.change
+    frozen = (
+        f"Before the run, the change file <b>{_text(change.name)}</b> was frozen (version {change.version}, SHA-256 "
+        f"<code>{_text(change.sha256)}</code>): its metrics are the ones shown here. "
+        if change
+        else ""
+    )
+    if not result.ledger_head:
+        return f"<p>{frozen}</p>" if frozen else ""
+    return (
+        f"<p>{frozen}Each figure was read from the run's ledger, where it stands with its definition and the hash of "
+        "its data. Nothing in it was edited since, if this says so:</p>"
+        f"<p><code>fairlead audit verify --store ledger.db --expect {_text(result.ledger_head)}</code></p>"
+    )
+
+
 def _evidence(result: Result) -> str:
     rows = "".join(
         f'<tr><th scope="row"><code>{_text(each.path)}</code></th><td class="number">{each.bytes:,}</td>'
@@ -342,7 +360,9 @@ def _evidence(result: Result) -> str:
         for each in result.evidence
     )
     return (
-        "<section><h2>Evidence</h2><p class=note>Every request and answer of the run, beside this page. The figures "
+        "<section><h2>Evidence</h2>"
+        + _promise(result)
+        + "<p class=note>Every request and answer of the run, beside this page. The figures "
         "were computed from these files' contents.</p><div class=wide><table><thead><tr><th scope=col>file</th>"
         f'<th scope="col" class="number">bytes</th><th scope=col>SHA-256</th></tr></thead><tbody>{rows}</tbody></table>'
         "</div></section>\n"

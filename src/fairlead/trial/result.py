@@ -22,6 +22,7 @@ from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
 
 __all__ = [
     "ArmRecord",
+    "ChangeRecord",
     "EvidenceFile",
     "Figure",
     "Machine",
@@ -55,6 +56,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     """Units of analysis behind the value."""
     caveat: str = ""
+    evidence: str = ""
+    """Id of the entry in the run's ledger that holds it; empty in what older versions wrote."""
 
     def __post_init__(self) -> None:
         for name, number in (("value", self.value), ("low", self.low), ("high", self.high)):
@@ -136,6 +139,14 @@ class ValidityRecord(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
 
 
+class ChangeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The change file as it was frozen before the run."""
+
+    name: str
+    version: int
+    sha256: str
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One run, whole."""
 
@@ -166,6 +177,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[TargetRecord, ...]
     simulated: tuple[str, ...]
     evidence: tuple[EvidenceFile, ...]
+    change: ChangeRecord | None = None
+    """What was promised; None for a system without a change file."""
+    ledger_head: str = ""
+    """The end of the run's ledger when the result was written: `fairlead audit verify --expect` takes it."""
 
     def figure(self, metric: str, arm: str, phase: str) -> Figure | None:
         """The figure of that metric, arm and phase, if the run has it."""

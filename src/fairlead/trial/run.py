@@ -10,6 +10,7 @@ from pathlib import Path
 from fairlead.errors import InvalidInput
 from fairlead.trial.conclude import conclude
 from fairlead.trial.progress import Progress
+from fairlead.trial.promise import freeze_promise, record_result
 from fairlead.trial.report import write_report
 from fairlead.trial.result import Result, write_result
 from fairlead.trial.system import Settings, System
@@ -42,7 +43,9 @@ def make_run_directory(out: Path, system: str, seed: int) -> Path:
 def run_trial(
     system: System, settings: Settings, directory: Path, progress: Progress | None = None
 ) -> Result:
-    """Plays `system` and writes result.json, report.html, events/ and logs/ into `directory`.
+    """Plays `system` and writes result.json, report.html, ledger.db, events/ and logs/ into `directory`.
+
+    The system's change file is frozen in the ledger before anything starts; the result is read back from it.
 
     Blocks until done; runs its own event loop (uvloop). Whatever ends it early, even Ctrl-C, a result of
     the complete turns is written, marked invalid, before the exception goes on. The processes have ended in
@@ -50,19 +53,20 @@ def run_trial(
     """
     import uvloop
 
-    recorded = Recorded(plan=system.plan(settings), started_at=time.time())
+    plan = system.plan(settings)
+    promise = freeze_promise(system, plan, directory)
+    recorded = Recorded(plan=plan, started_at=time.time())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(play(system, settings, directory, recorded, progress))
     except BaseException as error:
         try:
-            _write(
-                conclude(system, settings, recorded, directory, ended_early=_why(error)), recorded, directory
-            )
+            result = conclude(system, settings, recorded, directory, ended_early=_why(error))
+            _write(record_result(result, system, promise, directory), recorded, directory)
         except Exception as second:  # what ended the run is the news, and often the cause of this too
             error.add_note(f"no result could be written: {second}")
         raise
-    result = conclude(system, settings, recorded, directory)
+    result = record_result(conclude(system, settings, recorded, directory), system, promise, directory)
     _write(result, recorded, directory)
     return result
 

@@ -235,6 +235,11 @@ class System(Protocol):
         """What the treatment should reach, each with the phase in which it is judged."""
         ...
 
+    @property
+    def change(self) -> bytes | None:
+        """The change file that is frozen before the run; None for a system without one."""
+        ...
+
     def plan(self, settings: Settings) -> Plan:
         """Raises InvalidInput for a mechanism it does not have."""
         ...

@@ -94,6 +94,7 @@ class PaperSystem:
     mechanisms: Sequence[Mechanism] = ()
     simulated: Sequence[str] = ("everything",)
     inputs: Sequence[str] = ("flags.json",)
+    change: bytes | None = None
     metrics: Sequence[Metric] = (CALLS,)
     targets: Sequence[tuple[str, Target]] = field(default_factory=list)
 
