@@ -21,14 +21,14 @@ from fairlead.statistics import (
     ratio_effect,
     sample_ratio,
     sample_size,
-    sequential_counts,
     sequential_effect,
     sequential_quantile_interval,
     sequential_sample_ratio,
 )
-from fairlead.statistics.mixtures import beta_log_e, normal_log_e
-from fairlead.statistics.sequential_counts import tuned_strength
+from fairlead.statistics.mixtures import dirichlet_log_e, spread
+from fairlead.statistics.sequential_counts import tuned_strength, watched_log_e
 from fairlead.statistics.sequential_means import FEWEST, cautious_errors, tuned_information
+from fairlead.statistics.sequential_means import watched_log_e as watched_mean
 from tests.calibration.fixed import ALPHA, USERS, Rng, scenario, users
 from tests.calibration.row import Scenario
 
@@ -88,7 +88,7 @@ def _at_every_unit(draw: Callable[[Rng, int], np.ndarray], share: float, n: int)
         spread = np.hypot(*safe)
         varies = spread > 0
         z = (means[1][seen] - means[0][seen])[varies] / spread[varies]
-        return bool((normal_log_e(z, information[seen][varies], "two_sided") >= -math.log(ALPHA)).any())
+        return bool((watched_mean(z, information[seen][varies], "two_sided") >= -math.log(ALPHA)).any())
 
     return run
 
@@ -136,7 +136,7 @@ def _events(share: float, ratio: float, hypothesis: Hypothesis, n: int = 2000) -
     def run(rng: Rng) -> bool:
         treated = np.cumsum(rng.random(n) < among_events(ratio))
         null, strength = among_events(hypothesis.ratio), tuned_strength(200)
-        logs = [beta_log_e(treated, looks, null, strength, side).max() for side in sides]
+        logs = [watched_log_e(treated, looks, null, strength, side).max() for side in sides]
         return bool(max(logs) >= math.log(len(sides) / ALPHA))
 
     return run
@@ -148,15 +148,8 @@ def _rate_ratio_always(rng: Rng) -> bool:
 
 
 def _found_events(rng: Rng) -> bool:
-    n = (
-        2 * 153
-    )  # a one-sided test of 60 to 40 at 5 % and 80 % power: (1.645/2 + 0.842·√0.24)²/0.1² = 152.5 events
-    treated = int(rng.binomial(n, 0.6))
-    worse = Hypothesis(alternative="greater")
-    return (
-        sequential_counts(n - treated, treated, treatment_share=0.5, tuned_for=153, hypothesis=worse).p_value
-        <= ALPHA
-    )
+    # A single one-sided look at 60 to 40, 5 % and 80 % power: (1.645/2 + 0.842·√0.24)²/0.1² = 152.5 events.
+    return _events(0.5, 1.5, Hypothesis(alternative="greater"), 2 * 153)(rng)
 
 
 def _read(values: np.ndarray) -> Callable[[float], float]:
@@ -165,13 +158,13 @@ def _read(values: np.ndarray) -> Callable[[float], float]:
 
 
 def _quantile_always(rng: Rng) -> bool:
-    values = rng.lognormal(size=10_000)
-    truth = math.exp(2.3263478740408408)
-    for n in LOOKS:
-        found = sequential_quantile_interval(_read(values[:n]), int(n), 0.99, tuned_for=3000)
-        if found.low is not None and not found.low <= truth <= found.high:
-            return False
-    return True
+    """A look at every value: the interval holds the truth where the count at or below it is not rejected."""
+    looks = np.arange(1, 10_001)
+    below = np.cumsum(rng.random(10_000) < 0.99)
+    logs = [
+        watched_log_e(below, looks, 0.99, tuned_strength(3000), side).max() for side in ("greater", "less")
+    ]
+    return bool(max(logs) < math.log(2 / ALPHA))
 
 
 def _quantile_guard(rng: Rng) -> bool:
@@ -199,15 +192,16 @@ def _split_once(rng: Rng) -> bool:
 
 
 def _split_watched(rng: Rng) -> bool:
-    done: list[tuple[dict[str, int], dict[str, float]]] = []
+    """A look at every unit of three stages; their evidence is added."""
+    log_e = 0.0
     for share in (0.01, 0.05, 0.5):
         treated = np.cumsum(rng.random(5000) < share)
-        for k in np.unique(np.geomspace(1, 5000, 15).astype(int)):
-            now = {"control": int(k - treated[k - 1]), "treatment": int(treated[k - 1])}
-            stage = (now, {"control": 1 - share, "treatment": share})
-            if sequential_sample_ratio([*done, stage], tuned_for=2000, alpha=ALPHA).verdict == "mismatch":
-                return True
-        done.append(stage)
+        counts = np.stack([np.arange(1, 5001) - treated, treated], axis=-1)
+        strength = tuned_strength(2000)
+        path = spread(lambda width: dirichlet_log_e(counts, [1 - share, share], strength / width**2))  # noqa: B023 - called at once
+        if (log_e + path >= -math.log(ALPHA)).any():
+            return True
+        log_e += float(path[-1])
     return False
 
 
@@ -270,12 +264,12 @@ SCENARIOS: tuple[Scenario, ...] = (
              _COVERAGE, 0.95, 0.0, 413, _rate_ratio_always, "at least", one_in=5),
     scenario("count, watched", "60 to 40, found by twice the events of one look",
              _POWER, 0.8, 0.0, 414, _found_events, "at least"),
-    scenario("quantile, watched", "p99 of skewed values, all of 25 looks",
+    scenario("quantile, watched", "p99, all of 10,000 looks",
              _COVERAGE, 0.95, 0.0, 421, _quantile_always, "at least", one_in=5),
     scenario("quantile, watched, 10 % worse", "p95, exactly 10 % worse, 16 looks",
              _FALSE, 0.05, 0.0, 422, _quantile_guard, "at most", one_in=5),
     scenario("sample ratio (chi-square)", "60 to 30 to 10, 4,000 users", _FALSE, 0.05, 0.005, 431, _split_once),
-    scenario("sample ratio, watched", "stages of 1, 5 and 50 %, 45 looks",
+    scenario("sample ratio, watched", "stages of 1, 5 and 50 %, 15,000 looks",
              _FALSE, 0.05, 0.0, 432, _split_watched, "at most"),
     scenario("sample ratio, watched", "a tenth of treatment lost, 10,000 users, alpha 0.1 %",
              _POWER, 0.8, 0.0, 433, _split_broken, "at least"),

@@ -4,6 +4,10 @@ A bet on one alternative wins little when another is true. Averaged over many al
 are fixed before the data, it wins against all of them, and remains a fair bet while the hypothesis holds
 (Robbins, Annals of Mathematical Statistics 41, 1970).
 
+The weights decide where the bet is sharpest. Of a single width it is so at one size; at a hundredth of it, where a
+rollout meets its large regressions, it takes 8.9 standard errors to reject. So the stake is divided among three
+widths, `SPREAD`: 3 % wider at the size it is tuned for, 3.6 standard errors at a hundredth (ADR 0161).
+
 All functions give logarithms. Two traps are kept out: sums of counts near 10^12 lose all digits in differences
 of gamma functions, so the large terms are taken off by hand; and a one-sided bet that is far on the wrong side is a
 tail too small for a float times a ratio too large for one, so both are never formed.
@@ -12,14 +16,32 @@ tail too small for a float times a ratio too large for one, so both are never fo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from fairlead.statistics.clusters import FloatArray
 
 __all__: list[str] = []
+
+SPREAD = ((1.0, 0.7), (5.0, 0.2), (25.0, 0.1))
+"""Widths of the weights, in multiples of the tuned one, and the part of the stake that is bet with each."""
+
+
+def spread(bet: Callable[[float], FloatArray]) -> FloatArray:
+    """Log e-value of a stake divided by `SPREAD`, from the bet with weights of each width.
+
+    >>> def bet(width):
+    ...     return normal_log_e(3.0, 8.0 * width**2, "two_sided")
+    >>> [round(math.exp(float(bet(width))), 2) for width in (1, 5, 25)]
+    [18.2, 6.21, 1.27]
+    >>> round(math.exp(float(spread(bet))), 2)   # 0.7 · 18.2 + 0.2 · 6.21 + 0.1 · 1.27
+    14.11
+    """
+    parts = [bet(width) + math.log(stake) for width, stake in SPREAD]
+    return np.asarray(np.logaddexp(np.logaddexp(parts[0], parts[1]), parts[2]), dtype=np.float64)
 
 
 def normal_log_e(z: ArrayLike, information: ArrayLike, alternative: str) -> FloatArray:
@@ -50,7 +72,7 @@ def normal_log_e(z: ArrayLike, information: ArrayLike, alternative: str) -> Floa
 def dirichlet_log_e(counts: ArrayLike, shares: ArrayLike, strength: float) -> FloatArray:
     """Log e-value against a multinomial with `shares`, by Dirichlet(strength · shares) weights.
 
-    counts: shape (…, k), 0 or more; shares: shape (k,), above 0, of sum 1. Two categories: the beta-binomial.
+    counts: shape (…, k), 0 or more; shares: shape (…, k), above 0, of sum 1. Two categories: the beta-binomial.
 
     Source: Lindon and Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022 (the ratio of
     the Dirichlet-multinomial to the multinomial likelihood; read: the abstract).
@@ -68,13 +90,15 @@ def dirichlet_log_e(counts: ArrayLike, shares: ArrayLike, strength: float) -> Fl
     # is zero where the counts are as expected.
     expected = total[..., None] * p
     lead = (expected * _excess((x - n[..., None] * p) / expected)).sum(axis=-1)
-    halves = 0.5 * (np.log(total) - np.log(after).sum(axis=-1) + (p.size - 1) * math.log(2 * math.pi))
+    halves = 0.5 * (np.log(total) - np.log(after).sum(axis=-1) + (p.shape[-1] - 1) * math.log(2 * math.pi))
     rests = _stirling_rest(after).sum(axis=-1) - _stirling_rest(total)
-    constant = (prior * np.log(p)).sum() + special.gammaln(strength) - special.gammaln(prior).sum()
+    constant = (prior * np.log(p) - special.gammaln(prior)).sum(axis=-1) + special.gammaln(strength)
     return np.asarray(lead + halves + rests + constant, dtype=np.float64)
 
 
-def beta_log_e(successes: ArrayLike, n: ArrayLike, p: float, strength: float, alternative: str) -> FloatArray:
+def beta_log_e(
+    successes: ArrayLike, n: ArrayLike, p: ArrayLike, strength: float, alternative: str
+) -> FloatArray:
     """Log e-value against successes of probability p (at most p: greater; at least p: less).
 
     Weights Beta(strength·p, strength·(1 − p)); one-sided, cut off at p.
@@ -87,25 +111,59 @@ def beta_log_e(successes: ArrayLike, n: ArrayLike, p: float, strength: float, al
     >>> round(math.exp(float(e)), 9)
     1.5
     """
-    k, total = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    k, total, chance = np.broadcast_arrays(
+        *(np.asarray(value, dtype=np.float64) for value in (successes, n, p))
+    )
     if alternative == "less":
-        return beta_log_e(total - k, total, 1 - p, strength, "greater")
-    both = dirichlet_log_e(np.stack([k, total - k], axis=-1), [p, 1 - p], strength)
+        return beta_log_e(total - k, total, 1 - chance, strength, "greater")
+    both = dirichlet_log_e(
+        np.stack([k, total - k], axis=-1), np.stack([chance, 1 - chance], axis=-1), strength
+    )
     if alternative == "two_sided":
         return both
-    a, b = strength * p, strength * (1 - p)
-    whole = math.log(max(5e-324, float(special.betaincc(a, b, p))))
+    a, b = strength * chance, strength * (1 - chance)
+    whole = np.log(np.maximum(5e-324, _upper(a, b, chance)))
     after_a, after_b = a + k, b + (total - k)
-    upper = np.asarray(special.betaincc(after_a, after_b, p), dtype=np.float64)
+    upper = _upper(after_a, after_b, chance)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         near = both + np.log(upper) - whole
         # The integrand's slope and curvature at p: ∫ ≈ f(p) · 2 / (s + √(s² + 4c)); f(p) over the likelihood at p
         # is the weight's own density there, so nothing large is formed.
-        slope = (after_b - 1) / (1 - p) - (after_a - 1) / p
-        bend = np.maximum(0.0, (after_a - 1) / (p * p) + (after_b - 1) / (1 - p) ** 2)
-        density = (a - 1) * math.log(p) + (b - 1) * math.log1p(-p) - float(special.betaln(a, b)) - whole
+        slope = (after_b - 1) / (1 - chance) - (after_a - 1) / chance
+        bend = np.maximum(0.0, (after_a - 1) / (chance * chance) + (after_b - 1) / (1 - chance) ** 2)
+        density = (a - 1) * np.log(chance) + (b - 1) * np.log1p(-chance) - special.betaln(a, b) - whole
         far = density + np.log(2 / (slope + np.sqrt(slope * slope + 4 * bend)))
     return np.asarray(np.where(upper > 1e-250, near, far), dtype=np.float64)
+
+
+def border(rejected: Callable[[FloatArray], NDArray[np.bool_]], outside: float, inside: float) -> float:
+    """The point nearest to `inside` that is still rejected; `outside` is, and the rest up to the border.
+
+    Six points are judged at once, at hardly more than the cost of one; to eleven digits.
+
+    >>> round(border(lambda x: x * x >= 2, 10.0, 0.0), 9)
+    1.414213562
+    """
+    steps = np.linspace(0.0, 1.0, 8)[1:-1]
+    while True:
+        points = outside + (inside - outside) * steps
+        answers = rejected(points)
+        last = len(points) if answers.all() else int(np.argmin(answers))
+        ends = np.concatenate(([outside], points, [inside]))
+        if abs(ends[last + 1] - ends[last]) <= 1e-11 * max(abs(outside), abs(inside)) or (
+            ends[last] == outside and ends[last + 1] == inside
+        ):
+            return float(ends[last])
+        outside, inside = float(ends[last]), float(ends[last + 1])
+
+
+def _upper(a: FloatArray, b: FloatArray, p: FloatArray) -> FloatArray:
+    """P(Beta(a, b) > p)."""
+    mirrored = special.betainc(b, a, 1 - p)
+    tiny = p < 1e-6
+    if not tiny.any():  # the complement costs nine times as much, and is needed only where 1 − p has lost p
+        return np.asarray(mirrored, dtype=np.float64)
+    return np.asarray(np.where(tiny, special.betaincc(a, b, p), mirrored), dtype=np.float64)
 
 
 def _excess(d: FloatArray) -> FloatArray:

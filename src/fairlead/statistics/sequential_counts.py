@@ -12,13 +12,16 @@ a new stage with counts of its own; the stages' log e-values are added, counts a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from numpy.typing import ArrayLike
+
 from fairlead.errors import InvalidInput
+from fairlead.statistics.clusters import FloatArray
 from fairlead.statistics.estimate import checked_confidence
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
-from fairlead.statistics.mixtures import beta_log_e, dirichlet_log_e
+from fairlead.statistics.mixtures import beta_log_e, border, dirichlet_log_e, spread
 from fairlead.statistics.sequential_means import tuned_information
 from fairlead.statistics.tails import LEAST, is_number
 
@@ -75,7 +78,7 @@ def sequential_counts(
 
     >>> found = sequential_counts(1, 9, treatment_share=0.5, tuned_for=10)
     >>> found.ratio, round(found.p_value, 3), found.low < 1 < found.high   # 9 of 10 fair coins, after many looks
-    (9.0, 0.104, True)
+    (9.0, 0.142, True)
     """
     level = checked_confidence(confidence)
     for name, count in (("count_control", count_control), ("count_treatment", count_treatment)):
@@ -135,7 +138,8 @@ def multinomial_log_e_value(counts: Sequence[int], shares: Sequence[float], *, t
     if len(used) < 2:
         return 0.0
     cells, parts = zip(*used, strict=True)
-    return float(dirichlet_log_e(cells, parts, tuned_strength(tuned_for)))
+    strength = tuned_strength(tuned_for)
+    return float(spread(lambda width: dirichlet_log_e(cells, parts, strength / width**2)))
 
 
 def log_e_value(successes: int, n: int, p: float, strength: float, alternative: str) -> float:
@@ -143,7 +147,14 @@ def log_e_value(successes: int, n: int, p: float, strength: float, alternative: 
     if min(p, 1 - p) < _IMPOSSIBLE:  # nothing to bet on: it is settled, one way or the other
         impossible = successes if p < 0.5 else n - successes
         return _LARGEST if impossible and alternative != ("less" if p < 0.5 else "greater") else 0.0
-    return max(-_LARGEST, float(beta_log_e(successes, n, p, strength, alternative)))
+    return max(-_LARGEST, float(watched_log_e(successes, n, p, strength, alternative)))
+
+
+def watched_log_e(
+    successes: ArrayLike, n: ArrayLike, p: ArrayLike, strength: float, alternative: str
+) -> FloatArray:
+    """The same for arrays of counts, and of p that are neither 0 nor 1."""
+    return spread(lambda width: beta_log_e(successes, n, p, strength / width**2, alternative))
 
 
 def _share_end(successes: int, n: int, strength: float, side: str, alpha: float) -> float:
@@ -153,31 +164,15 @@ def _share_end(successes: int, n: int, strength: float, side: str, alpha: float)
     """
     wanted = -math.log(alpha)
     seen = successes / n if n else 0.5
-
-    def rejected(p: float) -> bool:
-        return log_e_value(successes, n, p, strength, side) >= wanted
-
-    return _edge(rejected, 0.0 if side == "greater" else 1.0, seen)
-
-
-def _edge(rejected: Callable[[float], bool], outside: float, inside: float) -> float:
-    """The border between a share that is rejected (outside) and one that is not (inside); outside where none is."""
-    low, high = outside, inside
-    if not rejected(low + 1e-12 * (high - low)):
+    outside = 0.0 if side == "greater" else 1.0
+    far = outside + 1e-12 * (seen - outside)
+    if not min(far, 1 - far) >= _IMPOSSIBLE or log_e_value(successes, n, far, strength, side) < wanted:
         return outside
-    for _ in range(60):
-        middle = (low + high) / 2
-        if middle in (low, high) or abs(high - low) < 1e-12 * high:
-            break
-        if rejected(middle):
-            low = middle
-        else:
-            high = middle
-    return low
+    return border(lambda p: watched_log_e(successes, n, p, strength, side) >= wanted, far, seen)
 
 
 def tuned_strength(tuned_for: int) -> float:
-    """Pseudo-counts of the mixture: its spread is that of an estimate from tuned_for events, times the tuning."""
+    """Pseudo-counts of the narrowest weights: as wide as an estimate from tuned_for events, times the tuning."""
     if isinstance(tuned_for, bool) or not isinstance(tuned_for, int) or tuned_for < 1:
         raise InvalidInput(f"tuned_for {tuned_for!r} is not a number of events of 1 or more")
     return max(1e-3, tuned_for / tuned_information(_ALPHA))

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from fairlead.errors import InvalidInput, TooFewUnits
 from fairlead.statistics.estimate import Estimate, checked_confidence
-from fairlead.statistics.sequential_counts import log_e_value, tuned_strength
+from fairlead.statistics.sequential_counts import log_e_value, tuned_strength, watched_log_e
 from fairlead.statistics.tails import is_number
 
 __all__ = ["quantile_ratio_bounds", "sequential_quantile_interval"]
@@ -34,9 +36,9 @@ def sequential_quantile_interval(
     identification", Bernoulli 28, 2022 (arXiv:1906.09712), the beta-binomial bound for a fixed quantile; here as one
     one-sided mixture on each side at alpha/2, which needs no continuous distribution.
 
-    >>> e = sequential_quantile_interval(lambda p: 1000 * p, 1000, 0.5, tuned_for=1000)
+    >>> e = sequential_quantile_interval(lambda p: math.ceil(1000 * p), 1000, 0.5, tuned_for=1000)
     >>> e.value, e.low, e.high    # 469 to 532 for a single look
-    (500.0, 453.0, 548.0)
+    (500, 451, 550)
     """
     level = checked_confidence(confidence)
     if not is_number(q) or not 0 < q < 1:
@@ -64,7 +66,8 @@ def sequential_quantile_interval(
     low_rank, high_rank = _ranks(n, q, (1 - level) / 2, strength)
     if low_rank < 1 or high_rank > n:
         return result(value, None, None, "too few data for this confidence at every look")
-    low, high = quantile(low_rank / n), quantile(high_rank / n)
+    # Half a rank lower: 453 / 1000 · 1000 may come out as 453.0000000000001, and its ceiling one too high.
+    low, high = quantile((low_rank - 0.5) / n), quantile((high_rank - 0.5) / n)
     caveat = "" if math.isfinite(high) else "the upper end lies among requests that never came back"
     return result(value, low, high, caveat)
 
@@ -94,21 +97,19 @@ def _ranks(n: int, q: float, alpha: float, strength: float) -> tuple[int, int]:
     """Ranks, from 1, of the order statistics that bracket the quantile at every look."""
     wanted = -math.log(alpha)
 
-    def last(rejected: Callable[[int], bool], start: int, end: int) -> int:
-        """The rejected count nearest to `end`, from `start` on, where all before it are rejected; start − 1 or + 1."""
-        step = 1 if end > start else -1
-        if not rejected(start):
-            return start - step
+    def last(side: str, start: int, end: int) -> int:
+        """The rejected count nearest to `end`, from `start` on, where all before it are; one before `start` if none."""
+        if log_e_value(start, n, q, strength, side) < wanted:
+            return start - (1 if end > start else -1)
         while abs(end - start) > 1:
-            middle = (start + end) // 2
-            if rejected(middle):
-                start = middle
-            else:
-                end = middle
+            counts = np.unique(np.linspace(start, end, min(8, abs(end - start) + 1)).round())
+            inner = counts[1:-1] if end > start else counts[-2:0:-1]
+            rejected = watched_log_e(inner, n, q, strength, side) >= wanted
+            count = len(inner) if rejected.all() else int(np.argmin(rejected))
+            start = int(inner[count - 1]) if count else start
+            end = int(inner[count]) if count < len(inner) else end
         return start
 
     centre = min(n, max(0, round(n * q)))
-    too_few = last(lambda k: log_e_value(k, n, q, strength, "less") >= wanted, 0, centre)
-    too_many = last(lambda k: log_e_value(k, n, q, strength, "greater") >= wanted, n, centre)
     # x is kept while more than `too_few` values are at or below it, and fewer than `too_many` below it.
-    return too_few + 1, too_many
+    return last("less", 0, centre) + 1, last("greater", n, centre)

@@ -22,6 +22,7 @@ from fairlead.statistics import (
     sequential_quantile_interval,
     sequential_sample_ratio,
 )
+from fairlead.statistics.mixtures import beta_log_e, normal_log_e
 from fairlead.statistics.sequential_counts import log_e_value, multinomial_log_e_value
 
 
@@ -29,13 +30,26 @@ def arm(mean: float, n: int, variance: float = 1.0) -> Moments:
     return Moments(columns=("y",), n=n, means=(mean,), products=((variance * (n - 1),),))
 
 
-def test_the_boundary_is_that_of_the_paper() -> None:
+def test_the_boundary_of_one_width_is_that_of_the_paper_and_three_cost_little_more() -> None:
     # σ̂·√((tρ² + 1)/(t²ρ²) · log((tρ² + 1)/α²)) with t = 1000 units of which half are treated: σ² = 4.
     found = sequential_effect(mean_effect(arm(0, 500), arm(0.1, 500), "y"), tuned_for=1000).effect
     wanted = -2 * math.log(0.05)
     rho2 = (wanted + math.log(wanted + 1)) / 1000
     half = 2 * math.sqrt((1000 * rho2 + 1) / (1000**2 * rho2) * math.log((1000 * rho2 + 1) / 0.05**2))
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=1e-12)
+    error = math.sqrt(2 / 500)
+    assert float(normal_log_e(half / error, 1000 * rho2, "two_sided")) == pytest.approx(math.log(20))
+    assert half < (found.high - found.low) / 2 < 1.035 * half
+
+
+@pytest.mark.parametrize("side", ["two_sided", "greater"])
+@pytest.mark.parametrize(
+    ("times", "most"), [(0.001, 3.9), (0.01, 3.7), (0.1, 3.45), (1, 3.2), (10, 3.4), (100, 3.7)]
+)
+def test_a_wrong_plan_costs_little(times: float, most: float, side: str) -> None:
+    hypothesis = Hypothesis(alternative=side)  # type: ignore[arg-type]
+    fixed = mean_effect(arm(0, 5000), arm(0.0, 5000), "y", hypothesis=hypothesis)
+    found = sequential_effect(fixed, tuned_for=round(10_000 / times)).effect
+    assert -found.low / found.standard_error < most - (0.2 if side == "greater" else 0)
 
 
 @pytest.mark.parametrize("tuned_for", [100, 1000, 10_000])
@@ -94,7 +108,8 @@ def test_the_e_value_of_counts_is_the_mixture(successes: int, n: int, p: float) 
         masses = np.linspace(prior.cdf(low), prior.cdf(high), 200_001)
         theta = prior.ppf((masses[:-1] + masses[1:]) / 2)
         ratio = np.exp(stats.binom.logpmf(successes, n, theta) - stats.binom.logpmf(successes, n, p))
-        assert math.exp(log_e_value(successes, n, p, strength, side)) == pytest.approx(ratio.mean(), rel=1e-3)
+        found = float(beta_log_e(successes, n, p, strength, side))
+        assert math.exp(found) == pytest.approx(ratio.mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize("side", ["two_sided", "greater", "less"])
@@ -282,3 +297,17 @@ def test_a_split_of_any_size_has_a_positive_p_value(control: int) -> None:
     same = sample_ratio({"control": 10**12, "treatment": 10**12 - 3 * 10**6}, {"control": 1, "treatment": 1})
     z = 3 * 10**6 / math.sqrt(2 * 10**12)  # of the difference of both counts
     assert same.p_value == pytest.approx(2 * stats.norm.sf(z), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [777, 1000, 3001, 10_007])
+def test_a_plain_ceiling_reads_the_ranks_that_are_meant(n: int) -> None:
+    # Values 1 to n: their own ranks. A quantile function without a guard against 0.453 · 1000 = 453.0000000000001.
+    def plain(p: float) -> float:
+        return float(math.ceil(n * p))
+
+    def exact(p: float) -> float:
+        return float(math.ceil(n * p - 1e-6))
+
+    for q in (0.1, 0.5, 0.9):
+        found, meant = (sequential_quantile_interval(f, n, q, tuned_for=1000) for f in (plain, exact))
+        assert (found.low, found.high) == (meant.low, meant.high)
