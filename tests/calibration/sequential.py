@@ -12,23 +12,24 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fairlead.statistics import (
+    CumulativeCounts,
     Effect,
     Hypothesis,
     Moments,
     cuped_effect,
     mean_effect,
-    quantile_ratio_bounds,
     ratio_effect,
     sample_ratio,
     sample_size,
     sequential_effect,
-    sequential_quantile_interval,
     sequential_sample_ratio,
 )
 from fairlead.statistics.mixtures import dirichlet_log_e, spread
 from fairlead.statistics.sequential_counts import tuned_strength, watched_log_e
 from fairlead.statistics.sequential_means import FEWEST, cautious_errors, tuned_information
 from fairlead.statistics.sequential_means import watched_log_e as watched_mean
+from fairlead.statistics.sequential_quantile_effect import EvidenceAbove
+from fairlead.telemetry.histogram import upper_bound
 from tests.calibration.fixed import ALPHA, USERS, Rng, scenario, users
 from tests.calibration.row import Scenario
 
@@ -152,11 +153,6 @@ def _found_events(rng: Rng) -> bool:
     return _events(0.5, 1.5, Hypothesis(alternative="greater"), 2 * 153)(rng)
 
 
-def _read(values: np.ndarray) -> Callable[[float], float]:
-    ordered = np.sort(values)
-    return lambda p: float(ordered[min(len(ordered), max(1, math.ceil(len(ordered) * p - 1e-9))) - 1])
-
-
 def _quantile_always(rng: Rng) -> bool:
     """A look at every value: the interval holds the truth where the count at or below it is not rejected."""
     looks = np.arange(1, 10_001)
@@ -167,18 +163,42 @@ def _quantile_always(rng: Rng) -> bool:
     return bool(max(logs) < math.log(2 / ALPHA))
 
 
-def _quantile_guard(rng: Rng) -> bool:
-    c, t = rng.lognormal(size=10_000), 1.1 * rng.lognormal(size=10_000)
-    for n in LOOKS[LOOKS >= 500]:
-        arms = [
-            sequential_quantile_interval(
-                _read(values[:n]), int(n), 0.95, tuned_for=3000, confidence=1 - ALPHA
-            )
-            for values in (c, t)
-        ]  # 10 % in all, half of it on the lower side: 5 % for a guardrail that looks at one side
-        if all(arm.low is not None for arm in arms) and quantile_ratio_bounds(*arms)[0] > 1.1:
-            return True
-    return False
+def _quantile_guard(q: float, read: Callable[[np.ndarray], CumulativeCounts]) -> Callable[[Rng], bool]:
+    """Both arms' quantiles exactly 10 % apart, looked at 20 times as `sequential_quantile_effect` does."""
+    looks = np.unique(np.geomspace(20, 5_000, 20).astype(int))
+
+    def run(rng: Rng) -> bool:
+        c, t = rng.lognormal(size=5_000), 1.1 * rng.lognormal(size=5_000)
+        return any(
+            EvidenceAbove(read(c[:n]), read(t[:n]), q, tuned_strength(1500)).log_e(1.1, 0.0)
+            >= -math.log(ALPHA)
+            for n in looks
+        )
+
+    return run
+
+
+def buckets(values: np.ndarray) -> CumulativeCounts:
+    """As the histograms of `telemetry` count them."""
+    counts = np.bincount(np.ceil(np.log2(values) * 32).astype(int) + 400, minlength=800)
+    return CumulativeCounts.from_buckets([upper_bound(i - 400) for i in range(len(counts))], counts)
+
+
+def _found_quantile(rng: Rng) -> bool:
+    # A single one-sided look at medians 10 % apart: with density φ(0), n = 2·(1.645 + 0.842)²·(π/2)/log(1.1)²
+    # an arm = 2139. Looked at until three times that, ten times.
+    n, worse = 3 * 2139, 1.1
+    c, t = rng.lognormal(size=n), worse * rng.lognormal(size=n)
+    return any(
+        EvidenceAbove(
+            CumulativeCounts.from_values(c[:k]),
+            CumulativeCounts.from_values(t[:k]),
+            0.5,
+            tuned_strength(2139),
+        ).log_e(1.0, 0.0)
+        >= -math.log(ALPHA)
+        for k in np.geomspace(400, n, 10).astype(int)
+    )
 
 
 def _split_once(rng: Rng) -> bool:
@@ -266,8 +286,12 @@ SCENARIOS: tuple[Scenario, ...] = (
              _POWER, 0.8, 0.0, 414, _found_events, "at least"),
     scenario("quantile, watched", "p99, all of 10,000 looks",
              _COVERAGE, 0.95, 0.0, 421, _quantile_always, "at least", one_in=5),
-    scenario("quantile, watched, 10 % worse", "p95, exactly 10 % worse, 16 looks",
-             _FALSE, 0.05, 0.0, 422, _quantile_guard, "at most", one_in=5),
+    scenario("quantile, watched, 10 % worse", "median, exactly 10 % worse, 20 looks", _FALSE, 0.05, 0.0, 422,
+             _quantile_guard(0.5, CumulativeCounts.from_values), "at most", one_in=5),
+    scenario("quantile, watched, 10 % worse", "p95 from buckets, exactly 10 % worse, 20 looks", _FALSE, 0.05, 0.0, 423,
+             _quantile_guard(0.95, buckets), "at most", one_in=5),
+    scenario("quantile, watched", "median, +10 %, found by three times the values of one look", _POWER, 0.8, 0.0, 424,
+             _found_quantile, "at least", one_in=5),
     scenario("sample ratio (chi-square)", "60 to 30 to 10, 4,000 users", _FALSE, 0.05, 0.005, 431, _split_once),
     scenario("sample ratio, watched", "stages of 1, 5 and 50 %, 15,000 looks",
              _FALSE, 0.05, 0.0, 432, _split_watched, "at most"),

@@ -12,6 +12,7 @@ units, and only those count as independent.
 from __future__ import annotations
 
 from fairlead.statistics.counts import count_effect
+from fairlead.statistics.cumulative_counts import CumulativeCounts
 from fairlead.statistics.cuped import Cuped, cuped_effect, cuped_ratio_effect
 from fairlead.statistics.diff_in_diff import ParallelTrends, difference_in_differences, parallel_trends
 from fairlead.statistics.divergence import (
@@ -43,11 +44,13 @@ from fairlead.statistics.ratios import ratio_effect, smooth_effect
 from fairlead.statistics.sample_ratio import SampleRatio, sample_ratio, sequential_sample_ratio
 from fairlead.statistics.sequential_counts import SequentialCounts, sequential_counts
 from fairlead.statistics.sequential_means import SequentialEffect, sequential_effect
+from fairlead.statistics.sequential_quantile_effect import sequential_quantile_effect
 from fairlead.statistics.sequential_quantiles import quantile_ratio_bounds, sequential_quantile_interval
 from fairlead.statistics.winsor import pooled_cap, winsorise
 
 __all__ = [
     "Alternative",
+    "CumulativeCounts",
     "Cuped",
     "Divergence",
     "Effect",
@@ -91,6 +94,7 @@ __all__ = [
     "sample_size",
     "sequential_counts",
     "sequential_effect",
+    "sequential_quantile_effect",
     "sequential_quantile_interval",
     "sequential_sample_ratio",
     "smooth_effect",
