@@ -7,7 +7,8 @@ plain plans and metrics.
 
 from __future__ import annotations
 
-from fairlead.change.check import Finding, check_change
+from fairlead.change.check import check_change
+from fairlead.change.finding import Finding
 from fairlead.change.freeze import Difference, compare_changes, freeze_change
 from fairlead.change.madr import madr
 from fairlead.change.parse import parse_change, read_change

@@ -100,7 +100,7 @@ def _flips(
         for option in options
     }
     score, rest = lines[winner]
-    nearest: dict[bool, Flip] = {}
+    nearest: dict[bool, tuple[float, float, Flip]] = {}
     for name, (other_score, other_rest) in lines.items():
         slope = (other_score - other_rest) - (score - rest)  # of the other's lead over the winner
         if name == winner or slope == 0:
@@ -108,10 +108,11 @@ def _flips(
         at = (rest - other_rest) / slope
         at = now if abs(at - now) < 1e-9 else at  # a tie, but for rounding
         above = slope > 0  # the other leads beyond `at`, in the direction of its slope
-        if not (now <= at <= 1 if above else 0 <= at <= now):
+        # At 0 or 1 themselves the two are equal, and there is no weight beyond at which the other wins.
+        if not (now <= at < 1 - 1e-9 if above else 1e-9 < at <= now):
             continue
-        flip = Flip(criterion=criterion, now=now, at=at, winner=name)
-        best = nearest.get(above)
-        if best is None or abs(at - now) < abs(best.at - now):
-            nearest[above] = flip
-    return [nearest[side] for side in (False, True) if side in nearest]
+        # Of several that overtake at one weight, the steepest leads beyond it.
+        rank = round(abs(at - now), 9), -abs(slope)
+        if above not in nearest or rank < nearest[above][:2]:
+            nearest[above] = *rank, Flip(criterion=criterion, now=now, at=at, winner=name)
+    return [nearest[side][2] for side in (False, True) if side in nearest]

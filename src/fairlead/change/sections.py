@@ -13,17 +13,15 @@ from typing import Literal
 import msgspec
 
 from fairlead.errors import InvalidInput
-from fairlead.metrics import Metric, parse_duration
+from fairlead.metrics import Metric
 from fairlead.metrics.metric import Better, Design, Kind, Role, Side
 
 __all__ = ["ChangeFile", "Limit", "parse_limit"]
 
+ALWAYS = ("time_to_ship", "operating_cost", "risk", "maintainability", "fit")
+"""Criteria that matter in every choice."""
 CRITERIA = (
-    "time_to_ship",
-    "operating_cost",
-    "risk",
-    "maintainability",
-    "fit",
+    *ALWAYS,
     "latency",
     "correctness",
     "consistency",
@@ -138,12 +136,17 @@ class MetricTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     target: float | None = None
     """The figure hoped for, in `unit`."""
     standard_deviation: float | None = None
-    """Of one unit of analysis, in `unit`: what the sample size hangs on. Not needed for a proportion."""
+    """Of one unit of analysis, in `unit`: what the sample size hangs on; with a covariate, of what it leaves. Not for a
+    proportion, which needs none, nor for a quantile."""
+    density: float | None = None
+    """For a quantile in place of it: the share of values between two near the quantile, over their distance."""
 
     def metric(self, name: str) -> Metric:
         """The metric. Raises InvalidInput naming what is missing or contradictory."""
         fields = {
-            field: getattr(self, field) for field in self.__struct_fields__ if field != "standard_deviation"
+            field: getattr(self, field)
+            for field in self.__struct_fields__
+            if field not in ("standard_deviation", "density")
         }
         return Metric(name=name, **{**fields, "title": self.title or name.replace("_", " ")})
 
@@ -355,8 +358,3 @@ def parse_limit(text: str) -> Limit:
             "such as 0.2 pp"
         )
     return Limit(round(float(match["number"]) / 100, 12), match["unit"] == "%")
-
-
-def parse_window(text: str) -> float:
-    """Seconds of a `bake` or `for`. Raises InvalidInput."""
-    return parse_duration(text)

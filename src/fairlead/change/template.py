@@ -5,12 +5,12 @@ What is filled in is an example of the form, marked by «», and `check` refuses
 
 from __future__ import annotations
 
+import re
+
 from fairlead.errors import InvalidInput
 from fairlead.metrics.metric import is_metric_name
 
-__all__ = ["new_change"]
-
-MARK = "«"
+__all__ = ["PLACEHOLDERS", "new_change"]
 
 _TEMPLATE = """# One change, from problem to proof; to be frozen before the first figure: fairlead change freeze FILE
 # What stands in «» is to be replaced. fairlead change check FILE says what is missing, vague or untestable.
@@ -42,14 +42,16 @@ event = "request_finished"
 field = "duration_seconds"
 q = 0.99
 unit = "seconds"
-unit_of_analysis = "request"             # what one observation is
+unit_of_analysis = "user"                # what is randomised, or intervals are too short
+unit_field = "user_id"                   # whose events vary together
 side = "server"                          # or client: a server does not see the queue in front of it
 window = "10m"
 segment = "«all requests of the route»"
 better = "lower"
 baseline = 0.38                          # today's figure
 target = 0.21                            # the figure hoped for
-standard_deviation = 0.4                 # of one unit; what the sample size hangs on
+density = 0.3                            # 0.6 % of last week's values lie between 0.37 and 0.39: 0.006 / 0.02
+# For a mean or a ratio in its place: standard_deviation, of one unit. A proportion needs neither.
 
 [metrics.«errors»]
 role = "guardrail"
@@ -57,7 +59,8 @@ kind = "proportion"
 event = "request_finished"
 field = "status >= 500"
 unit = "ratio"
-unit_of_analysis = "request"
+unit_of_analysis = "user"
+unit_field = "user_id"
 side = "server"
 window = "10m"
 segment = "«all requests of the route»"
@@ -146,6 +149,9 @@ review = "«who looked at it»"
 # surprised = "…"
 # next_time = "…"
 """
+
+PLACEHOLDERS = re.compile("|".join(sorted(map(re.escape, set(re.findall("«[^»]*»", _TEMPLATE))))))
+"""What of the template was not yet replaced; other text in «» is somebody's language."""
 
 
 def new_change(name: str) -> str:

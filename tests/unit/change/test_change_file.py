@@ -58,6 +58,7 @@ def test_a_new_file_is_refused_until_every_mark_is_replaced() -> None:
     [
         ("p99 at most 210 ms", "a lot faster", "vague", "change.goal"),
         ("p99 at most 210 ms", "no more waiting", "vague", "change.goal"),
+        ("p99 at most 210 ms", "a lower p99", "vague", "change.goal"),
         ("coalescing lowers latency_p99 from", "coalescing lowers waiting from", "vague", "change.hypothesis"),
         (", because misses no longer queue", "", "vague", "change.hypothesis"),
         ('title = "what a person calls it"', 'title = ""', "missing", "change.title"),
@@ -80,7 +81,18 @@ def test_a_new_file_is_refused_until_every_mark_is_replaced() -> None:
         ('worse_by = "0.2 pp"', "above = 0.01", "guardrail", "rollout.guardrails[0].for"),
         ('worse_by = "0.2 pp"', "", "guardrail", "rollout.guardrails[0]"),
         ("units_per_day = 100000", "units_per_day = 10", "untestable", "metrics.latency_p99"),
-        ("standard_deviation = 0.4", "#", "untestable", "metrics.latency_p99.standard_deviation"),
+        ("density = 0.3 ", "#", "untestable", "metrics.latency_p99.density"),
+        ("density = 0.3 ", "standard_deviation = 0.4 #", "untestable", "metrics.latency_p99"),
+        ("mde = 0.05 ", "mde = 5 ", "untestable", "experiment.mde"),
+        ("mde = 0.05 ", "mde = 0.5 ", "untestable", "metrics.latency_p99.target"),
+        (f'unit_of_analysis = "user"{" " * 16}# what is randomised, or intervals are too short\nunit_field = "user_id"',
+         'unit_of_analysis = "request"', "untestable", "metrics.latency_p99.unit_of_analysis"),
+        ("flag = ", "# flag = ", "missing", "rollout.flag"),
+        ("time_to_ship = 4, ", "time_to_shop = 4, ", "option", "options"),
+        ('worse_by = "0.2 pp"', 'worse_by = "0 pp"', "guardrail", "rollout.guardrails[0].worse_by"),
+        ('worse_by = "0.2 pp"', 'below = 0.1\nfor = "10m"', "guardrail", "rollout.guardrails[0]"),
+        ('worse_by = "0.2 pp"', 'worse_by = "0.2 pp"\nfor = "ten minutes"', "guardrail", "rollout.guardrails[0].for"),
+        ('bake = "6h"', 'bake = "0h"', "stage", "rollout.stages[2].bake"),
         ("mde = 0.05", "#", "untestable", "experiment.mde"),
         ("[privacy]", "[privacy_]", None, ""),
     ],
@@ -98,17 +110,57 @@ def test_each_fault_has_its_finding(old: str, new: str, code: str | None, path: 
 
 
 def test_a_vanity_metric_is_called_one() -> None:
-    text = GOOD.replace("[metrics.errors]", "[metrics.page_views]").replace(
-        'metric = "errors"', 'metric = "page_views"'
+    text = GOOD + (
+        '\n[metrics.page_views]\nrole = "secondary"\nkind = "count"\nevent = "page_viewed"\nunit = "views"\n'
+        'unit_of_analysis = "user"\nside = "client"\nwindow = "1d"\nsegment = "all"\nbetter = "higher"\n'
     )
-    assert ("vanity", "metrics.page_views") in codes(text)
+    assert codes(text) == [("vanity", "metrics.page_views")]
 
 
 def test_what_the_traffic_can_show_is_said_beside_what_is_asked() -> None:
     found = check_change(GOOD.replace("units_per_day = 100000", "units_per_day = 100").encode())
     message = next(f.message for f in found if f.path == "metrics.latency_p99")
-    assert "1,400 units in 14 days show no less than" in message
-    assert "0.019 is asked for, which needs 13,916 units, 140 days" in message
+    # √(0.99 · 0.01) / 0.3 = 0.332; (1.960 + 0.842) · 0.332 · √(2 / 700) = 0.0497
+    assert "1,400 units in 14 days show no less than 0.0497 (13.1% of the baseline)" in message
+    assert "0.019 is asked for, which needs 9,568 units, 96 days" in message
+
+
+def test_looking_before_the_end_costs_traffic() -> None:
+    text = GOOD.replace("units_per_day = 100000", "units_per_day = 800").encode()
+    assert [finding.code for finding in check_change(text) if finding.path == "metrics.latency_p99"] == []
+    watched = check_change(text.replace(b"days = 14", b"days = 14\nsequential = true"))
+    assert [finding.code for finding in watched if finding.path == "metrics.latency_p99"] == ["untestable"]
+
+
+def test_a_word_of_praise_beside_a_figure_is_a_warning() -> None:
+    for goal, severity in (("a much better p99", "error"), ("a much better p99: 210 ms at most", "warning")):
+        found = check_change(GOOD.replace("p99 at most 210 ms", goal).encode())
+        assert [(finding.code, finding.severity) for finding in found] == [("vague", severity)]
+
+
+def test_figures_in_words_are_figures() -> None:
+    for goal in ("half the median latency", "errors fall to zero", "a tenth of the loads at once"):
+        assert codes(GOOD.replace("p99 at most 210 ms", goal)) == []
+
+
+def test_text_in_guillemets_is_a_language_and_no_gap() -> None:
+    assert codes(GOOD.replace("what a person calls it", "un «flux» rapide")) == []
+
+
+def test_an_arm_is_not_judged_by_what_grows_with_its_share() -> None:
+    for kind, unit in (("count", "bookings"), ("rate", "bookings per second")):
+        text = GOOD.replace('kind = "quantile"', f'kind = "{kind}"').replace(
+            'field = "duration_seconds"\nq = 0.99', ""
+        )
+        found = check_change(text.replace('unit = "seconds"', f'unit = "{unit}"').encode())
+        assert ("untestable", "metrics.latency_p99.kind") in [
+            (finding.code, finding.path) for finding in found
+        ]
+
+
+def test_the_latency_of_page_views_is_no_vanity() -> None:
+    text = GOOD.replace("latency_p99", "page_view_p99")
+    assert codes(text) == []
 
 
 def test_a_finding_names_its_line() -> None:

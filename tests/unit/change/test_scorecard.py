@@ -39,6 +39,23 @@ def test_an_option_that_is_better_in_everything_cannot_be_turned() -> None:
     assert scorecard([option("a", x=5, y=4), option("b", x=4, y=3)], {}).flips == ()
 
 
+def test_options_that_are_equal_where_one_criterion_is_all_do_not_turn_the_choice() -> None:
+    # On x alone both have 4: nobody wins beyond a weight of 1.
+    assert [
+        flip.criterion for flip in scorecard([option("a", x=4, y=5), option("b", x=4, y=2)], {}).flips
+    ] == []
+
+
+def test_of_two_that_overtake_at_one_weight_the_steeper_wins() -> None:
+    # With weight t on x: a 3, b 2 + 2t, c 1 + 4t; all meet at 0.5, and c leads beyond.
+    options = [option("a", x=3, y=3), option("b", x=4, y=2), option("c", x=5, y=1)]
+    flips = scorecard(options, {"x": 1, "y": 2}).flips
+    assert [(flip.criterion, flip.at, flip.winner) for flip in flips] == [
+        ("x", pytest.approx(0.5), "c"),
+        ("y", pytest.approx(0.5), "c"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "weights", "said"),
     [
@@ -79,9 +96,12 @@ def test_every_flip_is_one_and_nothing_nearer_turns_the_choice(
         return {name for name, total in totals.items() if total > best - 1e-9}
 
     for flip in card.flips:
-        assert {flip.winner, card.winner} <= leader_with(
-            flip.criterion, flip.at
-        ) or flip.winner in leader_with(flip.criterion, flip.at)
+        assert 0 < flip.at < 1
+        assert {flip.winner, card.winner} <= leader_with(flip.criterion, flip.at)
+        beyond = flip.at + (1e-5 if flip.at > flip.now else -1e-5)
+        if abs(flip.at - flip.now) > 1e-9:  # at a tie either side may be the one
+            assert flip.winner in leader_with(flip.criterion, beyond)
+            assert card.winner not in leader_with(flip.criterion, beyond)
     for criterion in "abc":
         flips = [flip for flip in card.flips if flip.criterion == criterion]
         low = max([flip.at for flip in flips if flip.at <= flip.now], default=0.0)
