@@ -28,7 +28,7 @@ from fairlead.change.parse import line_numbers, parse_change, where
 from fairlead.change.sections import ChangeFile, MetricTable
 from fairlead.change.sentences import doubts, situation
 from fairlead.change.template import PLACEHOLDERS
-from fairlead.change.testable import testable
+from fairlead.change.testable import enough_traffic
 from fairlead.errors import InvalidInput
 from fairlead.metrics.metric import is_metric_name
 
@@ -76,7 +76,7 @@ def _findings(file: ChangeFile) -> Iterator[Raw]:
     yield from choice(file)
     yield from doubts(file)
     yield from letting_out(file)
-    yield from testable(file)
+    yield from enough_traffic(file)
 
 
 def _metrics(file: ChangeFile) -> Iterator[Raw]:

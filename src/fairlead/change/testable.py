@@ -27,12 +27,12 @@ from fairlead.statistics.power import (
 )
 from fairlead.statistics.sequential_means import tuned_information
 
-__all__ = ["testable"]
+__all__ = ["enough_traffic"]
 
 _GROWS = ("count", "rate", "maximum")
 
 
-def testable(file: ChangeFile) -> Iterator[Raw]:
+def enough_traffic(file: ChangeFile) -> Iterator[Raw]:
     """Findings about `[experiment]`, and about effects that it is too small to see."""
     experiment = file.experiment
     controlled = {name: table for name, table in file.metrics.items() if table.design == "controlled"}
@@ -51,9 +51,9 @@ def testable(file: ChangeFile) -> Iterator[Raw]:
 
 
 def _numbers(experiment: ExperimentTable) -> Iterator[Raw]:
-    for key, low, high in (("alpha", 0.0, 0.5), ("power", 0.5, 1.0), ("split", 0.0, 1.0)):
+    for key, low, high in (("alpha", 1e-6, 0.5), ("power", 0.5, 0.9999), ("split", 0.001, 0.999)):
         value = getattr(experiment, key)
-        if not low < value < high:
+        if not low <= value <= high:
             yield (
                 "untestable",
                 "error",
@@ -120,6 +120,14 @@ def _effect(name: str, table: MetricTable, experiment: ExperimentTable, file: Ch
         return
     if deviation is None:
         yield "untestable", severity, *_without(name, table)
+        return
+    if not 1e-100 < deviation < 1e100:  # also keeps the arithmetic below from leaving the floats
+        yield (
+            "untestable",
+            severity,
+            at,
+            f"{name}: a spread of {deviation:.3g} is no metric's: look at the units",
+        )
         return
     hoped = (
         abs(table.target - table.baseline)

@@ -78,8 +78,9 @@ def sample_size(
         raise InvalidInput(f"effect {effect!r} is not a finite number other than 0; no size finds no effect")
     shares = (1 - treatment_share, treatment_share)
     z = critical_value(alpha / (2 if two_sided else 1), None) + critical_value(1 - power, None)
-    total = (z / effect) ** 2 * sum(d * d / share for d, share in zip(deviations, shares, strict=True))
-    if total > _MOST:
+    needed = z / effect
+    total = needed * needed * sum(d * d / share for d, share in zip(deviations, shares, strict=True))
+    if not total <= _MOST:  # not a number where the one overflows and the other underflows
         raise InvalidInput(
             f"effect {effect:g} beside a standard deviation of {standard_deviation:g} needs {total:.3g} units; "
             "no experiment has them"

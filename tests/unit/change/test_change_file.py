@@ -4,6 +4,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +20,18 @@ from fairlead.change import (
     read_change,
 )
 from fairlead.change.parse import line_numbers, where
-from fairlead.change.sections import parse_limit
+from fairlead.change.sections import (
+    ChangeFile,
+    ExperimentTable,
+    GuardrailTable,
+    MetricTable,
+    RolloutTable,
+    parse_limit,
+)
+from fairlead.change.testable import enough_traffic
 from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.ledger import Ledger
+from fairlead.metrics.metric import Kind, Role
 from fairlead.store import Database
 
 GOOD = (
@@ -282,6 +292,41 @@ def test_any_value_anywhere_is_judged_or_refused(data: st.DataObject) -> None:
         check_change("\n".join(lines).encode())
     except BrokenDocument as refusal:
         assert str(refusal)  # noqa: PT017 - many are refused, some are judged
+
+
+numbers = st.sampled_from([None, 0.0, 5e-324, 1e-17, 0.05, 0.5, 1.0, 50.0, 1e15, 1e300, -1.0])
+rates = st.sampled_from([0.0, 5e-324, 1e-17, 0.05, 0.3, 0.5, 0.8, 0.999999, 1.0, 50.0])
+sizes = st.sampled_from([None, -1, 0, 1, 14, 1000, 2**53 - 1])
+tables = st.builds(
+    MetricTable, kind=st.sampled_from(get_args(Kind)), role=st.sampled_from(get_args(Role)),
+    better=st.sampled_from(["lower", "higher"]), design=st.just("controlled"), title=st.just(""), field=st.just("a"),
+    q=numbers, baseline=numbers, target=numbers, standard_deviation=numbers, density=numbers, where=st.just(""),
+)  # fmt: skip
+experiments = st.builds(
+    ExperimentTable, alpha=rates, power=rates, split=rates, mde=numbers, non_inferiority=numbers, units_per_day=sizes,
+    days=sizes,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(tables, min_size=1, max_size=3),
+    experiments,
+    st.sampled_from(["10 %", "0.2 pp", "999999 %", "0 %"]),
+)
+def test_no_number_of_an_experiment_ends_in_anything_but_findings(
+    metrics: list[MetricTable], experiment: ExperimentTable, limit: str
+) -> None:
+    guardrails = tuple(GuardrailTable(metric=f"m{index}", worse_by=limit) for index in range(len(metrics)))
+    file = ChangeFile(
+        change=parse_change(b"[change]\nname = 'a'").change,
+        metrics={f"m{index}": table for index, table in enumerate(metrics)},
+        experiment=experiment,
+        rollout=RolloutTable(guardrails=guardrails),
+    )
+    for _, severity, _, message in enough_traffic(file):
+        assert severity in ("error", "warning")
+        assert "nan" not in message
 
 
 def toml(value: object) -> str:

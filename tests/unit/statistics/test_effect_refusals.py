@@ -106,6 +106,8 @@ def estimate(value: float | None, low: float | None, high: float | None) -> Esti
         (lambda: sample_size(standard_deviation=0.0, effect=1.0), InvalidInput, "standard deviation"),
         (lambda: sample_size(standard_deviation=1.0, effect=0.0), InvalidInput, "no size finds no effect"),
         (lambda: sample_size(standard_deviation=1.0, effect=1e-9), InvalidInput, "no experiment has them"),
+        (lambda: sample_size(standard_deviation=1.0, effect=5e-324), InvalidInput, "no experiment has them"),
+        (lambda: sample_size(standard_deviation=1e-200, effect=5e-324), InvalidInput, "no experiment has them"),
         (lambda: sample_size(standard_deviation=1.0, effect=1.0, power=1.0), InvalidInput, "power"),
         (lambda: minimum_detectable_effect(standard_deviation=1.0, n_control=1, n_treatment=9), InvalidInput, "n_c"),
         (lambda: power(standard_deviation=1.0, effect=math.inf, n_control=9, n_treatment=9), InvalidInput, "effect"),
