@@ -41,7 +41,8 @@ _VANITY = re.compile(
 
 
 def check_change(content: bytes, name: str = "change file") -> tuple[Finding, ...]:
-    """Everything there is to say of the file, in its order; no error among it: it can be frozen.
+    """Everything there is to say of the file, in its order, parts that are not there last; no error among it: it can
+    be frozen.
 
     Raises BrokenDocument where the bytes are no change file at all.
     """
@@ -65,7 +66,9 @@ def check_change(content: bytes, name: str = "change file") -> tuple[Finding, ..
         Finding(code=code, severity=severity, path=path, line=where(lines, path), message=message)
         for code, severity, path, message in _findings(file)
     ]
-    return tuple(sorted(found, key=lambda finding: (finding.line or 0, finding.severity, finding.path)))
+    return tuple(
+        sorted(found, key=lambda finding: (finding.line or len(text), finding.severity, finding.path))
+    )
 
 
 def _findings(file: ChangeFile) -> Iterator[Raw]:

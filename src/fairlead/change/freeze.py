@@ -8,6 +8,7 @@ reached. What may not change is what the result is judged by; if it did, the pre
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ PROMISED = (
 )
 """What the result is judged by. The rest (prose, options, risks) is shown when it changed, and breaks nothing."""
 
+_DONE = re.compile(r"milestones\[\d+\]\.done")
 _MOST_LINES = 3000
 
 
@@ -80,7 +82,10 @@ def compare_changes(frozen: bytes, present: bytes) -> Difference:
     except BrokenDocument as error:
         return Difference(broken=(str(error),), grown=(), reworded=(), diff=_diff(frozen, present))
     changed = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
-    grown = tuple(key for key in changed if _below(key, GROWS) or key.endswith(".done"))
+    # What was written down and is gone has not grown: an incident that vanishes is to be seen.
+    grown = tuple(
+        key for key in changed if key in after and (_below(key, GROWS) or _DONE.fullmatch(key) is not None)
+    )
     broken = tuple(key for key in changed if _below(key, PROMISED) and key not in grown)
     reworded = tuple(key for key in changed if key not in grown and key not in broken)
     return Difference(broken=broken, grown=grown, reworded=reworded, diff=_diff(frozen, present))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from fairlead.change.scorecard import Scorecard, scorecard
@@ -23,7 +24,7 @@ def madr(file: ChangeFile) -> str:
     lines = [
         "---",
         f"status: {'accepted' if chosen else 'proposed'}",
-        f"decision-makers: {_one_line(change.owner)}",
+        f"decision-makers: {json.dumps(' '.join(change.owner.split()), ensure_ascii=False)}",  # a YAML string, too
         "---",
         "",
         f"# {_text(change.title or change.name)}",
@@ -40,10 +41,10 @@ def madr(file: ChangeFile) -> str:
         lines += [
             "## Decision Outcome",
             "",
-            f"Chosen option: “{_text(chosen.name)}”, because {_text(chosen.because)}",
+            f'Chosen option: "{_text(chosen.name)}", because {_text(chosen.because)}',
             "",
         ]
-        good = [change.hypothesis] if change.hypothesis else []
+        good = [f"of the hypothesis: {change.hypothesis}"] if change.hypothesis else []
         lines += ["### Consequences", "", *(f"- Good, because {_text(each)}" for each in good)]
         if chosen.accepting:
             softened = f"; mitigated by {_text(chosen.mitigation)}" if chosen.mitigation else ""
@@ -97,10 +98,6 @@ def _card(card: Scorecard, file: ChangeFile) -> list[str]:
 def _bullets(title: str, items: list[str]) -> list[str]:
     kept = [f"- {_text(item)}" for item in items if item]
     return [title, "", *kept, ""] if kept else []
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace('"', "'").replace(":", " ").split())
 
 
 def _text(text: str) -> str:

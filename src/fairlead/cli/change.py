@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,7 @@ from fairlead.change import (
     read_change,
     scorecard,
 )
+from fairlead.change.sections import GuardrailTable
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
 from fairlead.cli.store_option import DEFAULT_STORE, StoreOption
@@ -61,7 +64,9 @@ def new(
     text = new_change(name)
     path = out or Path(f"{name}.toml")
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w") as file:
+        with open(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w", encoding="utf-8"
+        ) as file:
             file.write(text)
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}; choose another --out") from error
@@ -86,9 +91,8 @@ def check(file: File, json: Json = False) -> int:
             typer.echo(_finding(file, finding))
         if not errors:
             typer.echo(_promise(parse_change(content, str(file))))
-        typer.echo(
-            f"{errors} errors, {len(findings) - errors} warnings" + ("" if errors else ": ready to freeze")
-        )
+        counted = f"{_many(errors, 'error')}, {_many(len(findings) - errors, 'warning')}"
+        typer.echo(counted if errors else f"{counted}: ready to freeze")
     return ExitCode.USAGE if errors else ExitCode.OK
 
 
@@ -140,21 +144,38 @@ def list_(
         table.add_column(heading)
     found = 0
     for path in sorted(directory.glob("*.toml")):
-        try:
-            content = read_change(path)
-            change = parse_change(content, path.name)
-        except FairleadError:
-            continue  # a TOML file of another kind
-        found += 1
-        frozen = _frozen(change.change.name, store)
-        difference = None if frozen is None else compare_changes(frozen.content, content)
-        table.add_row(
-            *(Text(one_line(each)) for each in (path.name, change.change.name, _state(frozen, difference)))
-        )
+        row = _listed(path, store)
+        if row is not None:
+            found += 1
+            table.add_row(*(Text(one_line(each)) for each in row))
     if found:
         Console(highlight=False).print(table)
     else:
         typer.echo(f"{directory}: no change file; fairlead change new NAME makes one")
+
+
+def _listed(path: Path, store: str) -> tuple[str, str, str] | None:
+    """File, change and state; None for a TOML file of another kind."""
+    try:
+        content = read_change(path)
+    except FairleadError:
+        return None
+    try:
+        name = parse_change(content, path.name).change.name
+    except FairleadError as error:  # a slip of the pen must not make a change vanish from the list
+        return (
+            (path.name, "", f"cannot be read: {error}") if re.search(rb"^\[change\]", content, re.M) else None
+        )
+    frozen = _frozen(name, store)
+    return (
+        path.name,
+        name,
+        _state(frozen, None if frozen is None else compare_changes(frozen.content, content)),
+    )
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _frozen(name: str, store: str) -> FrozenChange | None:
@@ -182,16 +203,45 @@ def _finding(file: Path, finding: Finding) -> str:
 
 
 def _promise(change: ChangeFile) -> str:
-    """What the file commits to, in a few lines."""
+    """What the file commits to, in a few lines; of a draft, what there is of it."""
     lines = []
-    for metric in change.definitions():
-        if metric.role == "primary":
-            lines.append(f"judged by {metric.title}: {metric.definition()}")
-            lines.append(f"from {metric.baseline:g} to {metric.target:g} {metric.unit}")
+    for name, table in change.metrics.items():
+        if table.role == "primary":
+            with contextlib.suppress(InvalidInput):  # `check` says it
+                lines.append(
+                    f"judged by {table.title or name.replace('_', ' ')}: {table.metric(name).definition()}"
+                )
+            if table.baseline is not None and table.target is not None:
+                lines.append(f"from {table.baseline:g} to {table.target:g} {table.unit}")
+    if change.rollout is not None:
+        stages = [
+            (stage.audience or f"{100 * (stage.share or 0.0):.4g} %")
+            + (f" for {stage.bake}" if stage.bake else "")
+            for stage in change.rollout.stages
+        ]
+        lines.append(f"let out: {' → '.join(stages)}")
+        lines.append(f"stopped by: {', '.join(map(_limit, change.rollout.guardrails))}")
     chosen = change.chosen()
     if chosen is not None:
-        lines.append(f"chosen {chosen.name} {chosen.because}".rstrip(".") + f", accepting {chosen.accepting}")
+        said = (
+            ("because", chosen.because),
+            ("accepting", chosen.accepting),
+            ("mitigated by", chosen.mitigation),
+        )
+        lines.append(
+            ", ".join([f"chosen: {chosen.name}", *(f"{word} {text}" for word, text in said if text)])
+        )
     return "\n".join(one_line(line) for line in lines)
+
+
+def _limit(guardrail: GuardrailTable) -> str:
+    if guardrail.worse_by:
+        said = f"{guardrail.metric} worse than control by {guardrail.worse_by}"
+    elif guardrail.above is not None:
+        said = f"{guardrail.metric} above {guardrail.above:g}"
+    else:
+        said = f"{guardrail.metric} below {guardrail.below or 0.0:g}"
+    return f"{said} for {guardrail.for_}" if guardrail.for_ else said
 
 
 def _show(change: ChangeFile) -> None:
@@ -200,11 +250,13 @@ def _show(change: ChangeFile) -> None:
     for text in (change.change.problem, change.change.hypothesis):
         if text:
             console.print(Text(one_line(text)))
+    console.print()
+    console.print(Text(_promise(change)))
     if not any(option.scores for option in change.options):
         return
     card = scorecard(change.options, change.weights)
     table = Table(box=None, pad_edge=False)
-    table.add_column("criterion")
+    table.add_column("criterion", no_wrap=True)
     table.add_column("weight", justify="right")
     for name in card.totals:
         table.add_column(one_line(name), justify="right")

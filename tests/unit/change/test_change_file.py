@@ -389,6 +389,18 @@ def test_what_was_promised_may_not_change_and_what_happened_may_be_added() -> No
     assert compare_changes(frozen, b"[change").is_broken
 
 
+def test_an_incident_that_vanishes_has_not_grown() -> None:
+    incident = '\n[[incidents]]\nwhat = "rolled back"\ncause = "a leak"\n'
+    gone = compare_changes((GOOD + incident).encode(), GOOD.encode())
+    assert (gone.is_broken, gone.grown) == (False, ())
+    assert gone.reworded == ("incidents[0].what", "incidents[0].cause")
+
+
+def test_an_owner_of_any_name_is_a_string_of_the_front_matter() -> None:
+    text = madr(parse_change(GOOD.replace("who answers for it", "@team: *it* # \\u0022we\\u0022").encode()))
+    assert text.split("\n")[2] == r'decision-makers: "@team: *it* # \"we\""'
+
+
 def test_dropping_a_guardrail_breaks_the_promise() -> None:
     without = re.sub(r"\[\[rollout.guardrails\]\]\n(.+\n)+", "", GOOD)
     assert compare_changes(GOOD.encode(), without.encode()).is_broken
@@ -406,7 +418,7 @@ def test_a_decision_record_has_the_sections_of_madr_and_no_markup_of_ours() -> N
         "### Consequences",
     ]
     assert r"take \*what\* \<exists\>" in text
-    assert "Chosen option: “build it”, because why this one" in text
+    assert 'Chosen option: "build it", because why this one' in text
     assert "If fit weighed" in text
 
 

@@ -43,7 +43,7 @@ def test_a_file_with_faults_is_listed_with_lines_and_ends_with_two(fairlead: Run
     code, out, _ = fairlead("check", "a.toml")
     assert code == ExitCode.USAGE
     assert out.startswith("a.toml:11: error: 'a lot' is no figure")
-    assert out.endswith("1 errors, 0 warnings\n")
+    assert out.endswith("1 error, 0 warnings\n")
     code, out, _ = fairlead("check", "a.toml", "--json")
     document = json.loads(out)
     assert (document["schema"], document["ok"]) == ("fairlead.change.check/1", False)
@@ -99,6 +99,14 @@ def test_an_empty_folder_and_other_files_are_no_change_files(fairlead: Run) -> N
     code, _, err = fairlead("list", "nowhere")
     assert code == ExitCode.USAGE
     assert "no such folder" in err
+
+
+def test_a_change_with_a_slip_does_not_vanish_from_the_list(fairlead: Run) -> None:
+    Path("a.toml").write_text(GOOD.replace("hypothesis = ", "hypothesys = "))
+    code, out, _ = fairlead("list")
+    assert code == ExitCode.OK
+    assert "a.toml" in out
+    assert "did you mean 'hypothesis'" in " ".join(out.split())
 
 
 def test_a_name_cannot_drive_the_terminal(fairlead: Run) -> None:
