@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fairlead.metrics.prometheus import PrometheusServer
 from fairlead.telemetry import MetricRegistry, WorkerMetrics
 from fairlead.telemetry.prometheus import ScrapeServer
 
@@ -34,6 +35,7 @@ scrape_configs:
 
 WORKER = """
 import sys, time
+from fairlead.metrics.prometheus import PrometheusServer
 from fairlead.telemetry import MetricRegistry, WorkerMetrics
 registry = MetricRegistry()
 jobs = registry.counter("jobs_total", "Jobs.")
@@ -165,3 +167,35 @@ def test_its_quantiles_and_rates_are_ours(watched: Watched) -> None:
         assert theirs is not None
         assert abs(math.log2(theirs / merged.quantile(q))) <= 0.25 + math.log2(1.011)
     assert ask(prometheus, "sum(wait_seconds_sum)") == pytest.approx(merged.sum)
+
+
+def test_readings_are_what_was_counted(watched: Watched) -> None:
+    registry = watched.registry
+    jobs = registry.counter("readings_jobs_total", "Jobs.", labels=("state",))
+    waits = registry.histogram("readings_wait_seconds", "Wait.")
+    url = str(watched.prometheus.base_url)
+    with PrometheusServer(url, stale_after=30.0) as server:
+        assert server.rate("readings_nothing_total", 10.0).reason == "no_data"
+        end = time.monotonic() + 30.0
+        while True:
+            for _ in range(20):
+                jobs.labels(state="ok").add(9)
+                jobs.labels(state="failed").add(1)
+                waits.observe(0.1)
+            share = server.ratio(
+                "readings_jobs_total", "readings_jobs_total", 10.0, where={"state": "failed"}
+            )
+            median = server.quantile("readings_wait_seconds", 0.5, 10.0)
+            rate = server.rate("readings_jobs_total", 10.0)
+            if share.value is not None and median.value is not None and rate.value:
+                break
+            assert time.monotonic() < end, (share, median, rate)
+            time.sleep(0.1)
+        assert share.value == pytest.approx(0.1, rel=0.05)
+        assert median.value == pytest.approx(0.1, rel=0.1)
+        assert share.n is not None
+        assert share.n > 0
+        assert server.quantile("readings_wait_seconds", 0.5, 10.0, native=True).reason == "no_data"
+        assert server.rate("up", 10.0, {"job": "none"}).reason == "no_data"
+    with PrometheusServer("http://127.0.0.1:9", timeout=2.0) as nobody:
+        assert nobody.rate("up", 10.0).reason == "query_error"

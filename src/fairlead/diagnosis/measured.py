@@ -14,10 +14,10 @@ from math import inf, isfinite
 
 import msgspec
 
-from fairlead.diagnosis.scrape import Scrape
 from fairlead.diagnosis.trace import RecordedSpan, critical_path
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.bounds import check_number
+from fairlead.telemetry.scrape import Scrape
 
 __all__ = ["Measured", "measured_between", "measured_in_spans"]
 

@@ -12,6 +12,7 @@ from fairlead.metrics.condition import Condition, parse_condition
 from fairlead.metrics.duration import parse_duration
 from fairlead.metrics.formula import Formula, parse_formula
 from fairlead.metrics.metric import Kind, Metric
+from fairlead.metrics.reading import Reading
 from fairlead.metrics.source import Family, Group, Source, Window
 from fairlead.metrics.target import Relation, Target, TargetOutcome
 
@@ -22,6 +23,7 @@ __all__ = [
     "Group",
     "Kind",
     "Metric",
+    "Reading",
     "Relation",
     "Source",
     "Target",

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead.diagnosis import Measured, RecordedSpan, measured_between, measured_in_spans
-from fairlead.diagnosis.scrape import Scrape
 from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.telemetry import MetricRegistry
 from fairlead.telemetry.prometheus import render
+from fairlead.telemetry.scrape import Scrape
 
 
 class TestAPage:
