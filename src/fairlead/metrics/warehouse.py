@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairlead.errors import BrokenDocument, InvalidInput, MissingExtra
+from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.metrics.metric import Metric
 from fairlead.metrics.source import COVARIATE, Family, Group, Window
 from fairlead.metrics.warehouse_columns import (
@@ -31,12 +30,13 @@ from fairlead.metrics.warehouse_columns import (
     values_of,
     where_of,
 )
+from fairlead.metrics.warehouse_tables import table_of_events, table_of_files
 from fairlead.statistics import Estimate, Moments, clustered_quantile_interval
 from fairlead.statistics.estimate import checked_confidence
 from fairlead.statistics.quantiles import binomial_ranks
+from fairlead.telemetry.schema import EVENTS, EventRegistry
 
 try:
-    import duckdb
     import ibis
     import ibis.expr.types as ir
 except ImportError as missing:
@@ -73,27 +73,16 @@ class Warehouse:
     @classmethod
     def of_files(cls, paths: Iterable[Path], *, time_column: str | None = None) -> Warehouse:
         """Parquet or CSV files, read by DuckDB. Raises BrokenDocument for what cannot be read, or InvalidInput."""
-        files = [Path(path) for path in paths]
-        kinds = {path.suffix.lower() for path in files}
-        if not files or len(kinds) != 1 or not kinds <= {".parquet", ".csv"}:
-            raise InvalidInput("give one or more files, all of them .parquet or all .csv")
-        for path in files:
-            if not path.is_file():
-                raise BrokenDocument(f"{path}: no such file")
-        database = ibis.duckdb.connect()
-        reader = "read_parquet" if kinds == {".parquet"} else "read_csv_auto"
-        listed = ", ".join(_pattern(path) for path in files)
-        try:
-            database.con.execute(f"CREATE TEMP VIEW fairlead AS SELECT * FROM {reader}([{listed}])")  # noqa: S608 - quoted
-            with warnings.catch_warnings():
-                # Ibis 12 asks for the schema by a name that DuckDB has deprecated.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                table = database.table("fairlead")
-        except duckdb.Error as error:
-            raise BrokenDocument(
-                f"{files[0]}: cannot be read as {reader[5:12].strip('_')}: {_first_line(error)}"
-            ) from error
-        return cls(table, time_column=time_column)
+        return cls(table_of_files([Path(path) for path in paths]), time_column=time_column)
+
+    @classmethod
+    def of_events(cls, directory: Path, kind: str, *, registry: EventRegistry = EVENTS) -> Warehouse:
+        """The events of one kind in a sink's folder: segments of JSON Lines, and what was compacted to Parquet.
+
+        An event that is there twice, by its id, counts once; a line that is cut or is no event does not count
+        (`fairlead events check` lists those). Raises UnknownEvent, BrokenDocument where there is nothing to read.
+        """
+        return cls(table_of_events(Path(directory), kind, registry))
 
     def measure(
         self,
@@ -415,13 +404,3 @@ def _round(value: float) -> float:
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _pattern(path: Path) -> str:
-    """The path as DuckDB's readers take it: they would expand `*`, `?` and `[`."""
-    escaped = "".join(f"[{character}]" if character in "*?[" else character for character in str(path))
-    return "'" + escaped.replace("'", "''") + "'"

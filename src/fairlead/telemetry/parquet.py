@@ -42,7 +42,7 @@ try:
 except ImportError as missing:
     raise MissingExtra("duckdb", "warehouse") from missing
 
-__all__ = ["CompactionReport", "compact", "parquet_events"]
+__all__ = ["CompactionReport", "compact", "event_columns", "is_compacted", "parquet_events"]
 
 _OURS = re.compile(r"(?P<kind>[a-z][a-z0-9_]*)-(?P<day>\d{4}-\d\d-\d\d|undated)-(?P<number>\d{6,})\.parquet")
 _WORK = ".compaction"
@@ -228,7 +228,7 @@ def _merge(root: Path, catalogue: Catalogue, lines: _Split, pinned: set[str], me
     made: list[str] = []
     with duckdb.connect(config=settings) as database:
         for (name, day), part in sorted(lines.parts.items()):
-            columns = _columns(lines.kinds[name])
+            columns = event_columns(lines.kinds[name])
             there = [file for file in catalogue.files if file.startswith(f"{name}-{day}-")]
             merged = [
                 file for file in there if file not in pinned and _described(database, root / file) == columns
@@ -316,7 +316,13 @@ def parquet_events(path: Path, registry: EventRegistry) -> Iterator[tuple[Event,
         raise BrokenDocument(f"{path}: row {number}: not an event: {error}") from error
 
 
-def _columns(kind: type[Event]) -> dict[str, str]:
+def is_compacted(path: Path, kind: str) -> bool:
+    """Whether a file is one that `compact` made of events of that kind."""
+    match = _OURS.fullmatch(path.name)
+    return match is not None and match["kind"] == kind
+
+
+def event_columns(kind: type[Event]) -> dict[str, str]:
     """The columns of a kind, with DuckDB's names of their types."""
     described = inspect.type_info(kind)
     assert isinstance(described, inspect.StructType)  # noqa: S101  # what msgspec says of a Struct

@@ -18,6 +18,9 @@ from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.metrics import Metric, Window, parse_condition
 from fairlead.metrics.warehouse import Warehouse
 from fairlead.statistics import Moments, cuped_effect, mean_effect, ratio_effect, smooth_effect
+from fairlead.telemetry import BufferedSink, JsonLinesSegments, RequestFinished
+from fairlead.telemetry.parquet import compact
+from fairlead.telemetry.schema import UnknownEvent
 
 
 def warehouse(columns: dict[str, Any], **options: Any) -> Warehouse:
@@ -343,3 +346,44 @@ def test_a_formula_from_the_warehouse_is_compared_by_its_gradient(people: dict[s
     control = rows_of(people, "control", "clicks", "views").sum(axis=0)
     assert effect.control == pytest.approx(control[0] / (control[1] - control[0]))
     assert mean_effect(*arms, "clicks").n_control == effect.n_control
+
+
+def test_events_in_segments_and_in_parquet_count_once(tmp_path: Path) -> None:
+    def finished(number: int) -> RequestFinished:
+        return RequestFinished(
+            at_utc_seconds=1_764_200_000.0 + number,
+            service="feed",
+            route="/feed",
+            status=200 if number % 10 else 503,
+            latency_seconds=0.1 + number / 1000,
+        )
+
+    folder = tmp_path / "it's events"
+    for start in (0, 100):
+        with BufferedSink(JsonLinesSegments(folder, max_bytes=4_000)) as sink:
+            for number in range(start, start + 100):
+                sink.emit(finished(number))
+        if start == 0:
+            assert compact(folder).events == 100
+    segments = sorted(folder.glob("*.jsonl"))
+    copy = folder / f"{segments[0].stem}0.jsonl"
+    copy.write_bytes(
+        segments[0].read_bytes() + b'{"event":"request_finished","at_utc'
+    )  # delivered twice, and cut
+    errors = metric("errors", "proportion", "status >= 500")
+    source = Warehouse.of_events(folder, "request_finished")
+    family = source.measure([errors, metric("mean", "mean", "latency_seconds")])
+    weighted = family.moments["mean"][()]
+    assert round(weighted.n * weighted.mean("mean events")) == 200
+    assert weighted.mean("mean") / weighted.mean("mean events") == pytest.approx(0.1 + 99.5 / 1000)
+    arm = family.moments["errors"][()]
+    assert arm.mean("errors") / arm.mean("errors events") == pytest.approx(0.1)
+    first = source.measure([metric("n", "count")], window=Window(start=1_764_200_000.0, end=1_764_200_010.0))
+    assert first.moments["n"][()].n == 10
+
+
+def test_a_folder_without_events_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BrokenDocument, match="no segments, and no request_finished in Parquet"):
+        Warehouse.of_events(tmp_path, "request_finished")
+    with pytest.raises(UnknownEvent):
+        Warehouse.of_events(tmp_path, "nothing_like_it")
