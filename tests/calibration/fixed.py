@@ -249,6 +249,11 @@ def _trends(rng: Rng) -> bool:
     )
 
 
+def _trends_of_few(rng: Rng) -> bool:
+    arms = (Moments.from_rows(("w1", "w2", "w3"), rng.normal(0, sd, (n, 3))) for n, sd in ((5, 1), (8, 2)))
+    return parallel_trends(*arms, before=["w1", "w2", "w3"]).p_value < ALPHA
+
+
 # Distributions
 
 
@@ -350,7 +355,9 @@ SCENARIOS: tuple[Scenario, ...] = (
               "false discovery rate", 0.05, 0.005, 162, _discoveries),
     scenario("difference in differences", "20 and 30 cities, random walks, effect 1.5",
               _COVERAGE, 0.95, 0.007, 171, _did),
-    scenario("parallel trends", "20 and 30 cities, three periods", _FALSE, 0.05, 0.015, 172, _trends),
+    scenario("parallel trends", "20 and 30 cities, three periods", _FALSE, 0.05, 0.005, 172, _trends),
+    scenario("parallel trends", "5 and 8 cities, variances 1:4, three periods", _FALSE, 0.05, 0.01, 173,
+             _trends_of_few, "at most"),
     scenario("PSI", "3,000 and 5,000 units in nine bins",
               _FALSE, 0.05, 0.007, 181, _moved(population_stability_index)),
     scenario("Jensen–Shannon", "3,000 and 5,000 units in nine bins",

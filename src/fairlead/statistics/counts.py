@@ -69,6 +69,11 @@ def count_effect(
     high = effect + math.hypot(limits[1][1] - rates[1], rates[0] - limits[0][0])
     odds = exposure_control / exposure_treatment
     share_low, share_high = _clopper_pearson(count_treatment, count_control + count_treatment, tail)
+    # MOVER may leave zero out where the exact test does not yet tell the rates apart; the test decides.
+    if share_low * odds <= 1 - share_low:
+        low = min(low, 0.0)
+    if share_high * odds >= 1 - share_high:
+        high = max(high, 0.0)
     return Effect(
         control=rates[0],
         treatment=rates[1],

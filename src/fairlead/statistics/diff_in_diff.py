@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from fairlead.errors import InvalidInput, TooFewUnits, ZeroVariance
 from fairlead.statistics.clusters import FloatArray
 from fairlead.statistics.effect import ArmFigure, Effect, compare, welch_degrees
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
 from fairlead.statistics.moments import Moments
-from fairlead.statistics.tails import chi_square_tail
+from fairlead.statistics.tails import LEAST
 
 __all__ = ["ParallelTrends", "difference_in_differences", "parallel_trends"]
 
@@ -76,7 +77,7 @@ class ParallelTrends:
     p_value: float
     """Of "they did"; small: the design does not hold. Large is no proof that it does."""
     statistic: float
-    """Wald's chi-square over all steps between periods."""
+    """Hotelling's T² over all steps between periods, scaled so that a k-th of it is F with k degrees."""
     steps: tuple[float, ...]
     """By how much treatment moved more than control, between each period and the next."""
     standard_errors: tuple[float, ...]
@@ -91,7 +92,8 @@ def parallel_trends(control: Moments, treatment: Moments, *, before: Sequence[st
     before: columns in time order, two or more. Raises TooFewUnits where a group has no more units than steps,
     ZeroVariance, InvalidInput.
 
-    Source: the joint test that all leads are zero, as in event studies. That passing it shows little by
+    Source: the joint test that all leads are zero, as in event studies, here by Hotelling's T² (Annals of Mathematical
+    Statistics 2, 1931), which for one step is Welch's t. That passing it shows little by
     itself, and biases what is reported after it: Roth, American Economic Review: Insights 4, 2022; hence
     `could_hide`.
 
@@ -110,7 +112,8 @@ def parallel_trends(control: Moments, treatment: Moments, *, before: Sequence[st
         if arm.n <= k:
             raise TooFewUnits(f"{name}: {arm.n} unit(s) for {k} step(s); add units, or join periods")
     gaps = np.array([treatment.combine(w, "s").mean("s") - control.combine(w, "s").mean("s") for w in steps])
-    covariance = _covariance(control, steps) + _covariance(treatment, steps)
+    apart = _covariance(control, steps), _covariance(treatment, steps)
+    covariance = apart[0] + apart[1]
     errors = np.sqrt(np.diag(covariance))
     if not (errors > 0).all():
         raise ZeroVariance("no unit differs from another in a step between periods; check the columns")
@@ -119,11 +122,12 @@ def parallel_trends(control: Moments, treatment: Moments, *, before: Sequence[st
         raise ZeroVariance("one step between periods follows from the others; leave a period out")
     z = gaps / errors
     statistic = float(z @ np.linalg.solve(scaled, z))
-    # Hotelling's correction for a covariance known from few units, referred to chi-square.
-    n = control.n + treatment.n - 2
-    statistic *= max(0.0, (n - k + 1) / n)
+    # Hotelling's T² for a covariance that is known from few units, with the fewest of the steps' Welch degrees.
+    (v_c, v_t) = (np.diag(part) / np.diag(covariance) for part in apart)
+    degrees = float((1 / (v_c**2 / (control.n - 1) + v_t**2 / (treatment.n - 1))).min())
+    statistic *= (degrees - k + 1) / degrees
     return ParallelTrends(
-        p_value=chi_square_tail(statistic, k),
+        p_value=max(LEAST, float(special.fdtrc(k, degrees - k + 1, statistic / k))),
         statistic=statistic,
         steps=tuple(float(gap) for gap in gaps),
         standard_errors=tuple(float(error) for error in errors),

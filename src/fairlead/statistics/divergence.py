@@ -44,7 +44,7 @@ class Divergence:
 
 
 def population_stability_index(before: ArrayLike, after: ArrayLike, *, alpha: float = 0.001) -> Divergence:
-    """Σ (b − a) · ln(b / a) over the bins' shares; half a unit is added to every bin where any is empty.
+    """Σ (b − a) · ln(b / a) over the bins' shares; half a unit is added to each where one is empty on one side.
 
     before, after: shape (B,), whole counts of the same bins. Raises InvalidInput, TooFewUnits.
 
@@ -58,6 +58,10 @@ def population_stability_index(before: ArrayLike, after: ArrayLike, *, alpha: fl
     """
     a, b = _histograms(before, after)
     n, m = float(a.sum()), float(b.sum())
+    a, b = (
+        a[a + b > 0],
+        b[a + b > 0],
+    )  # a bin that is empty on both sides says nothing, and is no degree of freedom
     if (a == 0).any() or (b == 0).any():
         a, b = a + 0.5, b + 0.5
     p, q = a / a.sum(), b / b.sum()

@@ -231,3 +231,38 @@ def test_a_crossing_of_the_distribution_functions_is_half_counted_on_each_side()
     # F − G runs from 0 to 1/2 to 0 and from 0 to −1/2 to 0 over bins of width 1.
     found = wasserstein([2, 0, 0, 2], [1, 1, 1, 1], range(5), rng=np.random.default_rng(1))
     assert found.value == pytest.approx(0.25 / 2 + 0.25 / 2 + 0.25 / 2 + 0.25 / 2)
+
+
+def test_bins_that_are_empty_on_both_sides_change_no_divergence() -> None:
+    for divergence in (population_stability_index, jensen_shannon, chi_square):
+        plain = divergence([500, 500], [600, 400])
+        padded = divergence([500, 500] + [0] * 40, [600, 400] + [0] * 40)
+        assert (padded.value, padded.threshold, padded.p_value) == (
+            plain.value,
+            plain.threshold,
+            plain.p_value,
+        )
+        assert padded.moved
+
+
+def test_trends_of_few_units_are_judged_by_few_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(3)
+    c, t = (Moments.from_rows(("w1", "w2"), rng.normal(size=(n, 2))) for n in (3, 7))
+    # One step is Welch's t on the units' changes, as in `difference_in_differences`.
+    found = parallel_trends(c, t, before=["w1", "w2"])
+    welch = difference_in_differences(c, t, before=["w1"], after=["w2"])
+    assert found.p_value == pytest.approx(welch.p_value, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_of_a_difference_of_counts_claims_no_more_than_the_exact_test(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(300):
+        exposure = [float(10 ** rng.uniform(0, 3)) for _ in range(2)]
+        counts = [int(rng.poisson(rng.choice([0.02, 0.1, 1.0]) * size)) for size in exposure]
+        for side in ("two_sided", "greater", "less"):
+            found = count_effect(
+                counts[0], exposure[0], counts[1], exposure[1], hypothesis=Hypothesis(alternative=side)
+            )
+            apart = (found.low is not None and found.low > 0) or (found.high is not None and found.high < 0)
+            assert not apart or found.p_value < 0.05
