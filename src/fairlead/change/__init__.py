@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fairlead.change.check import check_change
 from fairlead.change.finding import Finding
-from fairlead.change.freeze import Difference, compare_changes, freeze_change
+from fairlead.change.freeze import Difference, compare_changes, freeze_change, moved_promises
 from fairlead.change.madr import madr
 from fairlead.change.parse import parse_change, read_change
 from fairlead.change.scorecard import Flip, Scorecard, scorecard
@@ -26,6 +26,7 @@ __all__ = [
     "compare_changes",
     "freeze_change",
     "madr",
+    "moved_promises",
     "new_change",
     "parse_change",
     "read_change",

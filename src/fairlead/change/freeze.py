@@ -21,7 +21,7 @@ from fairlead.errors import BrokenDocument, InvalidInput
 if TYPE_CHECKING:
     from fairlead.ledger import FrozenChange, Ledger
 
-__all__ = ["Difference", "compare_changes", "freeze_change"]
+__all__ = ["Difference", "compare_changes", "freeze_change", "moved_promises"]
 
 GROWS = ("incidents", "reflection", "ai_use", "conflicts", "highest_risk.result")
 """What is written afterwards, and changes no promise."""
@@ -74,10 +74,31 @@ class Difference:
         return bool(self.broken)
 
 
+def moved_promises(ledger: Ledger, name: str) -> tuple[str, ...]:
+    """Keys of what was promised that a later version changed after evidence had been recorded for the change.
+
+    To freeze again is allowed: plans are mended. But who has seen a figure and then moves the target has promised
+    nothing, whatever the last version says. Blocks.
+    """
+    from fairlead.ledger import Evidence, FrozenChange  # with the extra that whoever has a ledger has
+
+    moved: dict[str, None] = {}
+    before: FrozenChange | None = None
+    is_measured = False
+    for entry in ledger.entries(change=name):
+        if isinstance(entry.body, Evidence):
+            is_measured = True
+        elif isinstance(entry.body, FrozenChange):
+            if before is not None and is_measured:
+                moved |= dict.fromkeys(compare_changes(before.content, entry.body.content).broken)
+            before = entry.body
+    return tuple(moved)
+
+
 def compare_changes(frozen: bytes, present: bytes) -> Difference:
-    """What changed between two versions. A present file that cannot be read breaks the pre-registration."""
-    before = _flat(parse_change(frozen, "frozen file"))
+    """What changed between two versions. One that cannot be read breaks the pre-registration."""
     try:
+        before = _flat(parse_change(frozen, "frozen file"))
         after = _flat(parse_change(present, "present file"))
     except BrokenDocument as error:
         return Difference(broken=(str(error),), grown=(), reworded=(), diff=_diff(frozen, present))

@@ -19,6 +19,7 @@ from fairlead.change import (
     compare_changes,
     freeze_change,
     madr,
+    moved_promises,
     new_change,
     parse_change,
     read_change,
@@ -121,13 +122,13 @@ def show(
     if as_madr:
         typer.echo(madr(change), nl=False)
         return ExitCode.OK
-    frozen = _frozen(change.change.name, store)
+    frozen, moved = _frozen(change.change.name, store)
     difference = None if frozen is None else compare_changes(frozen.content, content)
     if diff:
         typer.echo("not frozen" if difference is None else difference.diff or "not a byte changed")
     else:
         _show(change)
-        typer.echo(_state(frozen, difference))
+        typer.echo(_state(frozen, difference, moved))
     return ExitCode.UNVERIFIED if difference is not None and difference.is_broken else ExitCode.OK
 
 
@@ -166,11 +167,11 @@ def _listed(path: Path, store: str) -> tuple[str, str, str] | None:
         return (
             (path.name, "", f"cannot be read: {error}") if re.search(rb"^\[change\]", content, re.M) else None
         )
-    frozen = _frozen(name, store)
+    frozen, moved = _frozen(name, store)
     return (
         path.name,
         name,
-        _state(frozen, None if frozen is None else compare_changes(frozen.content, content)),
+        _state(frozen, None if frozen is None else compare_changes(frozen.content, content), moved),
     )
 
 
@@ -178,23 +179,31 @@ def _many(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def _frozen(name: str, store: str) -> FrozenChange | None:
+def _frozen(name: str, store: str) -> tuple[FrozenChange | None, tuple[str, ...]]:
+    """The last version, and what versions moved after something was measured."""
     if "://" not in store and not Path(store).exists():
-        return None
+        return None, ()
     with Database(store) as database:
-        return Ledger(database).frozen(name)
+        ledger = Ledger(database)
+        frozen = ledger.frozen(name)
+        return frozen, moved_promises(ledger, name) if frozen is not None and frozen.version > 1 else ()
 
 
-def _state(frozen: FrozenChange | None, difference: Difference | None) -> str:
+def _state(frozen: FrozenChange | None, difference: Difference | None, moved: tuple[str, ...]) -> str:
     if frozen is None or difference is None:
         return "not frozen"
     version = f"version {frozen.version}, {frozen.sha256[:12]}"
     if difference.is_broken:
-        more = f" and {len(difference.broken) - 3} more" if len(difference.broken) > 3 else ""
-        return f"pre-registration broken since {version}: {', '.join(difference.broken[:3])}{more}"
+        return f"pre-registration broken since {version}: {_few(difference.broken)}"
+    if moved:
+        return f"frozen again ({version}) with other promises after something was measured: {_few(moved)}"
     if difference.reworded:
         return f"as frozen ({version}) but for the words of {', '.join(difference.reworded[:3])}"
     return f"as frozen ({version})" + (", grown since" if difference.grown else "")
+
+
+def _few(keys: tuple[str, ...]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _finding(file: Path, finding: Finding) -> str:

@@ -15,6 +15,7 @@ from fairlead.change import (
     compare_changes,
     freeze_change,
     madr,
+    moved_promises,
     new_change,
     parse_change,
     read_change,
@@ -33,6 +34,7 @@ from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.ledger import Ledger
 from fairlead.metrics.metric import Kind, Role
 from fairlead.store import Database
+from tests.unit.ledger.contract import figure
 
 GOOD = (
     new_change("feed_latency")
@@ -361,6 +363,19 @@ def test_a_file_is_frozen_byte_by_byte_and_twice_is_once(ledger: Ledger) -> None
     second = freeze_change(GOOD.replace("target = 0.21", "target = 0.25").encode(), ledger)
     assert (second.version, second.follows) == (2, first.sha256)
     assert ledger.frozen("feed_latency") == second
+
+
+def test_a_target_that_is_moved_after_a_figure_was_seen_stays_visible(ledger: Ledger) -> None:
+    texts = [
+        GOOD.replace("target = 0.21", f"target = {target}").encode() for target in (0.21, 0.25, 0.3, 0.35)
+    ]
+    for text in texts[:2]:
+        freeze_change(text, ledger)
+    assert moved_promises(ledger, "feed_latency") == ()  # nothing was measured: a plan was mended
+    ledger.record_evidence(figure(change="feed_latency"))
+    freeze_change(texts[2] + b'\n[reflection]\nsurprised = "much"\n', ledger)
+    assert moved_promises(ledger, "feed_latency") == ("metrics.latency_p99.target",)
+    assert moved_promises(ledger, "another") == ()
 
 
 def test_a_file_with_errors_is_not_frozen(ledger: Ledger) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 from fairlead.cli import main
 from fairlead.cli.exit_codes import ExitCode
+from fairlead.ledger import Ledger
+from fairlead.store import Database
 from tests.unit.change.test_change_file import GOOD
+from tests.unit.ledger.contract import figure
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -77,6 +80,19 @@ def test_a_file_is_frozen_grows_and_is_broken(fairlead: Run) -> None:
     assert "metrics.latency_p99.target" in out
     assert "-target = 0.21" in fairlead("show", "a.toml", "--diff")[1]
     assert "pre-registration broken" in fairlead("list")[1]
+
+
+def test_freezing_again_after_a_figure_does_not_wash_the_promise(fairlead: Run) -> None:
+    path = Path("a.toml")
+    path.write_text(GOOD)
+    fairlead("freeze", "a.toml")
+    with Database("fairlead.db") as database:
+        Ledger(database).record_evidence(figure(change="feed_latency"))
+    path.write_text(GOOD.replace("target = 0.21", "target = 0.35"))
+    fairlead("freeze", "a.toml")
+    out = fairlead("show", "a.toml")[1]
+    assert "frozen again (version 2" in out
+    assert "after something was measured: metrics.latency_p99.target" in out
 
 
 def test_a_file_with_errors_is_not_frozen(fairlead: Run) -> None:
