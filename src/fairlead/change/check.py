@@ -54,10 +54,10 @@ def check_change(content: bytes, name: str = "change file") -> tuple[Finding, ..
             severity="error",
             path="",
             line=number,
-            message=f"{line.strip()[:60]}: replace what stands in «»",
+            message=f"replace {', '.join(marks)}",
         )
         for number, line in enumerate(text.split("\n"), 1)
-        if not line.lstrip().startswith("#") and PLACEHOLDERS.search(line)
+        if not line.lstrip().startswith("#") and (marks := PLACEHOLDERS.findall(line))
     )
     if left:
         return left

@@ -1,6 +1,6 @@
 """A change file to begin with: every part with a word on why it is asked for, and nothing that could be left standing.
 
-What is filled in is an example of the form, marked by «», and `check` refuses it as long as the marks are there.
+What is filled in is an example of the form, numbers too, marked by «»; `check` refuses it while a mark is there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fairlead.metrics.metric import is_metric_name
 __all__ = ["PLACEHOLDERS", "new_change"]
 
 _TEMPLATE = """# One change, from problem to proof; to be frozen before the first figure: fairlead change freeze FILE
-# What stands in «» is to be replaced. fairlead change check FILE says what is missing, vague or untestable.
+# Replace what stands in «», and the number beside it; fairlead change check FILE says what is missing or vague.
 
 [change]
 name = "{name}"
@@ -48,9 +48,9 @@ side = "server"                          # or client: a server does not see the 
 window = "10m"
 segment = "«all requests of the route»"
 better = "lower"
-baseline = 0.38                          # today's figure
-target = 0.21                            # the figure hoped for
-density = 0.3                            # 0.6 % of last week's values lie between 0.37 and 0.39: 0.006 / 0.02
+baseline = 0.38                          # «today's figure»
+target = 0.21                            # «the figure hoped for»
+density = 0.3                            # «0.6 % of last week's values lie between 0.37 and 0.39: 0.006 / 0.02»
 # For a mean or a ratio in its place: standard_deviation, of one unit. A proportion needs neither.
 
 [metrics.«errors»]
@@ -65,26 +65,26 @@ side = "server"
 window = "10m"
 segment = "«all requests of the route»"
 better = "lower"
-baseline = 0.001
+baseline = 0.001                         # «today's share»
 
 # 2 to 4 options. Scores run from 1 (bad) to 5 (good). The rejected ones say why.
 [[options]]
 name = "«take what exists»"
 kind = "adopt"
-scores = {{ time_to_ship = 4, operating_cost = 3, risk = 4, maintainability = 3, fit = 2 }}
+scores = {{ time_to_ship = 4, operating_cost = 3, risk = 4, maintainability = 3, fit = 2 }}  # «your scores»
 because = "«why not»"
 
 [[options]]
 name = "«build it»"
 kind = "build"
-scores = {{ time_to_ship = 2, operating_cost = 4, risk = 3, maintainability = 4, fit = 5 }}
+scores = {{ time_to_ship = 2, operating_cost = 4, risk = 3, maintainability = 4, fit = 5 }}  # «your scores»
 chosen = true
 because = "«why this one»"
 accepting = "«what it costs us»"
 mitigation = "«what softens that»"
 
 [weights]
-fit = 2                                  # those left out weigh 1
+fit = 2                                  # «what matters more»; those left out weigh 1
 
 [[assumptions]]
 statement = "«what must be true for it to work»"
@@ -92,7 +92,7 @@ falsified_by = "«the metric and the value that would show it is not»"
 
 [complexity]                             # is it more than is needed?
 expected_load = "«requests per second in a year»"
-team_size = 3
+team_size = 3                            # «people who will maintain it»
 change_frequency = "«how often it will be changed»"
 upgrade_path = "«what comes when it is outgrown»"
 
@@ -119,9 +119,9 @@ runbook = "«a link for whoever is paged at night»"
 [experiment]
 unit = "user"
 split = 0.5
-mde = 0.05                               # the smallest relative effect on the primary metric worth finding
-units_per_day = 1000                     # new users a day, both arms together
-days = 14
+mde = 0.05                               # «the smallest relative effect on the primary metric worth finding»
+units_per_day = 1000                     # «new users a day, both arms together»
+days = 14                                # «how long it may run»
 
 [[risks]]
 what = "«what may go wrong»"

@@ -60,7 +60,9 @@ def test_a_good_file_has_nothing_to_mend() -> None:
 
 def test_a_new_file_is_refused_until_every_mark_is_replaced() -> None:
     findings = check_change(new_change("feed_latency").encode())
-    assert len(findings) > 30
+    assert len(findings) > 40
+    assert (findings[0].line, findings[0].message) == (6, "replace «what a person calls it»")
+    assert "replace «today's figure»" in [finding.message for finding in findings]
     assert {finding.code for finding in findings} == {"missing"}
     assert all(finding.line for finding in findings)
 
@@ -82,7 +84,7 @@ def test_a_new_file_is_refused_until_every_mark_is_replaced() -> None:
         ("chosen = true", "", "option", "options"),
         ('because = "why not"', "", "option", "options[0].because"),
         ('accepting = "what it costs us"', "", "option", "options[1].accepting"),
-        ("fit = 2                ", "latency = 2 ", "option", "weights.latency"),
+        ("[weights]\nfit = 2 ", "[weights]\nlatency = 2 ", "option", "weights.latency"),
         ("fit = 5", "fit = 1", "option", "options[1]"),
         ('falsified_by = "the metric and the value that would show it is not"', "", "unfalsifiable", "assumptions[0]"),
         ("share = 0.05", "share = 5", "stage", "rollout.stages[2].share"),
