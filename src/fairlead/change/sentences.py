@@ -21,7 +21,8 @@ _VAGUE = re.compile(
     re.IGNORECASE,
 )
 _FIGURE = re.compile(
-    r"(?<![\w.])\d|\b(half|halves?|halved|twice|doubled?|third|quarter|fifth|tenth|zero|never)\b",
+    r"(?<![\w./])\d|\b(half|halves?|halved|twice|doubled?|third|quarter|fifth|tenth|zero|never|two|three|four|five|six|"
+    r"seven|eight|nine|ten|dozen|hundred|thousand|an? (?:second|minute|hour|day))\b",
     re.IGNORECASE,
 )
 _MECHANISM = re.compile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -86,7 +87,7 @@ def check(file: File, json: Json = False) -> int:
             for finding in findings
         ]
         document = {"schema": SCHEMA, "file": str(file), "ok": errors == 0, "findings": said}
-        typer.echo(msgspec.json.format(msgspec.json.encode(document)))
+        _print_json(document)
     else:
         for finding in findings:
             typer.echo(_finding(file, finding))
@@ -98,13 +99,16 @@ def check(file: File, json: Json = False) -> int:
 
 
 @app.command()
-def freeze(file: File, store: StoreOption = DEFAULT_STORE) -> None:
+def freeze(file: File, store: StoreOption = DEFAULT_STORE, json: Json = False) -> None:
     """Puts the file into the ledger, byte by byte: from now on, what it promised can be told from what came."""
     content = read_change(file)
     with Database(store) as database:
         database.migrate()
         frozen = freeze_change(content, Ledger(database), name=str(file))
-    typer.echo(f"{frozen.name} version {frozen.version}: sha256 {frozen.sha256}")
+    if json:
+        _print_json({"schema": "fairlead.change.freeze/1", "file": str(file), **_version(frozen)})
+    else:
+        typer.echo(f"{frozen.name} version {frozen.version}: sha256 {frozen.sha256}")
 
 
 @app.command()
@@ -115,6 +119,7 @@ def show(
         bool, typer.Option("--madr", help="Print a decision record (MADR 4) in place of it.")
     ] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Print what changed since it was frozen.")] = False,
+    json: Json = False,
 ) -> int:
     """Shows the options weighed, which weight would turn the choice, and whether the file is as it was frozen."""
     content = read_change(file)
@@ -122,13 +127,20 @@ def show(
     if as_madr:
         typer.echo(madr(change), nl=False)
         return ExitCode.OK
-    frozen, moved = _frozen(change.change.name, store)
-    difference = None if frozen is None else compare_changes(frozen.content, content)
-    if diff:
+    state = _state_of(change, content, store)
+    difference = state.difference
+    if json:
+        card = scorecard(change.options, change.weights) if _is_scored(change) else None
+        totals, flips = (card.totals, card.flips) if card else ({}, ())
+        schema = "fairlead.change.show/1"
+        _print_json(
+            {"schema": schema, "file": str(file), **_state_record(state), "totals": totals, "flips": flips}
+        )
+    elif diff:
         typer.echo("not frozen" if difference is None else difference.diff or "not a byte changed")
     else:
         _show(change)
-        typer.echo(_state(frozen, difference, moved))
+        typer.echo(_in_words(state))
     return ExitCode.UNVERIFIED if difference is not None and difference.is_broken else ExitCode.OK
 
 
@@ -136,60 +148,99 @@ def show(
 def list_(
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where change files lie.")] = Path(),
     store: StoreOption = DEFAULT_STORE,
+    json: Json = False,
 ) -> None:
     """Lists the change files of a folder, each with its state: not frozen, as frozen, grown, broken."""
     if not directory.is_dir():
         raise InvalidInput(f"{directory}: no such folder; name the one that change files lie in")
-    table = Table(box=None, pad_edge=False)
-    for heading in ("file", "change", "state"):
-        table.add_column(heading)
-    found = 0
-    for path in sorted(directory.glob("*.toml")):
-        row = _listed(path, store)
-        if row is not None:
-            found += 1
-            table.add_row(*(Text(one_line(each)) for each in row))
-    if found:
+    listed = [
+        (path.name, state) for path in sorted(directory.glob("*.toml")) if (state := _listed(path, store))
+    ]
+    if json:
+        changes = [{"file": name, **_state_record(state)} for name, state in listed]
+        _print_json({"schema": "fairlead.change.list/1", "changes": changes})
+    elif listed:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("file", "change", "state"):
+            table.add_column(heading)
+        for name, state in listed:
+            table.add_row(*(Text(one_line(each)) for each in (name, state.name, _in_words(state))))
         Console(highlight=False).print(table)
     else:
         typer.echo(f"{directory}: no change file; fairlead change new NAME makes one")
 
 
-def _listed(path: Path, store: str) -> tuple[str, str, str] | None:
-    """File, change and state; None for a TOML file of another kind."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """A change file beside what was frozen of it."""
+
+    name: str
+    error: str = ""
+    frozen: FrozenChange | None = None
+    difference: Difference | None = None
+    moved: tuple[str, ...] = ()
+
+
+def _listed(path: Path, store: str) -> _State | None:
+    """None for a TOML file of another kind."""
     try:
         content = read_change(path)
     except FairleadError:
         return None
     try:
-        name = parse_change(content, path.name).change.name
+        change = parse_change(content, path.name)
     except FairleadError as error:  # a slip of the pen must not make a change vanish from the list
-        return (
-            (path.name, "", f"cannot be read: {error}") if re.search(rb"^\[change\]", content, re.M) else None
-        )
-    frozen, moved = _frozen(name, store)
-    return (
-        path.name,
-        name,
-        _state(frozen, None if frozen is None else compare_changes(frozen.content, content), moved),
-    )
+        return _State(name="", error=str(error)) if re.search(rb"^\[change\]", content, re.M) else None
+    return _state_of(change, content, store)
 
 
 def _many(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def _frozen(name: str, store: str) -> tuple[FrozenChange | None, tuple[str, ...]]:
-    """The last version, and what versions moved after something was measured."""
+def _print_json(document: dict[str, object]) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(document)))
+
+
+def _state_of(change: ChangeFile, content: bytes, store: str) -> _State:
+    name = change.change.name
     if "://" not in store and not Path(store).exists():
-        return None, ()
+        return _State(name=name)
     with Database(store) as database:
         ledger = Ledger(database)
         frozen = ledger.frozen(name)
-        return frozen, moved_promises(ledger, name) if frozen is not None and frozen.version > 1 else ()
+        if frozen is None:
+            return _State(name=name)
+        moved = moved_promises(ledger, name) if frozen.version > 1 else ()
+    return _State(name=name, frozen=frozen, difference=compare_changes(frozen.content, content), moved=moved)
 
 
-def _state(frozen: FrozenChange | None, difference: Difference | None, moved: tuple[str, ...]) -> str:
+def _version(frozen: FrozenChange) -> dict[str, object]:
+    return {
+        "change": frozen.name,
+        "version": frozen.version,
+        "sha256": frozen.sha256,
+        "frozen_at_utc_seconds": frozen.frozen_at_utc_seconds,
+    }
+
+
+def _state_record(state: _State) -> dict[str, object]:
+    difference = state.difference
+    return {
+        "change": state.name,
+        "error": state.error or None,
+        "frozen": None if state.frozen is None else _version(state.frozen),
+        "broken": difference.broken if difference else (),
+        "grown": difference.grown if difference else (),
+        "reworded": difference.reworded if difference else (),
+        "moved_after_evidence": state.moved,
+    }
+
+
+def _in_words(state: _State) -> str:
+    frozen, difference, moved = state.frozen, state.difference, state.moved
+    if state.error:
+        return f"cannot be read: {state.error}"
     if frozen is None or difference is None:
         return "not frozen"
     version = f"version {frozen.version}, {frozen.sha256[:12]}"
@@ -243,6 +294,10 @@ def _promise(change: ChangeFile) -> str:
     return "\n".join(one_line(line) for line in lines)
 
 
+def _is_scored(change: ChangeFile) -> bool:
+    return any(option.scores for option in change.options)
+
+
 def _limit(guardrail: GuardrailTable) -> str:
     if guardrail.worse_by:
         said = f"{guardrail.metric} worse than control by {guardrail.worse_by}"
@@ -261,7 +316,7 @@ def _show(change: ChangeFile) -> None:
             console.print(Text(one_line(text)))
     console.print()
     console.print(Text(_promise(change)))
-    if not any(option.scores for option in change.options):
+    if not _is_scored(change):
         return
     card = scorecard(change.options, change.weights)
     table = Table(box=None, pad_edge=False)

@@ -153,7 +153,12 @@ def test_a_word_of_praise_beside_a_figure_is_a_warning() -> None:
 
 
 def test_figures_in_words_are_figures() -> None:
-    for goal in ("half the median latency", "errors fall to zero", "a tenth of the loads at once"):
+    for goal in (
+        "half the median latency",
+        "errors fall to zero",
+        "a tenth of the loads at once",
+        "nobody waits a second",
+    ):
         assert codes(GOOD.replace("p99 at most 210 ms", goal)) == []
 
 

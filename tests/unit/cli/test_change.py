@@ -125,6 +125,22 @@ def test_a_change_with_a_slip_does_not_vanish_from_the_list(fairlead: Run) -> No
     assert "did you mean 'hypothesis'" in " ".join(out.split())
 
 
+def test_what_is_printed_is_there_as_json_too(fairlead: Run) -> None:
+    path = Path("a.toml")
+    path.write_text(GOOD)
+    frozen = json.loads(fairlead("freeze", "a.toml", "--json")[1])
+    assert (frozen["change"], frozen["version"], len(frozen["sha256"])) == ("feed_latency", 1, 64)
+    path.write_text(GOOD.replace("target = 0.21", "target = 0.35"))
+    code, out, _ = fairlead("show", "a.toml", "--json")
+    shown = json.loads(out)
+    assert code == ExitCode.UNVERIFIED
+    assert shown["broken"] == ["metrics.latency_p99.target"]
+    assert shown["frozen"]["sha256"] == frozen["sha256"]
+    assert shown["flips"][0]["criterion"] == "time_to_ship"
+    listed = json.loads(fairlead("list", "--json")[1])
+    assert [each["broken"] for each in listed["changes"]] == [shown["broken"]]
+
+
 def test_a_name_cannot_drive_the_terminal(fairlead: Run) -> None:
     Path("a.toml").write_text(GOOD.replace('name = "build it"', 'name = "\\u001b[2Jbuild"'))
     code, out, err = fairlead("show", "a.toml")
