@@ -19,17 +19,18 @@ from tests.calibration.scenarios import SCENARIOS, measured
 
 HEAD = """# Calibration
 
-What every estimator of `fairlead.statistics` promises, and what it did in {experiments:,} simulated experiments of
-each kind. Made by `python scripts/calibration_reference.py`; `make soak` runs the same and fails where a promise is
-broken. Seeds are fixed, so the numbers are the same on every machine.
+What every estimator of `fairlead.statistics` promises, and what it did in up to {experiments:,} simulated experiments
+of each kind (`runs`; fewer where each is looked at thousands of times). Made by
+`python scripts/calibration_reference.py`; `make soak` runs the same and fails where a promise is broken. Seeds are
+fixed, so the numbers are the same on every machine.
 
 The interval is an exact binomial one of 99.9 %. A row is kept when the promise, give or take its tolerance, lies
 within the interval. Tolerances say how far theory lets a method be off: none for exact methods, which may only be
 conservative (≤, ≥); half a percentage point where an approximation is known to be good; more where data are rare,
 few or strongly skewed.
 
-| estimator | data | quantity | promise | tolerance | measured | interval | seed | |
-|---|---|---|--:|--:|--:|--:|--:|---|
+| estimator | data | quantity | promise | tolerance | runs | measured | interval | seed | |
+|---|---|---|--:|--:|--:|--:|--:|--:|---|
 """
 SIGNS = {"both": "", "at most": "≤ ", "at least": "≥ "}
 
@@ -56,6 +57,7 @@ def line(row: Row) -> str:
         row.quantity,
         f"{SIGNS[row.side]}{row.nominal:.1%}",
         f"{row.tolerance:.1%}",
+        f"{row.experiments:,}",
         f"{row.measured:.2%}",
         f"{row.low:.2%}–{row.high:.2%}",
         str(row.seed),
