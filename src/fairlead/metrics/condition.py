@@ -65,9 +65,7 @@ class Comparison:
     def holds(self, event: Mapping[str, object]) -> bool | None:
         """True, false, or None where the field is missing or not comparable with the value."""
         found = event.get(self.field)
-        if found is None or isinstance(found, str) != isinstance(self.value, str):
-            return None
-        if isinstance(found, float) and math.isnan(found):
+        if not _is_comparable(found, self.value):
             return None
         return bool(_COMPUTE[self.operator](found, self.value))
 
@@ -82,7 +80,7 @@ class Membership:
     def holds(self, event: Mapping[str, object]) -> bool | None:
         """True, false, or None where the field is missing or not comparable with the values."""
         found = event.get(self.field)
-        if found is None or isinstance(found, str) != isinstance(self.values[0], str) or found != found:
+        if not _is_comparable(found, self.values[0]):
             return None
         return found in self.values
 
@@ -138,6 +136,13 @@ Condition = Comparison | Membership | Missing | Negation | All | Either
 """A parsed condition. `holds(event)` is true, false, or None for unknown; an event counts where it is true."""
 
 
+def _is_comparable(found: object, value: Value) -> bool:
+    """Whether both are texts, or both numbers; a list, a table or a NaN is neither."""
+    if isinstance(found, str) or isinstance(value, str):
+        return isinstance(found, str) and isinstance(value, str)
+    return isinstance(found, int | float) and found == found
+
+
 def parse_condition(text: str) -> Condition:
     """The condition that `text` says. Raises InvalidInput naming the part that is none.
 
@@ -163,6 +168,14 @@ def parse_expression(text: str, what: str) -> ast.expr:
         why = str(error.msg if isinstance(error, SyntaxError) else error).split("\n")[0]
         hint = "; write == to compare" if _ASSIGNS.search(text) else ""
         raise InvalidInput(f"{what} {text[:80]!r} cannot be read: {why}{hint}") from error
+
+
+def source_of(node: ast.expr) -> str:
+    """The part as it was written, for a message; cut where it is long, or nested too deep to be printed."""
+    try:
+        return ast.unparse(node)[:60]
+    except RecursionError:
+        return "a part that is nested too deep"
 
 
 def _read(node: ast.expr, text: str, depth: int) -> Condition:
@@ -214,15 +227,16 @@ def _value(node: ast.expr, text: str) -> Value:
         value = inner.value
         if isinstance(value, str | bool) and not negative:
             return value
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            if abs(value) >= 2**63:
-                raise InvalidInput(f"condition {text[:80]!r}: {value:g} is beyond what a column holds")
+        if isinstance(value, int | float) and not isinstance(value, bool) and value != math.inf:
+            # Compared before it is a float: an integer of 400 digits is none.
+            if not abs(value) < 2**63:
+                raise InvalidInput(f"condition {text[:80]!r}: a number of it is beyond what a column holds")
             return -value if negative else value
     raise _refused(node, text)
 
 
 def _refused(node: ast.expr, text: str) -> InvalidInput:
-    part = ast.unparse(node)[:60]
+    part = source_of(node)
     return InvalidInput(
         f"condition {text[:80]!r}: {part!r} is no comparison of a field with a value; "
         'write such as ending == "ok" and latency_seconds < 1.0'

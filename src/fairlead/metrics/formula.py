@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fairlead.errors import InvalidInput, UndefinedRatio
-from fairlead.metrics.condition import parse_expression
+from fairlead.metrics.condition import parse_expression, source_of
 
 __all__ = ["Formula", "parse_formula"]
 
@@ -133,7 +133,7 @@ def _read(node: ast.expr, text: str, depth: int, names: dict[str, None]) -> _Tre
                 _read(right, text, depth - 1, names),
             )
     raise InvalidInput(
-        f"formula {text[:80]!r}: {ast.unparse(node)[:60]!r} is neither a field, a number above 0, nor + - * / of them"
+        f"formula {text[:80]!r}: {source_of(node)!r} is neither a field, a number above 0, nor + - * / of them"
     )
 
 

@@ -169,6 +169,10 @@ class Metric:
     def sha256(self) -> str:
         """Hash of every field: two metrics of one hash are one metric."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # 1 and 1.0 are one figure, however a file writes it.
+        fields |= {
+            name: float(fields[name]) for name in ("q", "baseline", "target") if fields[name] is not None
+        }
         return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     @property
@@ -251,7 +255,7 @@ class Metric:
             value = getattr(self, field)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
                 raise InvalidInput(f"metric {self.name}: {field} is {value!r}, not a finite number")
             if field == "q" and not 0 < value < 1:
                 raise InvalidInput(f"metric {self.name}: q is {value}, outside 0 to 1; p99 is 0.99")
@@ -298,6 +302,13 @@ class Metric:
 def is_metric_name(name: object) -> bool:
     """Whether files, columns and flags can bear this name: lower case letters, digits and _, up to 64."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _is_duration(window: str) -> bool:

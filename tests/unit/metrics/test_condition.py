@@ -126,3 +126,16 @@ def test_any_text_is_a_condition_or_refused(text: str) -> None:
         parse_condition(text).holds(EVENT)
     except InvalidInput as refusal:
         assert "condition" in str(refusal)  # noqa: PT017 - most texts are refused, some are not
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 400 + "1", "x == " + "-" * 400 + "1", "~" * 400 + "x", "x == " + "9" * 400]
+)
+def test_what_python_itself_cannot_print_or_hold_is_refused_too(text: str) -> None:
+    with pytest.raises(InvalidInput, match="condition"):
+        parse_condition(text)
+
+
+def test_a_list_beside_a_number_is_unknown() -> None:
+    for text in ("x < 1", "x == 1", "x in (1, 2)"):
+        assert parse_condition(text).holds({"x": [1]}) is None

@@ -157,3 +157,12 @@ def test_a_definition_cannot_be_changed_after_the_fact() -> None:
 )
 def test_percentiles_are_named_as_people_say_them(q: float, name: str) -> None:
     assert percentile(q) == f"{name} percentile"
+
+
+def test_a_whole_number_and_its_float_are_one_definition() -> None:
+    assert metric(target=0).sha256 == metric(target=0.0).sha256
+
+
+def test_a_target_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="not a finite number"):
+        metric(target=10**400)
