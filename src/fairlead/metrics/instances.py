@@ -106,6 +106,7 @@ class Instances:
         query = selector(counter, where)
         seconds, problem = self._span(before, after)
         counted = _increase(before, after, counter, where)
+        problem = problem or _not_finite(counted, query)
         if problem or counted is None:
             return self._reading(None, query, seconds, problem, f"no instance has {query}")
         return self._reading(counted / seconds, query, seconds, "", "", n=counted)
@@ -124,11 +125,12 @@ class Instances:
         query = f"{selector(numerator, where)} / {selector(denominator, of)}"
         seconds, problem = self._span(before, after)
         below = _increase(before, after, denominator, of)
+        above = _increase(before, after, numerator, where) or 0.0
+        problem = problem or _not_finite(above, numerator) or _not_finite(below, denominator)
         if problem or not below:
             return self._reading(
                 None, query, seconds, problem, f"nothing was counted by {selector(denominator, of)}"
             )
-        above = _increase(before, after, numerator, where) or 0.0
         return self._reading(above / below, query, seconds, "", "", n=below)
 
     def quantile(
@@ -147,8 +149,9 @@ class Instances:
             raise InvalidInput(f"q {q!r} is not a number between 0 and 1, both excluded")
         query = f"{q:g} quantile of {selector(histogram, where)}"
         seconds, problem = self._span(before, after)
-        buckets = _bucket_increases(before, after, histogram, where)
+        buckets, mixed = _bucket_increases(before, after, histogram, where)
         total = buckets.get(math.inf, 0.0)
+        problem = problem or mixed or _not_finite(sum(buckets.values()), histogram)
         if problem or total <= 0:
             return self._reading(None, query, seconds, problem, f"nothing was counted by {histogram}")
         rank = q * total
@@ -158,6 +161,10 @@ class Instances:
                 if math.isinf(edge):
                     return self._reading(
                         low, query, seconds, "", f"at least {low:g}: beyond the last bucket", n=total
+                    )
+                if below == 0 and edge <= 0:
+                    return self._reading(
+                        edge, query, seconds, "", f"at most {edge:g}: in the first bucket", n=total
                     )
                 share = (rank - below) / (cumulated - below) if cumulated > below else 1.0
                 return self._reading(low + (edge - low) * share, query, seconds, "", "", n=total)
@@ -222,22 +229,34 @@ def _increase(before: Snapshot, after: Snapshot, name: str, where: Mapping[str, 
     return total if found else None
 
 
+def _not_finite(counted: float | None, name: str) -> str:
+    return (
+        "" if counted is None or math.isfinite(counted) else f"{name}: an instance counts what is not finite"
+    )
+
+
 def _bucket_increases(
     before: Snapshot, after: Snapshot, histogram: str, where: Mapping[str, str] | None
-) -> dict[float, float]:
-    edges = {
-        labels["le"]
-        for page in after.pages.values()
-        for labels, _ in page.samples(f"{histogram}_bucket")
-        if "le" in labels
-    }
+) -> tuple[dict[float, float], str]:
+    """What was counted up to each edge, or a problem: counts up to other edges cannot be added."""
+    name = f"{histogram}_bucket"
+    spelled: dict[str, float] = {}
+    layouts: dict[tuple[str, tuple[tuple[str, str], ...]], set[float]] = {}
+    for url, page in after.pages.items():
+        for labels in _matching(page, name, where):
+            edge = dict(labels).get("le", "")
+            try:
+                bound = float(edge)
+            except ValueError:
+                return {}, f"{histogram}: {edge[:40]!r} is no edge of a bucket"
+            if math.isnan(bound):
+                return {}, f"{histogram}: {edge[:40]!r} is no edge of a bucket"
+            spelled[edge] = bound
+            layouts.setdefault((url, tuple(pair for pair in labels if pair[0] != "le")), set()).add(bound)
+    if len({frozenset(edges) for edges in layouts.values()}) > 1:
+        return {}, f"{histogram}: its series have different buckets, which cannot be added up"
     found: dict[float, float] = {}
-    for edge in edges:
-        try:
-            bound = float(edge)
-        except ValueError:
-            continue
-        counted = _increase(before, after, f"{histogram}_bucket", {**(where or {}), "le": edge})
-        if counted is not None:
-            found[bound] = found.get(bound, 0.0) + counted
-    return found
+    for edge, bound in spelled.items():
+        counted = _increase(before, after, name, {**(where or {}), "le": edge})
+        found[bound] = found.get(bound, 0.0) + (counted or 0.0)
+    return found, ""

@@ -58,6 +58,11 @@ class PrometheusServer:
             raise InvalidInput(
                 f"url {parsed.scheme}://{parsed.host}: write one such as http://127.0.0.1:9090"
             )
+        if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
+            # Not sent, so that no error of the connection quotes it.
+            raise InvalidInput(
+                "token: it has a space, a line break or a letter that no header carries; strip it"
+            )
         self._stale_after = float(stale_after)
         self._timeout = float(timeout)
         self._name = f"{parsed.scheme}://{parsed.host}" + (f":{parsed.port}" if parsed.port else "")

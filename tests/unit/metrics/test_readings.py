@@ -197,3 +197,37 @@ def test_a_quantile_lies_within_its_bucket(pages: Pages) -> None:
     beyond = pages.instances.quantile(before, after, "wait", 0.95)
     assert beyond.value == 0.2
     assert "at least 0.2" in beyond.detail
+
+
+@pytest.mark.parametrize("count", ["+Inf", "1e308"])
+def test_a_count_that_is_not_finite_is_a_query_error_and_no_figure(pages: Pages, count: str) -> None:
+    pages.pages = {"a": f"x_total {'+Inf' if count == '+Inf' else '0'}\n", "b": "x_total 0\n"}
+    before = pages.instances.scrape()
+    pages.now += 1.0
+    pages.pages = {"a": f"x_total {count}\n", "b": f"x_total {count}\n"}
+    after = pages.instances.scrape()
+    assert pages.instances.rate(before, after, "x_total").reason == "query_error"
+    assert pages.instances.ratio(before, after, "x_total", "x_total").reason == "query_error"
+
+
+def test_buckets_of_two_layouts_are_not_added_up(pages: Pages) -> None:
+    pages.pages = {
+        "a": 'wait_bucket{le="1"} 0\nwait_bucket{le="2"} 0\nwait_bucket{le="+Inf"} 0\n',
+        "b": 'wait_bucket{le="1.5"} 0\nwait_bucket{le="+Inf"} 0\n',
+    }
+    before = pages.instances.scrape()
+    pages.now += 1.0
+    pages.pages = {
+        "a": 'wait_bucket{le="1"} 90\nwait_bucket{le="2"} 100\nwait_bucket{le="+Inf"} 100\n',
+        "b": 'wait_bucket{le="1.5"} 1\nwait_bucket{le="+Inf"} 100\n',
+    }
+    found = pages.instances.quantile(before, pages.instances.scrape(), "wait", 0.5)
+    assert found.reason == "query_error"
+    assert "different buckets" in found.detail
+
+
+@pytest.mark.parametrize("token", ["secret\n", "two words", "gehörig", ""])
+def test_a_token_that_no_header_carries_is_refused_without_being_said(token: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        PrometheusServer("http://prometheus:9090", token=token)
+    assert not token or token.strip() not in str(refusal.value)
