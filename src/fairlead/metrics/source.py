@@ -27,7 +27,7 @@ from fairlead.statistics import Estimate, Moments
 __all__ = ["Family", "Group", "Source", "Window"]
 
 Group = tuple[str, ...]
-"""The values of the grouping columns, as text: ``("treatment",)``; empty without grouping."""
+"""The values of the grouping columns, as text: ``("treatment",)``; "" where it is missing; empty without grouping."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

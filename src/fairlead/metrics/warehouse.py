@@ -12,8 +12,8 @@ said, and does not silently turn a whole figure into NaN.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,16 @@ from fairlead.metrics.warehouse_columns import (
     values_of,
     where_of,
 )
+from fairlead.metrics.warehouse_sums import (
+    as_moments,
+    far_means,
+    group_of,
+    is_finite_number,
+    moved,
+    near_means,
+    run,
+    sums_of,
+)
 from fairlead.metrics.warehouse_tables import table_of_events, table_of_files
 from fairlead.statistics import Estimate, Moments, clustered_quantile_interval
 from fairlead.statistics.estimate import checked_confidence
@@ -45,9 +55,8 @@ except ImportError as missing:
 __all__ = ["Warehouse"]
 
 _EVENT_TIME = "at_utc_seconds"
-_LOOK = 1_000
-"""Rows that are looked at to find a value near each mean."""
 _UNIT = "fairlead unit"
+_VALUE = "fairlead value"
 
 
 class Warehouse:
@@ -97,6 +106,9 @@ class Warehouse:
         unit = _checked(metrics, by, before, self._table.columns)
         events = self._within(window).mutate(**{ONE: ibis.literal(1.0)})
         log: list[str] = []
+        family: tuple[str, ...] = ()
+        if unit is not None:
+            events, family = _with_unit(events, unit, log)
         plain = [metric for metric in metrics if metric.kind != "quantile"]
         columns: dict[str, tuple[str, ...]] = {}
         moments: dict[str, dict[Group, Moments]] = {}
@@ -111,14 +123,21 @@ class Warehouse:
                 )
             rows = _unit_rows(events, by, unit, pieces, before)
             moments, units, caveats = _moments(rows, by, columns, log)
-            caveats = _left_out(plain, events, unit, log) | caveats
+            for name, said in _left_out(plain, events, unit, log).items():
+                caveats[name] = (*said, *caveats.get(name, ()))
+            for metric in plain:
+                _name_as_fields(metric, columns, moments)
         quantiles: dict[str, dict[Group, Estimate]] = {}
         for metric in metrics:
             if metric.kind == "quantile":
-                quantiles[metric.name], counted = self._quantile(metric, events, by, unit, log)
+                quantiles[metric.name], counted, missing = self._quantile(metric, events, by, unit, log)
                 units = units or counted
+                if missing:
+                    caveats[metric.name] = (f"{missing:,} events without a value do not count",)
         if WEIGHT in self._table.columns and quantiles:
-            caveats[""] = ("quantiles take every event once, whatever its inclusion probability",)
+            family = (*family, "quantiles take every event once, whatever its inclusion probability")
+        if family:
+            caveats[""] = family
         return Family(
             columns=columns,
             moments=moments,
@@ -151,46 +170,49 @@ class Warehouse:
 
     def _quantile(
         self, metric: Metric, events: ir.Table, by: Sequence[str], unit: str | None, log: list[str]
-    ) -> tuple[dict[Group, Estimate], dict[Group, int]]:
+    ) -> tuple[dict[Group, Estimate], dict[Group, int], int]:
         assert metric.q is not None and metric.field is not None  # noqa: S101,PT018 - a quantile has both
         value = events[metric.field].cast("float64")
         # +inf is a value: what never came back is slower than all others.
-        kept = events.filter(where_of(metric, events), is_finite(value) | (value == float("inf")))
-        value = kept[metric.field].cast("float64")
+        groups = {f"group {name}": _group_of(events, name) for name in by}
+        named = {_UNIT: events[unit]} if unit is not None else {}
+        counting = events.filter(where_of(metric, events)).select(**groups, **named, **{_VALUE: value})
+        value = counting[_VALUE]
+        kept = counting.filter(is_finite(value) | (value == float("inf")))
+        value = kept[_VALUE]
         q = metric.q
-        first = _run(
-            kept.group_by(list(by)).aggregate(n=kept.count(), value=value.quantile(q)) if by
-            else kept.aggregate(n=kept.count(), value=value.quantile(q)),
-            log,
-        )  # fmt: skip
+        wanted = {"n": kept.count(), "value": value.quantile(q)}
+        first = run(
+            kept.group_by(list(groups)).aggregate(**wanted) if groups else kept.aggregate(**wanted), log
+        )
+        missing = int(run(counting.aggregate(n=counting.count()), log)[0]["n"])
+        missing -= sum(int(row["n"]) for row in first)
         found: dict[Group, Estimate] = {}
         counts: dict[Group, int] = {}
         for row in first:
-            group = _group(row, by)
-            here = _only(kept, by, group)
-            column = here[metric.field].cast("float64")
+            group = group_of(row, tuple(groups))
+            here = _only(kept, tuple(groups), group)
+            column = here[_VALUE]
 
             def read(level: float, column: Any = column) -> float:
                 level = min(1.0, max(0.0, level))
-                return float(_run(column.quantile(level).name("value").as_table(), log)[0]["value"])
+                return float(run(column.quantile(level).name("value").as_table(), log)[0]["value"])
 
-            if unit is None:
+            if unit is None or not row["n"]:
                 counts[group] = int(row["n"])
                 found[group] = _ordered(read, float(row["value"] or 0.0), int(row["n"]), q, self._confidence)
             else:
                 below = (column <= float(row["value"])).cast("float64")
-                per_unit = here.group_by(**{_UNIT: here[unit]}).aggregate(
-                    events=here.count(), below=below.sum()
-                )
-                sums = _run(
-                    _sums(per_unit, (), {"m": ("events", "below")}, {"events": 0.0, "below": 0.0}), log
+                per_unit = here.group_by(_UNIT).aggregate(events=here.count(), below=below.sum())
+                sums = run(
+                    sums_of(per_unit, (), {"m": ("events", "below")}, {"events": 0.0, "below": 0.0}), log
                 )[0]
-                units = _as_moments(sums, ("events", "below"), {"events": 0.0, "below": 0.0})
+                units = as_moments(sums, ("events", "below"), {"events": 0.0, "below": 0.0})
                 counts[group] = units.n
                 found[group] = clustered_quantile_interval(
                     read, q, units, events="events", at_or_below="below", confidence=self._confidence
                 )
-        return found, counts
+        return found, counts, missing
 
 
 def _checked(
@@ -240,7 +262,7 @@ def _unit_rows(
     prior = {
         f"{COVARIATE}{name}": events[name].cast("float64") for names in covariates.values() for name in names
     }
-    groups = {f"group {name}": events[name].cast("string") for name in by}
+    groups = {f"group {name}": _group_of(events, name) for name in by}
     if unit is None:
         return events.select(**groups, **columns, **prior)
     summed = {name: value.sum() for name, value in columns.items()}
@@ -257,25 +279,37 @@ def _moments(
 ) -> tuple[dict[str, dict[Group, Moments]], dict[Group, int], dict[str, tuple[str, ...]]]:
     groups = tuple(f"group {name}" for name in by)
     used = tuple(dict.fromkeys(column for names in columns.values() for column in names))
-    near = _near(rows, used, log)
-    found = _run(_sums(rows, groups, columns, near), log)
+    near = near_means(rows, used, log)
+    found = run(sums_of(rows, groups, columns, near), log)
+    far = far_means(found, groups, used, near)
+    about = moved(rows, groups, near, far)
+    if far:
+        # Rare: the first rows were not like the rest, and what is left of the squares would be rounding.
+        found = run(sums_of(rows, groups, columns, about), log)
     caveats: dict[str, tuple[str, ...]] = {}
-    units = {_group(row, groups): int(row["n"]) for row in found}
+    units = {group_of(row, groups): int(row["n"]) for row in found}
     moments: dict[str, dict[Group, Moments]] = {}
     for name, names in columns.items():
         whole = all(
-            row[f"count {column}"] == row["n"] and _is_finite(row[f"sum {column}"])
+            row[f"count {column}"] == row["n"] and is_finite_number(row[f"sum {column}"])
             for row in found
             for column in names
         )
-        rows_of = found
+        rows_of, far_of = found, far
         if not whole:
             # Rare: one more pass, over the rows in which this metric has all its values.
             valid = [is_finite(rows[column].cast("float64")) for column in names]
-            rows_of = _run(_sums(rows.filter(*valid), groups, {name: names}, near), log)
+            rows_of = run(sums_of(rows.filter(*valid), groups, {name: names}, near), log)
+            far_of = far_means(rows_of, groups, names, near)
+            if far_of:
+                there = rows.filter(*valid)
+                rows_of = run(sums_of(there, groups, {name: names}, moved(there, groups, near, far_of)), log)
             left = sum(units.values()) - sum(int(row["n"]) for row in rows_of)
             caveats[name] = (f"{left:,} units without a finite value are left out",)
-        moments[name] = {_group(row, groups): _as_moments(row, names, near) for row in rows_of}
+        moments[name] = {
+            group: as_moments(row, names, {**near, **far_of.get(group, {})})
+            for group, row in ((group_of(row, groups), row) for row in rows_of)
+        }
     return moments, units, caveats
 
 
@@ -287,13 +321,13 @@ def _left_out(
     for metric in metrics:
         needed = values_of(metric, events) if unit is not None or metric.where else []
         for value in needed:
-            missing = ibis.ifelse(is_finite(value), 0, 1)
+            missing = ibis.ifelse(is_finite(value) | ~where_of(metric, events), 0, 1)
             asked[metric.name] = (
                 missing if metric.name not in asked else ibis.greatest(asked[metric.name], missing)
             )
     if not asked:
         return {}
-    found = _run(events.aggregate(**{name: missing.sum() for name, missing in asked.items()}), log)[0]
+    found = run(events.aggregate(**{name: missing.sum() for name, missing in asked.items()}), log)[0]
     return {
         name: (f"{int(count):,} events without a finite value do not count",)
         for name, count in found.items()
@@ -301,65 +335,28 @@ def _left_out(
     }
 
 
-def _near(rows: ir.Table, columns: Sequence[str], log: list[str]) -> dict[str, float]:
-    """A value near the mean of each column, from the first rows: sums about it lose no digits."""
-    first = rows.limit(_LOOK)
-    values = {column: first[column].cast("float64") for column in columns}
-    found = _run(
-        first.aggregate(
-            **{
-                f"near {column}": ibis.ifelse(is_finite(value), value, ibis.null("float64")).mean()
-                for column, value in values.items()
-            }
-        ),
-        log,
-    )[0]
-    # A round number, so that the query of the same data stays the same query.
-    return {column: _round(found[f"near {column}"] or 0.0) for column in columns}
+def _with_unit(events: ir.Table, unit: str, log: list[str]) -> tuple[ir.Table, tuple[str, ...]]:
+    """The events that name their unit: those that do not are no unit together."""
+    count = int(run(events.aggregate(n=events[unit].isnull().cast("int64").sum()), log)[0]["n"] or 0)
+    said = (f"{count:,} events without {unit} do not count",) if count else ()
+    return events.filter(events[unit].notnull()), said
 
 
-def _sums(
-    rows: ir.Table, groups: Sequence[str], columns: Mapping[str, tuple[str, ...]], near: Mapping[str, float]
-) -> ir.Table:
-    """One row per group: how many, and per metric the sums and sums of products about the near values."""
-    wanted: dict[str, Any] = {"n": rows.count()}
-    shifted = {
-        column: rows[column].cast("float64") - near[column]
-        for column in dict.fromkeys(column for names in columns.values() for column in names)
-    }
-    for names in columns.values():
-        for index, a in enumerate(names):
-            wanted.setdefault(f"count {a}", rows[a].count())
-            wanted.setdefault(f"sum {a}", shifted[a].sum())
-            for b in names[: index + 1]:
-                wanted.setdefault(f"product {b} {a}", (shifted[b] * shifted[a]).sum())
-    return rows.group_by(list(groups)).aggregate(**wanted) if groups else rows.aggregate(**wanted)
+def _name_as_fields(
+    metric: Metric, columns: dict[str, tuple[str, ...]], moments: dict[str, dict[Group, Moments]]
+) -> None:
+    """Names a formula's columns by its fields; in the query each metric has columns of its own."""
+    formula = metric.parsed_formula
+    if formula is not None:
+        names = (*formula.names, *columns[metric.name][len(formula.names) :])
+        columns[metric.name] = names
+        moments[metric.name] = {
+            group: dataclasses.replace(found, columns=names) for group, found in moments[metric.name].items()
+        }
 
 
-def _as_moments(row: Mapping[str, Any], columns: Sequence[str], near: Mapping[str, float]) -> Moments:
-    n = int(row["n"])
-    if n == 0:
-        return Moments.from_rows(columns, [])
-    shift = {column: row[f"sum {column}"] / n for column in columns}
-    size = len(columns)
-    products = [[0.0] * size for _ in range(size)]
-    for i, a in enumerate(columns):
-        for j, b in enumerate(columns[: i + 1]):
-            value = row[f"product {b} {a}"] - n * shift[a] * shift[b]
-            if i == j:
-                # What is left by rounding alone is no spread.
-                value = value if value > 1e-12 * abs(row[f"product {b} {a}"]) else 0.0
-            products[i][j] = products[j][i] = value
-    for i in range(size):
-        for j in range(size):
-            if products[i][i] == 0 or products[j][j] == 0:
-                products[i][j] = products[j][i] = 0.0
-    return Moments(
-        columns=tuple(columns),
-        n=n,
-        means=tuple(near[column] + shift[column] for column in columns),
-        products=tuple(tuple(line) for line in products),
-    )
+def _group_of(events: ir.Table, name: str) -> Any:
+    return events[name].cast("string").fill_null("")
 
 
 def _ordered(read: Any, value: float, n: int, q: float, confidence: float) -> Estimate:
@@ -379,26 +376,8 @@ def _ordered(read: Any, value: float, n: int, q: float, confidence: float) -> Es
 
 
 def _only(rows: ir.Table, by: Sequence[str], group: Group) -> ir.Table:
-    same = [rows[name].cast("string") == value for name, value in zip(by, group, strict=True)]
+    same = [rows[name] == value for name, value in zip(by, group, strict=True)]
     return rows.filter(*same) if same else rows
-
-
-def _run(expression: ir.Table, log: list[str]) -> list[dict[str, Any]]:
-    log.append(str(ibis.to_sql(expression)))
-    rows: list[dict[str, Any]] = expression.to_pyarrow().to_pylist()
-    return rows
-
-
-def _group(row: Mapping[str, Any], names: Sequence[str]) -> Group:
-    return tuple("" if row[name] is None else str(row[name]) for name in names)
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.3g}") if math.isfinite(value) else 0.0
 
 
 def _some(names: Iterable[str]) -> str:

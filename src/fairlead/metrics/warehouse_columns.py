@@ -89,7 +89,9 @@ def pieces_of(metric: Metric, events: ir.Table, unit: str | None) -> dict[str, A
     formula = metric.parsed_formula
     if formula is not None:
         # An event has some of the counts; those that it has not are none.
-        return {field: column(_number(events[field]).fill_null(0.0)) for field in formula.names}
+        return {
+            f"{name} of {field}": column(_number(events[field]).fill_null(0.0)) for field in formula.names
+        }
     return {name: column(one)}  # count, rate
 
 

@@ -387,3 +387,77 @@ def test_a_folder_without_events_is_named(tmp_path: Path) -> None:
         Warehouse.of_events(tmp_path, "request_finished")
     with pytest.raises(UnknownEvent):
         Warehouse.of_events(tmp_path, "nothing_like_it")
+
+
+@pytest.mark.parametrize("mean", [1e9, 1.005e9, 1.7649e9])
+def test_the_spread_survives_a_mean_that_no_short_number_is_near(mean: float) -> None:
+    values = mean + np.random.default_rng(5).standard_normal(20_000)
+    found = warehouse({"x": values}).measure([metric("x", "mean", "x")]).moments["x"][()]
+    assert found.variance("x") == pytest.approx(values.var(ddof=1), rel=1e-6)
+
+
+def test_a_group_far_from_the_first_rows_keeps_its_spread() -> None:
+    far = 1e9 + np.random.default_rng(6).standard_normal(20_000)
+    table = {"arm": ["a"] * 1000 + ["b"] * 20_000, "x": np.concatenate([np.zeros(1000), far])}
+    found = warehouse(table).measure([metric("x", "mean", "x")], by=["arm"]).moments["x"]
+    assert found[("b",)].variance("x") == pytest.approx(far.var(ddof=1), rel=1e-6)
+    assert found[("a",)].variance("x") == 0.0
+
+
+def test_a_constant_has_no_spread_whatever_its_digits() -> None:
+    for constant in (math.pi, 0.1, 1.23456789e9):
+        found = warehouse({"x": [constant] * 5000}).measure([metric("x", "mean", "x")]).moments["x"][()]
+        assert found.variance("x") == 0.0
+
+
+def test_squares_beyond_a_float_are_refused_and_no_spread_of_zero() -> None:
+    with pytest.raises(InvalidInput, match="sum of squares"):
+        warehouse({"x": [1e200, -1e200, 3e200]}).measure([metric("x", "mean", "x")])
+
+
+def test_metrics_of_one_family_do_not_share_a_column_by_name() -> None:
+    table = warehouse(
+        {"land": ["AT", "DE", "AT", "DE"], "p": [1.0, 2.0, 3.0, 4.0], "a": [2.0, 4.0, 4.0, 4.0]}
+    )
+    every = metric("every", "formula", formula="p / a")
+    some = metric("some", "formula", formula="p / a", where='land == "AT"')
+    found = table.measure([every, some, metric("p", "mean", "a")])
+    assert found.columns["every"] == found.columns["some"] == ("p", "a")
+    assert found.moments["every"][()].means == (2.5, 3.5)
+    assert found.moments["some"][()].means == (1.0, 1.5)
+    assert found.moments["p"][()].means == (3.5,)
+
+
+def test_a_group_without_a_name_is_one_group_in_all_figures() -> None:
+    table = warehouse({"arm": [None, "", None, "x", "x"], "x": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    found = table.measure([metric("mean", "mean", "x"), metric("half", "quantile", "x", q=0.5)], by=["arm"])
+    assert found.units == {("",): 3, ("x",): 2}
+    assert found.moments["mean"][("",)].means == (2.0,)
+    assert found.quantiles["half"][("",)].value == 2.0
+
+
+@pytest.mark.parametrize("name", ["n", "value", "arm"])
+def test_groups_of_any_kind_and_name_are_called_alike_for_means_and_quantiles(name: str) -> None:
+    table = warehouse({name: [True, False] * 50, "x": [float(i) for i in range(100)]})
+    found = table.measure([metric("mean", "mean", "x"), metric("half", "quantile", "x", q=0.5)], by=[name])
+    assert set(found.quantiles["half"]) == set(found.moments["mean"]) == {("true",), ("false",)}
+
+
+def test_events_that_name_no_unit_are_not_one_large_unit() -> None:
+    table = warehouse({"user": [None] * 6 + ["a", "b"], "x": [1.0] * 8})
+    found = table.measure([metric("x", "mean", "x", unit_field="user")])
+    assert found.units == {(): 2}
+    assert found.caveats[""] == ("6 events without user do not count",)
+
+
+def test_a_quantile_says_what_it_leaves_out_and_that_there_is_nothing() -> None:
+    found = warehouse({"x": [1.0, math.nan, None]}).measure([metric("half", "quantile", "x", q=0.5)])
+    assert found.caveats["half"] == ("2 events without a value do not count",)
+    nobody = {"user": pa.array([], pa.string()), "x": pa.array([], pa.float64())}
+    empty = warehouse(nobody).measure([metric("half", "quantile", "x", q=0.5, unit_field="user")])
+    assert (empty.quantiles["half"][()].value, empty.quantiles["half"][()].caveat) == (None, "no data")
+
+
+def test_an_event_that_is_not_asked_for_is_not_said_to_lack_a_value() -> None:
+    table = warehouse({"land": ["AT", "DE", "DE"], "x": [1.0, None, None]})
+    assert table.measure([metric("x", "mean", "x", where='land == "AT"')]).caveats == {}

@@ -1,0 +1,144 @@
+"""The sums that moments are made of, taken about a value near each mean.
+
+The variance of values near 10⁹ is noise when it is the difference of two sums of squares. So the first rows say where
+the mean lies, and sums are taken about that. Where they misled (the rest, or one group, lies elsewhere) what comes back
+shows it, since nearly all of the squares cancel, and the sums are taken once more about each group's own mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fairlead.errors import MissingExtra
+from fairlead.metrics.source import Group
+from fairlead.metrics.warehouse_columns import is_finite
+from fairlead.statistics import Moments
+
+try:
+    import ibis
+    import ibis.expr.types as ir
+except ImportError as missing:
+    raise MissingExtra("ibis-framework", "warehouse") from missing
+
+__all__: list[str] = []
+
+_CANCELS = 1e-6
+"""A spread below this share of the squares has lost half of its digits."""
+_LOOK = 1_000
+"""Rows that are looked at to find a value near each mean."""
+
+
+def near_means(rows: ir.Table, columns: Sequence[str], log: list[str]) -> dict[str, float]:
+    """A value near the mean of each column, from the first rows: sums about it lose no digits."""
+    first = rows.limit(_LOOK)
+    values = {column: first[column].cast("float64") for column in columns}
+    found = run(
+        first.aggregate(
+            **{
+                f"near {column}": ibis.ifelse(is_finite(value), value, ibis.null("float64")).mean()
+                for column, value in values.items()
+            }
+        ),
+        log,
+    )[0]
+    # A round number, so that the query of the same data stays the same query.
+    return {column: _round(found[f"near {column}"] or 0.0) for column in columns}
+
+
+def far_means(
+    found: Sequence[Mapping[str, Any]],
+    groups: Sequence[str],
+    columns: Sequence[str],
+    near: Mapping[str, float],
+) -> dict[Group, dict[str, float]]:
+    """By group, the columns whose sums were taken too far from their mean to tell the spread, and that mean."""
+    far: dict[Group, dict[str, float]] = {}
+    for row in found:
+        n = int(row["n"])
+        for column in columns:
+            total, square = row[f"sum {column}"], row[f"product {column} {column}"]
+            if not (n and is_finite_number(total) and is_finite_number(square)):
+                continue
+            if square * (1 - _CANCELS) < total / n * total:
+                far.setdefault(group_of(row, groups), {})[column] = near[column] + total / n
+    return far
+
+
+def moved(
+    rows: ir.Table, groups: Sequence[str], near: Mapping[str, float], far: Mapping[Group, Mapping[str, float]]
+) -> dict[str, Any]:
+    """What sums are taken about, by column: the group's own mean where it is far from the others'."""
+    about: dict[str, Any] = dict(near)
+    for group, means in far.items():
+        here = [rows[name] == value for name, value in zip(groups, group, strict=True)]
+        for column, mean in means.items():
+            whole = here[0] if here else ibis.literal(True)
+            for part in here[1:]:
+                whole = whole & part
+            about[column] = ibis.ifelse(whole, mean, about[column])
+    return about
+
+
+def sums_of(
+    rows: ir.Table, groups: Sequence[str], columns: Mapping[str, tuple[str, ...]], near: Mapping[str, Any]
+) -> ir.Table:
+    """One row per group: how many, and per metric the sums and sums of products about the near values."""
+    wanted: dict[str, Any] = {"n": rows.count()}
+    shifted = {
+        column: rows[column].cast("float64") - near[column]
+        for column in dict.fromkeys(column for names in columns.values() for column in names)
+    }
+    for names in columns.values():
+        for index, a in enumerate(names):
+            wanted.setdefault(f"count {a}", rows[a].count())
+            wanted.setdefault(f"sum {a}", shifted[a].sum())
+            for b in names[: index + 1]:
+                wanted.setdefault(f"product {b} {a}", (shifted[b] * shifted[a]).sum())
+    return rows.group_by(list(groups)).aggregate(**wanted) if groups else rows.aggregate(**wanted)
+
+
+def as_moments(row: Mapping[str, Any], columns: Sequence[str], near: Mapping[str, float]) -> Moments:
+    n = int(row["n"])
+    if n == 0:
+        return Moments.from_rows(columns, [])
+    shift = {column: row[f"sum {column}"] / n for column in columns}
+    size = len(columns)
+    products = [[0.0] * size for _ in range(size)]
+    for i, a in enumerate(columns):
+        for j, b in enumerate(columns[: i + 1]):
+            value = row[f"product {b} {a}"] - n * shift[a] * shift[b]
+            if i == j:
+                # What is left by rounding alone is no spread; what is no number stays none, to be refused.
+                rounding = 1e-12 * abs(row[f"product {b} {a}"]), n * (1e-15 * near[a]) * (1e-15 * near[a])
+                value = 0.0 if value <= max(rounding) and math.isfinite(value) else value
+            products[i][j] = products[j][i] = value
+    for i in range(size):
+        for j in range(size):
+            if products[i][i] == 0 or products[j][j] == 0:
+                products[i][j] = products[j][i] = 0.0
+    return Moments(
+        columns=tuple(columns),
+        n=n,
+        means=tuple(near[column] + shift[column] for column in columns),
+        products=tuple(tuple(line) for line in products),
+    )
+
+
+def run(expression: ir.Table, log: list[str]) -> list[dict[str, Any]]:
+    log.append(str(ibis.to_sql(expression)))
+    rows: list[dict[str, Any]] = expression.to_pyarrow().to_pylist()
+    return rows
+
+
+def group_of(row: Mapping[str, Any], names: Sequence[str]) -> Group:
+    return tuple("" if row[name] is None else str(row[name]) for name in names)
+
+
+def is_finite_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}") if math.isfinite(value) else 0.0
