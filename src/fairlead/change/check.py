@@ -28,7 +28,6 @@ from fairlead.change.parse import line_numbers, parse_change, where
 from fairlead.change.sections import ChangeFile, MetricTable
 from fairlead.change.sentences import doubts, situation
 from fairlead.change.template import PLACEHOLDERS
-from fairlead.change.testable import enough_traffic
 from fairlead.errors import InvalidInput
 from fairlead.metrics.metric import is_metric_name
 
@@ -79,6 +78,8 @@ def _findings(file: ChangeFile) -> Iterator[Raw]:
     yield from choice(file)
     yield from doubts(file)
     yield from letting_out(file)
+    from fairlead.change.testable import enough_traffic  # SciPy: `new`, `list` and `show` need none of it
+
     yield from enough_traffic(file)
 
 

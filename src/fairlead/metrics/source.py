@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fairlead.errors import InvalidInput
 from fairlead.metrics.metric import Metric
-from fairlead.statistics import Estimate, Moments
+
+if TYPE_CHECKING:  # naming a metric costs no numpy
+    from fairlead.statistics import Estimate, Moments
 
 __all__ = ["Family", "Group", "Source", "Window"]
 
