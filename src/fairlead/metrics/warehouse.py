@@ -5,9 +5,9 @@ users are read once whether there is one metric or ten:
 
     events → [where, weights] → sums per unit, where a unit has many events → sums per group → Moments
 
-Traps this avoids: squares are taken of doubles, never of integers that overflow; sums are taken about a value near
-the mean, or the variance of values near 10⁹ would be noise; a value that is missing or not finite is counted and
-said, and does not silently turn a whole figure into NaN.
+Traps this avoids: squares are taken of doubles, never of integers that overflow; sums that cancel are taken again
+about each mean, or the variance of values near 10⁹ would be noise; a value that is missing or not finite is counted
+and said, and does not silently turn a whole figure into NaN.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from fairlead.metrics.warehouse_sums import (
     group_of,
     is_finite_number,
     moved,
-    near_means,
     run,
     sums_of,
 )
@@ -279,12 +278,12 @@ def _moments(
 ) -> tuple[dict[str, dict[Group, Moments]], dict[Group, int], dict[str, tuple[str, ...]]]:
     groups = tuple(f"group {name}" for name in by)
     used = tuple(dict.fromkeys(column for names in columns.values() for column in names))
-    near = near_means(rows, used, log)
+    near = dict.fromkeys(used, 0.0)
     found = run(sums_of(rows, groups, columns, near), log)
     far = far_means(found, groups, used, near)
     about = moved(rows, groups, near, far)
     if far:
-        # Rare: the first rows were not like the rest, and what is left of the squares would be rounding.
+        # Rare: a spread that is small beside the mean, of which little but rounding would be left.
         found = run(sums_of(rows, groups, columns, about), log)
     caveats: dict[str, tuple[str, ...]] = {}
     units = {group_of(row, groups): int(row["n"]) for row in found}

@@ -1,8 +1,8 @@
-"""The sums that moments are made of, taken about a value near each mean.
+"""The sums that moments are made of, and what to do where they cancel.
 
-The variance of values near 10⁹ is noise when it is the difference of two sums of squares. So the first rows say where
-the mean lies, and sums are taken about that. Where they misled (the rest, or one group, lies elsewhere) what comes back
-shows it, since nearly all of the squares cancel, and the sums are taken once more about each group's own mean.
+The variance of values near 10⁹ is noise when it is the difference of two sums of squares. The sums themselves show it:
+nearly all of the squares are the mean's. Where that is so they are taken once more, about each group's own mean;
+everywhere else one pass is enough.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 from fairlead.errors import MissingExtra
 from fairlead.metrics.source import Group
-from fairlead.metrics.warehouse_columns import is_finite
 from fairlead.statistics import Moments
 
 try:
@@ -26,25 +25,6 @@ __all__: list[str] = []
 
 _CANCELS = 1e-6
 """A spread below this share of the squares has lost half of its digits."""
-_LOOK = 1_000
-"""Rows that are looked at to find a value near each mean."""
-
-
-def near_means(rows: ir.Table, columns: Sequence[str], log: list[str]) -> dict[str, float]:
-    """A value near the mean of each column, from the first rows: sums about it lose no digits."""
-    first = rows.limit(_LOOK)
-    values = {column: first[column].cast("float64") for column in columns}
-    found = run(
-        first.aggregate(
-            **{
-                f"near {column}": ibis.ifelse(is_finite(value), value, ibis.null("float64")).mean()
-                for column, value in values.items()
-            }
-        ),
-        log,
-    )[0]
-    # A round number, so that the query of the same data stays the same query.
-    return {column: _round(found[f"near {column}"] or 0.0) for column in columns}
 
 
 def far_means(
@@ -86,10 +66,10 @@ def sums_of(
 ) -> ir.Table:
     """One row per group: how many, and per metric the sums and sums of products about the near values."""
     wanted: dict[str, Any] = {"n": rows.count()}
-    shifted = {
-        column: rows[column].cast("float64") - near[column]
-        for column in dict.fromkeys(column for names in columns.values() for column in names)
-    }
+    shifted = {}
+    for column in dict.fromkeys(column for names in columns.values() for column in names):
+        value, about = rows[column].cast("float64"), near[column]
+        shifted[column] = value if isinstance(about, float) and about == 0 else value - about
     for names in columns.values():
         for index, a in enumerate(names):
             wanted.setdefault(f"count {a}", rows[a].count())
@@ -138,7 +118,3 @@ def group_of(row: Mapping[str, Any], names: Sequence[str]) -> Group:
 
 def is_finite_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.3g}") if math.isfinite(value) else 0.0
