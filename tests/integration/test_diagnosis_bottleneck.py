@@ -90,7 +90,7 @@ async def downstream_beside_a_busy_thread():
 
 async def downstream_behind_a_late_loop():
     await downstream()
-    until = time.thread_time() + 0.02
+    until = time.thread_time() + 0.05
     while time.thread_time() < until:
         pass
 
