@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -30,15 +30,24 @@ alternatives = st.sampled_from(["two_sided", "greater", "less"])
 counts = st.integers(0, 10**9)
 
 
-def check(effect: Effect) -> None:
-    for name, value in dataclasses.asdict(effect).items():
-        if isinstance(value, float):
-            assert math.isfinite(value), (name, value)
-    assert 0 < effect.p_value <= 1
-    if effect.low is not None:
-        assert effect.low <= effect.effect
-    if effect.high is not None:
-        assert effect.effect <= effect.high
+def faults(effect: Effect) -> list[str]:
+    """What no effect may be: not finite, an impossible p-value, an interval beside its effect."""
+    numbers = {name: value for name, value in dataclasses.asdict(effect).items() if isinstance(value, float)}
+    found = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
+    if not 0 < effect.p_value <= 1:
+        found.append(f"p is {effect.p_value}")
+    if effect.low is not None and effect.low > effect.effect:
+        found.append(f"low {effect.low} above {effect.effect}")
+    if effect.high is not None and effect.high < effect.effect:
+        found.append(f"high {effect.high} below {effect.effect}")
+    return found
+
+
+def outcome(compare: Callable[[], Effect]) -> Effect | NotEstimable:
+    try:
+        return compare()
+    except NotEstimable as refusal:
+        return refusal
 
 
 @settings(max_examples=300, deadline=None)
@@ -53,16 +62,29 @@ def test_any_rows_give_an_effect_or_a_refusal(
         lambda: ratio_effect(c, t, "y", "x", hypothesis=hypothesis),
         lambda: cuped_effect(c, t, "y", ["x"], hypothesis=hypothesis).effect,
     ):
-        with contextlib.suppress(NotEstimable):
-            check(compare())
+        found = outcome(compare)
+        assert str(found) if isinstance(found, NotEstimable) else faults(found) == []
+
+
+def test_rows_that_vary_give_an_effect_and_no_refusal() -> None:
+    # The test above would pass if everything were refused.
+    c, t = (Moments.from_rows(("y", "x"), [[1.0, 5.0], [2.0, 6.0], [4.0, 9.0], [3.0, 5.0]]) for _ in range(2))
+    found = (
+        outcome(lambda: mean_effect(c, t, "y")),
+        outcome(lambda: ratio_effect(c, t, "y", "x")),
+        outcome(lambda: cuped_effect(c, t, "y", ["x"]).effect),
+    )
+    assert [type(each) for each in found] == [Effect] * 3
 
 
 @settings(max_examples=150, deadline=None)
 @given(counts, counts, counts, counts, alternatives)
 def test_any_counts_give_an_effect(x_c: int, n_c: int, x_t: int, n_t: int, side: str) -> None:
     hypothesis = Hypothesis(alternative=side)  # type: ignore[arg-type]
-    check(count_effect(x_c, n_c + 1.0, x_t, n_t + 1.0, hypothesis=hypothesis))
-    check(proportion_effect(min(x_c, n_c), max(1, n_c), min(x_t, n_t), max(1, n_t), hypothesis=hypothesis))
+    counted = count_effect(x_c, n_c + 1.0, x_t, n_t + 1.0, hypothesis=hypothesis)
+    share = proportion_effect(min(x_c, n_c), max(1, n_c), min(x_t, n_t), max(1, n_t), hypothesis=hypothesis)
+    assert faults(counted) == []
+    assert faults(share) == []
 
 
 @settings(max_examples=50, deadline=None)

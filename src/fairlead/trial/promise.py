@@ -161,7 +161,11 @@ def _decisions(result: Result, figures: tuple[Figure, ...], change: str) -> Iter
     arms = [arm.name for arm in result.arms[:2]]
     for target in result.targets:
         verdict = {True: "met", False: "missed", None: "not_judged"}[target.met]
-        void = "" if result.validity.valid else f"; void, as the run is invalid: {result.validity.reasons[0]}"
+        void = (
+            ""
+            if result.validity.valid
+            else f"; void, as the run is invalid: {'; '.join(result.validity.reasons)}"
+        )
         stands_on = [ids.get((target.metric, arm, target.phase)) for arm in arms]
         yield Decision(
             change=change,

@@ -340,7 +340,7 @@ def _promise(result: Result) -> str:
     change = result.change
     frozen = (
         f"Before the run, the change file <b>{_text(change.name)}</b> was frozen (version {change.version}, SHA-256 "
-        f"<code>{_text(change.sha256)}</code>): its metrics are the ones shown here. "
+        f"<code>{_text(change.sha256)}</code>): what the targets are judged by is defined there. "
         if change
         else ""
     )
