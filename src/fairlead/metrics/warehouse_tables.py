@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairlead.errors import BrokenDocument, InvalidInput, MissingExtra
-from fairlead.telemetry.parquet import event_columns, is_compacted
+from fairlead.telemetry.parquet import event_columns, is_compacted, quoted_path, quoted_text
 from fairlead.telemetry.schema import EventRegistry
 
 try:
@@ -34,7 +34,7 @@ def table_of_files(files: Sequence[Path]) -> ir.Table:
         if not path.is_file():
             raise BrokenDocument(f"{path}: no such file")
     reader = "read_parquet" if kinds == {".parquet"} else "read_csv_auto"
-    listed = ", ".join(_pattern(path) for path in files)
+    listed = ", ".join(quoted_path(path) for path in files)
     return _view(f"SELECT * FROM {reader}([{listed}])", files[0])  # noqa: S608 - quoted
 
 
@@ -49,14 +49,14 @@ def table_of_events(root: Path, kind: str, registry: EventRegistry) -> ir.Table:
     parts = []
     if segments:
         shapes = {**columns, "event": "VARCHAR"}.items()
-        typed = ", ".join(f"{_text(name)}: {_text(shape)}" for name, shape in shapes)
-        names = ", ".join(_pattern(path) for path in segments)
+        typed = ", ".join(f"{quoted_text(name)}: {quoted_text(shape)}" for name, shape in shapes)
+        names = ", ".join(quoted_path(path) for path in segments)
         parts.append(
             f"SELECT * EXCLUDE (event) FROM read_json([{names}], format = 'newline_delimited', "  # noqa: S608 - quoted
-            f"columns = {{{typed}}}, ignore_errors = true) WHERE event = {_text(kind)}"
+            f"columns = {{{typed}}}, ignore_errors = true) WHERE event = {quoted_text(kind)}"
         )
     if compacted:
-        names = ", ".join(_pattern(path) for path in compacted)
+        names = ", ".join(quoted_path(path) for path in compacted)
         parts.append(f"SELECT * FROM read_parquet([{names}], union_by_name = true)")  # noqa: S608 - quoted
     once = "coalesce(event_id, '') = '' OR row_number() OVER (PARTITION BY event_id) = 1"
     return _view(f"SELECT * FROM ({' UNION ALL BY NAME '.join(parts)}) QUALIFY {once}", root)  # noqa: S608 - quoted
@@ -78,16 +78,6 @@ def _view(query: str, name: Path) -> ir.Table:
             return database.table("fairlead")
     except duckdb.Error as error:
         raise BrokenDocument(f"{name}: cannot be read: {_first_line(error)}") from error
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _pattern(path: Path) -> str:
-    """The path as DuckDB's readers take it: they would expand `*`, `?` and `[`."""
-    escaped = "".join(f"[{character}]" if character in "*?[" else character for character in str(path))
-    return _text(escaped)
 
 
 def _first_line(error: Exception) -> str:

@@ -259,22 +259,22 @@ def _merge(root: Path, catalogue: Catalogue, lines: _Split, pinned: set[str], me
 
 def _copy(part: Path, columns: dict[str, str], there: list[Path], merged: list[Path], made: Path) -> str:
     """The statement that writes new lines, without those that are there, and what is merged with them."""
-    spec = ", ".join(f"{_quoted(name)}: {_quoted(kind)}" for name, kind in columns.items())
+    spec = ", ".join(f"{quoted_text(name)}: {quoted_text(kind)}" for name, kind in columns.items())
     new = (
-        f"SELECT * FROM read_json({_pattern(part)}, format = 'newline_delimited', columns = {{{spec}}}, "  # noqa: S608
+        f"SELECT * FROM read_json({quoted_path(part)}, format = 'newline_delimited', columns = {{{spec}}}, "  # noqa: S608
         f"maximum_object_size = {64 * 2**20})"
     )
     if there:
-        known = ", ".join(map(_pattern, there))
+        known = ", ".join(map(quoted_path, there))
         new += (
             f" WHERE event_id IS NULL OR event_id NOT IN "  # noqa: S608  # paths only, and quoted
             f"(SELECT event_id FROM read_parquet([{known}], union_by_name = true) WHERE event_id IS NOT NULL)"
         )
     if merged:
-        old = ", ".join(map(_pattern, merged))
+        old = ", ".join(map(quoted_path, merged))
         new = f"({new}) UNION ALL BY NAME (SELECT * FROM read_parquet([{old}], union_by_name = true))"  # noqa: S608
     return (
-        f"COPY (SELECT * FROM ({new}) ORDER BY at_utc_seconds) TO {_quoted(str(made))} "  # noqa: S608
+        f"COPY (SELECT * FROM ({new}) ORDER BY at_utc_seconds) TO {quoted_text(str(made))} "  # noqa: S608
         f"(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
     )
 
@@ -297,7 +297,7 @@ def parquet_events(path: Path, registry: EventRegistry) -> Iterator[tuple[Event,
     number = 0
     try:
         with duckdb.connect() as database:
-            found = database.execute(f"SELECT * FROM read_parquet({_pattern(path)})")  # noqa: S608  # quoted
+            found = database.execute(f"SELECT * FROM read_parquet({quoted_path(path)})")  # noqa: S608  # quoted
             names = [column[0] for column in found.description or ()]
             while rows := found.fetchmany(_ROWS):
                 for row in rows:
@@ -375,12 +375,12 @@ def _day(at_utc_seconds: float) -> str:
 
 
 def _described(database: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
-    rows = database.execute(f"DESCRIBE SELECT * FROM read_parquet({_pattern(path)})").fetchall()  # noqa: S608
+    rows = database.execute(f"DESCRIBE SELECT * FROM read_parquet({quoted_path(path)})").fetchall()  # noqa: S608
     return {row[0]: row[1] for row in rows}
 
 
 def _count(database: duckdb.DuckDBPyConnection, path: Path) -> int:
-    found = database.execute(f"SELECT count(*) FROM read_parquet({_pattern(path)})").fetchone()  # noqa: S608
+    found = database.execute(f"SELECT count(*) FROM read_parquet({quoted_path(path)})").fetchone()  # noqa: S608
     return int(found[0]) if found else 0
 
 
@@ -397,10 +397,10 @@ def _sync(path: Path) -> None:
         os.close(file)
 
 
-def _quoted(text: str) -> str:
+def quoted_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _pattern(path: Path) -> str:
+def quoted_path(path: Path) -> str:
     """The path as DuckDB's readers take it: they would expand `*`, `?` and `[`."""
-    return _quoted(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))
+    return quoted_text(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))
