@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.statistics.clusters import student_t_quantile
+from fairlead.statistics.tails import critical_value
 
 __all__ = ["Cohort", "Compared", "compare_cohorts"]
 
@@ -171,7 +171,7 @@ def _compared(
         sign = -1.0
     seen = min(len(np.unique(place[rows])), len(np.unique(place[~rows])))
     variance = max(slices / (slices - 1) * float(np.square(residual).sum()), independent)
-    half = student_t_quantile(level, seen - 1) * math.sqrt(variance)
+    half = critical_value(1 - level, seen - 1) * math.sqrt(variance)
     difference = shares[0] - shares[1]
     n = int(rows.sum())
     return Cohort(

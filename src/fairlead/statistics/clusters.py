@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.statistics.estimate import normal_quantile
+from fairlead.statistics.tails import critical_value
 
-__all__ = ["EffectiveSize", "effective_size", "student_t_quantile"]
+__all__ = ["EffectiveSize", "effective_size"]
 
 FloatArray = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def effective_size(successes: FloatArray, trials: FloatArray, p: float, confiden
     # A noisy estimate below 1 would claim more than independent observations know.
     design_effect = max(1.0, variance * total / (p * (1 - p)))
     normal = normal_quantile(confidence)
-    shrink = (normal / student_t_quantile(0.5 + confidence / 2, count - 1)) ** 2
+    shrink = (normal / critical_value((1 - confidence) / 2, count - 1)) ** 2
     return EffectiveSize(total / design_effect * shrink, design_effect, _caveat(residuals))
 
 
@@ -76,54 +76,3 @@ def _caveat(residuals: FloatArray) -> str:
                 "the interval is too short, use longer slices"
             )
     return "; ".join(said)
-
-
-@lru_cache(maxsize=256)  # a report asks for few degrees of freedom, many times
-def student_t_quantile(p: float, degrees: int) -> float:
-    """The value that a Student t variable with `degrees` >= 1 stays below with probability p, 0.5 <= p < 1.
-
-    The distribution function is 1 − I(ν/(ν+t²); ν/2, 1/2) / 2 for t >= 0, with I the regularised incomplete
-    beta function (Abramowitz and Stegun, chapter 26), inverted by bisection.
-
-    >>> round(student_t_quantile(0.975, 10), 3)
-    2.228
-    """
-    low, high = 0.0, 1.0
-    while _upper_tail(high, degrees) > 1 - p:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        if _upper_tail(middle, degrees) > 1 - p:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _upper_tail(t: float, degrees: int) -> float:
-    return _incomplete_beta(degrees / (degrees + t * t), degrees / 2, 0.5) / 2
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function (continued fraction: Abramowitz and Stegun, section 26.5)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # beyond this point the fraction of the mirrored function converges faster
-        return 1 - _incomplete_beta(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    value = d
-    for m in range(1, 500):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        d = 1 / (1 + even * d)
-        c = 1 + even / c
-        value *= c * d
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        d = 1 / (1 + odd * d)
-        c = 1 + odd / c
-        value *= c * d
-        if abs(c * d - 1) < 1e-14:
-            break
-    return front * value / a

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from scipy import special
 
 from fairlead.errors import InvalidInput
-from fairlead.statistics.clusters import student_t_quantile
 from fairlead.statistics.tails import critical_value, is_number
 
 __all__ = [
@@ -148,7 +147,7 @@ def power(
         found = float(special.ndtr(shift - critical))
         other = float(special.ndtr(-shift - critical)) if two_sided else 0.0
     else:
-        critical = student_t_quantile(1 - tail, degrees)
+        critical = critical_value(tail, degrees)
         found = 1 - float(special.nctdtr(degrees, shift, critical))
         other = float(special.nctdtr(degrees, shift, -critical)) if two_sided else 0.0
     return min(1.0, found + other)

@@ -7,8 +7,8 @@ import pytest
 
 from fairlead.errors import InvalidInput
 from fairlead.statistics import quantile_interval
-from fairlead.statistics.clusters import student_t_quantile
 from fairlead.statistics.quantiles import binomial_ranks
+from fairlead.statistics.tails import critical_value
 
 
 def exact_tails(n: int, q: float, low: int, high: int) -> tuple[float, float]:
@@ -40,7 +40,7 @@ def test_ranks_of_a_million_values_agree_with_the_normal_approximation() -> None
     [(1, 12.7062), (2, 4.3027), (5, 2.5706), (30, 2.0423), (120, 1.9799), (100_000, 1.95999)],
 )
 def test_student_t_agrees_with_the_printed_table(degrees: int, table: float) -> None:
-    assert student_t_quantile(0.975, degrees) == pytest.approx(table, abs=6e-5)
+    assert critical_value(0.025, degrees) == pytest.approx(table, abs=6e-5)
 
 
 def test_a_quantile_at_a_whole_rank_takes_that_rank_and_not_the_next() -> None:
