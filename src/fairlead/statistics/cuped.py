@@ -14,7 +14,6 @@ A user without history is no gap: give 0 for the covariate, and a second covaria
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from fairlead.errors import ConstantCovariate, InvalidInput, TooFewUnits
 from fairlead.statistics.clusters import FloatArray
-from fairlead.statistics.effect import ArmFigure, Effect, compare, welch_degrees
+from fairlead.statistics.effect import Effect, compare, linear_figure, welch_degrees
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
 from fairlead.statistics.means import mean_effect
 from fairlead.statistics.moments import Moments
@@ -146,8 +145,7 @@ def _adjusted(
             value -= float(slope) * (at - mean)
             for column, weight in gradient.items():
                 weights[column] = weights.get(column, 0.0) - float(slope) * weight
-        error = math.sqrt(arm.combine(weights, "adjusted").variance("adjusted") / arm.n)
-        figures.append(ArmFigure(value, error, error, arm.n))
+        figures.append(linear_figure(arm, value, weights))
     degrees = max(1.0, welch_degrees(*figures) - len(names))
     effect = compare(
         *figures,

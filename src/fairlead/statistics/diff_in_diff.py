@@ -11,7 +11,6 @@ The design stays `before_after`, whatever the p-value.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from scipy import special
 
 from fairlead.errors import InvalidInput, TooFewUnits, ZeroVariance
 from fairlead.statistics.clusters import FloatArray
-from fairlead.statistics.effect import ArmFigure, Effect, compare, welch_degrees
+from fairlead.statistics.effect import Effect, compare, linear_figure, welch_degrees
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
 from fairlead.statistics.moments import Moments
 from fairlead.statistics.tails import LEAST
@@ -59,7 +58,10 @@ def difference_in_differences(
     (2.0, 6.0, 4.0, 0.008)
     """
     weights = _change(before, after)
-    figures = tuple(_figure(arm.combine(weights, "change")) for arm in (control, treatment))
+    figures = tuple(
+        linear_figure(arm, arm.combine(weights, "change").mean("change"), weights)
+        for arm in (control, treatment)
+    )
     return compare(
         *figures,
         hypothesis=hypothesis,
@@ -147,8 +149,3 @@ def _change(before: Sequence[str], after: Sequence[str]) -> dict[str, float]:
     if len({*before, *after}) != len(before) + len(after):
         raise InvalidInput("before and after: a period is named twice")
     return {**{column: -1 / len(before) for column in before}, **{column: 1 / len(after) for column in after}}
-
-
-def _figure(change: Moments) -> ArmFigure:
-    error = math.sqrt(change.variance("change") / change.n)
-    return ArmFigure(change.mean("change"), error, error, change.n)

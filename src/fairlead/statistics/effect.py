@@ -12,11 +12,13 @@ own (a relative effect where control is not above zero) is None, and `caveat` sa
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fairlead.errors import TooFewUnits, ZeroVariance
 from fairlead.statistics.estimate import checked_confidence
 from fairlead.statistics.hypothesis import Hypothesis
+from fairlead.statistics.moments import Moments
 from fairlead.statistics.tails import critical_value, two_tails, upper_tail
 
 __all__ = ["Effect"]
@@ -72,6 +74,13 @@ class ArmFigure:
     below: float
     above: float
     n: int
+
+
+def linear_figure(arm: Moments, value: float, weights: Mapping[str, float]) -> ArmFigure:
+    """An estimate that is, or by the delta method is close to, a weighted sum of means; weights: its gradient."""
+    name = ", ".join(weights)
+    error = math.sqrt(arm.combine(weights, name).variance(name) / arm.n)
+    return ArmFigure(value, error, error, arm.n)
 
 
 def compare(

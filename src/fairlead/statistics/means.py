@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 from fairlead.errors import InvalidInput
-from fairlead.statistics.effect import ArmFigure, Effect, compare, welch_degrees
+from fairlead.statistics.effect import Effect, compare, linear_figure, welch_degrees
 from fairlead.statistics.estimate import Estimate, checked_confidence
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
 from fairlead.statistics.moments import Moments
@@ -44,7 +44,7 @@ def mean_effect(
     """
     if distribution not in ("t", "normal"):
         raise InvalidInput(f"distribution {str(distribution)[:40]!r}: t or normal")
-    arms = (_figure(control, column), _figure(treatment, column))
+    arms = tuple(linear_figure(arm, arm.mean(column), {column: 1.0}) for arm in (control, treatment))
     degrees = welch_degrees(*arms)
     exact = distribution == "t"
     return compare(
@@ -76,8 +76,3 @@ def mean_interval(arm: Moments, column: str, *, confidence: float = 0.95) -> Est
         method="Student's t",
         caveat="" if variance else "no variation: every unit is alike",
     )
-
-
-def _figure(arm: Moments, column: str) -> ArmFigure:
-    error = math.sqrt(arm.variance(column) / arm.n)
-    return ArmFigure(arm.mean(column), error, error, arm.n)

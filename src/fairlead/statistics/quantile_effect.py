@@ -14,11 +14,11 @@ import math
 from collections.abc import Callable
 
 from fairlead.errors import InvalidInput, NotEstimable, TooFewUnits
-from fairlead.statistics.effect import ArmFigure, Effect, compare
+from fairlead.statistics.effect import ArmFigure, Effect, compare, linear_figure
 from fairlead.statistics.estimate import Estimate, checked_confidence, normal_quantile
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
 from fairlead.statistics.moments import Moments
-from fairlead.statistics.ratios import delta_figure, linearised_ratio
+from fairlead.statistics.ratios import linearised_ratio
 from fairlead.statistics.tails import critical_value, is_number
 
 __all__ = ["clustered_quantile_interval", "quantile_effect"]
@@ -121,7 +121,7 @@ def clustered_quantile_interval(
     value = quantile(q)
     if units.n < 2:
         return result(value, None, None, "one unit has no spread to measure")
-    share = delta_figure(units, *linearised_ratio(units, at_or_below, events))
+    share = linear_figure(units, *linearised_ratio(units, at_or_below, events))
     worth = min(n, q * (1 - q) / share.below**2) if share.below else n
     if worth * min(q, 1 - q) < _FEWEST_BEYOND:
         beyond = worth * min(q, 1 - q)

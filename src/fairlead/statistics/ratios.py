@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from fairlead.errors import UndefinedRatio
-from fairlead.statistics.effect import ArmFigure, Effect, compare, welch_degrees
+from fairlead.statistics.effect import Effect, compare, linear_figure, welch_degrees
 from fairlead.statistics.hypothesis import NO_DIFFERENCE, Hypothesis
 from fairlead.statistics.moments import Moments
 
@@ -80,7 +80,7 @@ def smooth_effect(
     >>> e.control, round(e.standard_error, 4)  # each arm 2 · 2 · 1/√3
     (4.0, 3.266)
     """
-    arms = tuple(delta_figure(arm, *function(arm)) for arm in (control, treatment))
+    arms = tuple(linear_figure(arm, *function(arm)) for arm in (control, treatment))
     return compare(
         *arms,
         hypothesis=hypothesis,
@@ -106,9 +106,3 @@ def linearised_ratio(arm: Moments, numerator: str, denominator: str) -> Linearis
             f"{numerator}/{denominator}: {above:g} over {below:g} is beyond what a float holds"
         )
     return value, gradient
-
-
-def delta_figure(arm: Moments, value: float, gradient: Mapping[str, float]) -> ArmFigure:
-    """A smooth function of means as an estimate with its standard error."""
-    error = math.sqrt(arm.combine(gradient, "f").variance("f") / arm.n)
-    return ArmFigure(value, error, error, arm.n)
