@@ -34,6 +34,7 @@ ROOMS = (
     "remote_config",
     "warehouse",
     "ledger",
+    "slo",
 )
 """In the order of the table; a room without a module is named on stderr and left out."""
 

@@ -31,6 +31,7 @@ DRIVERS = frozenset(
         ),
         *(
             "onnx",
+            "openslo",
             "openfeature",
             "otlp",
             "opentelemetry",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from fairlead.lab import Samples
     from fairlead.metrics import Metric, Target
+    from fairlead.slo import Objective
+    from fairlead.trial.users import Responded
 
 __all__ = ["ReferenceSystem"]
 
@@ -40,6 +42,11 @@ class ReferenceSystem:
     @property
     def targets(self) -> Sequence[tuple[str, Target]]:
         found: Sequence[tuple[str, Target]] = self._part("figures").TARGETS
+        return found
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        found: Sequence[Objective] = getattr(self._part("figures"), "OBJECTIVES", ())
         return found
 
     @property
@@ -68,6 +75,11 @@ class ReferenceSystem:
     ) -> list[Figure]:
         figures: list[Figure] = self._part("figures").measure(arm, phase, observed, samples, slices)
         return figures
+
+    def respond(
+        self, samples: Mapping[str, Samples], started_at: float, settings: Settings, directory: Path
+    ) -> Responded | None:
+        return None
 
     def _part(self, name: str) -> Any:
         return import_module(f"{type(self).__module__}.{name}")

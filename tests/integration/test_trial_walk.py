@@ -68,6 +68,7 @@ class FakeSystem:
     change = None
     metrics = ()
     targets = ()
+    objectives = ()
 
     def __init__(self, cycles: int = 1, rate: float = 100.0) -> None:
         self._cycles = cycles
@@ -136,6 +137,9 @@ class FakeSystem:
         slices: np.ndarray,
     ) -> list[Figure]:
         return []
+
+    def respond(self, *told: object) -> None:
+        return None
 
 
 class Watcher:

@@ -239,13 +239,43 @@ class RolloutTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     guardrails: tuple[GuardrailTable, ...] = ()
 
 
+class TriggerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[experiment.trigger]`: the event that shows a unit could have met the difference; logged alike in both arms."""
+
+    event: str
+    unit_field: str
+    """Its field that names the unit."""
+    where: str = ""
+    """A condition: which of them; empty: all."""
+
+
+class FairnessTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[experiment.fairness]]`: how unequally groups may be treated."""
+
+    metric: str
+    group: str
+    """The column that names the group."""
+    limit: float = 1.25
+    """Largest ratio between two groups of treatment/control, above 1."""
+
+
 class ExperimentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unit: str = ""
     """What is randomised: user, device, shop."""
     split: float = 0.5
     """Treatment's share in the experiment, 0–1."""
+    control: str = "control"
+    """The variant that others are compared with."""
     covariate: str = ""
-    """What is known of a unit beforehand, for CUPED."""
+    """What is known of a unit beforehand, for CUPED: a column of the file about units."""
+    pre_period: str = ""
+    """How far back before a unit's first exposure its own past is taken as a covariate: "14d"; empty: not at all."""
+    conversion_window: str = ""
+    """How long after its first exposure a unit's outcomes count: "7d"; empty: as long as there are data."""
+    caps: dict[str, float] = {}
+    """By metric the quantile at which values are capped: `revenue = 0.999`."""
+    trigger: TriggerTable | None = None
+    fairness: tuple[FairnessTable, ...] = ()
     alpha: float = 0.05
     power: float = 0.8
     mde: float | None = None

@@ -14,8 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from scipy import special
-
+from fairlead.change.experiment import experiment_plan
 from fairlead.change.finding import Raw, Severity
 from fairlead.change.sections import ChangeFile, ExperimentTable, MetricTable, parse_limit
 from fairlead.errors import InvalidInput
@@ -25,9 +24,9 @@ from fairlead.statistics.power import (
     quantile_deviation,
     sample_size,
 )
-from fairlead.statistics.sequential_means import tuned_information
+from fairlead.statistics.sequential_means import watched_alpha
 
-__all__ = ["enough_traffic"]
+__all__ = ["deviation_of", "enough_traffic"]
 
 _GROWS = ("count", "rate", "maximum")
 
@@ -48,6 +47,20 @@ def enough_traffic(file: ChangeFile) -> Iterator[Raw]:
         yield from _kind(name, table, experiment, file)
         if not unusable and table.kind not in _GROWS:
             yield from _effect(name, table, experiment, file)
+    if controlled and not unusable:
+        try:
+            file.definitions()
+        except InvalidInput:  # said by the check of the metrics
+            return
+        try:
+            experiment_plan(file)
+        except InvalidInput as error:
+            yield (
+                "untestable",
+                "error",
+                "experiment",
+                f"the experiment cannot be analysed as it is planned: {error}",
+            )
 
 
 def _numbers(experiment: ExperimentTable) -> Iterator[Raw]:
@@ -114,7 +127,7 @@ def _effect(name: str, table: MetricTable, experiment: ExperimentTable, file: Ch
             yield "untestable", "warning", at, f"{name}: without {what} nobody can say what the traffic shows"
         return
     try:
-        deviation = _deviation(table)
+        deviation = deviation_of(table)
     except InvalidInput as error:
         yield "untestable", severity, at, f"{name}: {error}"
         return
@@ -168,7 +181,7 @@ def _too_small(
     assert experiment.units_per_day and experiment.days  # noqa: S101,PT018 - checked before; for the type checker
     units = min(experiment.units_per_day * experiment.days, 10**12)
     arms = max(2, round(units * (1 - experiment.split))), max(2, round(units * experiment.split))
-    alpha = _alpha(experiment)
+    alpha = watched_alpha(experiment.alpha) if experiment.sequential else experiment.alpha
     seen = minimum_detectable_effect(
         standard_deviation=deviation,
         n_control=arms[0],
@@ -198,15 +211,6 @@ def _too_small(
     )  # fmt: skip
 
 
-def _alpha(experiment: ExperimentTable) -> float:
-    """The error rate of one look that is as wide as the bound in use."""
-    if not experiment.sequential:
-        return experiment.alpha
-    information = tuned_information(experiment.alpha)
-    bound = (1 + 1 / information) * (math.log1p(information) - 2 * math.log(experiment.alpha))
-    return max(1e-300, 2 * float(special.ndtr(-math.sqrt(bound))))
-
-
 def _limits(name: str, file: ChangeFile) -> list[str]:
     return [
         guardrail.worse_by
@@ -232,7 +236,7 @@ def _wanted(name: str, table: MetricTable, experiment: ExperimentTable, file: Ch
     return min((each for each in found if each > 0), default=None)
 
 
-def _deviation(table: MetricTable) -> float | None:
+def deviation_of(table: MetricTable) -> float | None:
     """What stands for one unit's standard deviation; None where it is not known. Raises InvalidInput."""
     if table.kind == "quantile":
         if table.standard_deviation is not None:

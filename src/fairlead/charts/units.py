@@ -15,7 +15,7 @@ from typing import Literal
 
 from fairlead.errors import InvalidInput
 
-__all__ = ["DisplayUnit", "Unit", "as_float", "display_unit", "format_value"]
+__all__ = ["DisplayUnit", "Unit", "as_float", "display_unit", "format_value", "unit_of"]
 
 Unit = Literal["seconds", "ratio", "percentage_points", "bytes", "rate", "count", "number"]
 """What a base value measures; `percentage_points` is a difference of two ratios, 0.01 for one point."""
@@ -49,6 +49,23 @@ _DISPLAY: dict[str, tuple[DisplayUnit, ...]] = {
     "count": (DisplayUnit("", 1.0),),
     "number": (DisplayUnit("", 1.0),),
 }
+
+
+_OF_METRICS: dict[str, Unit] = {
+    "seconds": "seconds",
+    "ratio": "ratio",
+    "bytes": "bytes",
+    "answers per second": "rate",
+}
+
+
+def unit_of(unit: str) -> Unit:
+    """How charts and tables write a metric's unit.
+
+    >>> unit_of("seconds"), unit_of("euros")
+    ('seconds', 'number')
+    """
+    return _OF_METRICS.get(unit, "number")
 
 
 def as_float(value: float | None) -> float:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fairlead.charts import format_value
+from fairlead.charts import format_value, unit_of
 from fairlead.cli.outcome import one_line
 from fairlead.diagnosis.cohorts import Compared
 from fairlead.diagnosis.run_facts import (
@@ -17,7 +17,6 @@ from fairlead.diagnosis.run_facts import (
     RunDiagnosis,
     SlowRequest,
 )
-from fairlead.trial.summary import unit_of
 
 __all__ = ["as_text"]
 

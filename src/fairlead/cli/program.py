@@ -31,6 +31,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "change",
         "Writes, checks and freezes the file of a change: what is promised before it is measured.",
     ),
+    "experiment": (
+        "experiment",
+        "Analyses an experiment, sizes one from history, and tries the analysis on splits without an effect.",
+    ),
+    "slo": ("slo", "Checks objectives, shows their error budgets, and writes a Prometheus' rules for them."),
     "audit": ("audit", "Verifies the ledger, and shows what was recorded and decided."),
     "events": ("events", "Checks events, shows them as they come, and prints their schemas."),
     "doctor": ("doctor", "Tells what is installed, reachable and missing here, each with its fix."),

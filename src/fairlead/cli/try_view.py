@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from fairlead.charts import format_value
 from fairlead.errors import MissingExtra
+from fairlead.experiment.wording import metric_rows
+from fairlead.trial.budgets import BudgetRecord
 from fairlead.trial.progress import Live
 from fairlead.trial.result import Result
-from fairlead.trial.summary import Ablation, PhaseTable, ablations, outcome_in_words, phase_tables
+from fairlead.trial.summary import (
+    Ablation,
+    PhaseTable,
+    ablations,
+    burn_in_words,
+    causes_in_words,
+    outcome_in_words,
+    phase_tables,
+    planted_in_words,
+)
 from fairlead.trial.system import Arm, Plan
+from fairlead.trial.users import UsersRecord
 
 try:
     from rich.console import Console
@@ -98,6 +111,10 @@ def _print_result(console: Console, result: Result, directory: Path) -> None:
     console.print("\n", _targets(result))
     if (ablation := ablations(result)) is not None:
         console.print("\n", _ablations(ablation))
+    if result.budgets:
+        _print_budgets(console, result.budgets)
+    if result.users is not None:
+        _print_users(console, result.users)
     console.print(Text("\nsimulated:", style="bold"))
     for line in result.simulated:
         console.print(Text(f"  - {line}"), highlight=False)
@@ -115,6 +132,44 @@ def _print_result(console: Console, result: Result, directory: Path) -> None:
         frozen = f"promised beforehand: {result.change.name}, sha256 {result.change.sha256[:12]}"
         console.print(Text(f"{frozen}; every figure is in {directory / 'ledger.db'}"), soft_wrap=True)
     console.print(Text(f"{result.run_seconds:.0f} s; report: {directory / 'report.html'}"), soft_wrap=True)
+
+
+def _print_budgets(console: Console, budgets: Sequence[BudgetRecord]) -> None:
+    """How fast each arm burned the error budgets."""
+    table = Table(title="error budget: how many times too fast it burned", title_justify="left", box=None)
+    for heading in ("objective", "target", "arm", "bad", "of", "burn rate", "spent on"):
+        table.add_column(
+            heading, justify="right" if heading in ("target", "bad", "of", "burn rate") else "left"
+        )
+    for one in budgets:
+        table.add_row(
+            one.objective, format_value(float(one.target), "ratio"), one.arm, f"{one.bad:,}", f"{one.valid:,}",
+            burn_in_words(one), causes_in_words(one),
+        )  # fmt: skip
+    console.print("\n", table)
+
+
+def _print_users(console: Console, users: UsersRecord) -> None:
+    """The experiment on made users, each effect beside the one that was planted."""
+    experiment = users.experiment
+    planted = {one.metric: one for one in users.planted}
+    table = Table(
+        title=f"made users (simulated): {experiment.units:,}, divided by the flag",
+        title_justify="left",
+        box=None,
+    )
+    for heading in ("metric", "control", "treatment", "relative effect", "verdict", "planted"):
+        table.add_column(heading, justify="left" if heading in ("metric", "verdict", "planted") else "right")
+    for row, found in zip(metric_rows(experiment), experiment.metrics, strict=True):
+        one = planted.get(found.name)
+        table.add_row(
+            found.name.replace("_", " "), row.control, row.treatment, row.relative, row.verdict,
+            "– (real: as the clients met it)" if one is None else planted_in_words(one, found.unit),
+        )  # fmt: skip
+    console.print("\n", table)
+    for check in experiment.health:
+        if check.verdict != "ok":
+            console.print(Text(f"{check.name}: {check.message}", style="yellow"), highlight=False)
 
 
 def _table(table: PhaseTable) -> Table:

@@ -7,6 +7,7 @@ client, or one leaves the timeouts out. So a definition is whole or it is refuse
     kind         needs                  yields
     quantile     field, q               the q-quantile of a field
     mean         field                  the mean of a field
+    total        field, unit_field      the sum of a field over each unit's events, on average over the units
     maximum      field                  the largest value of a field
     proportion   field (a condition)    the share of events for which it holds, 0–1
     ratio        field, denominator     sum of one field over sum of another
@@ -36,7 +37,7 @@ from fairlead.metrics.formula import Formula, parse_formula
 __all__ = ["Better", "Design", "Kind", "Metric", "Role", "Side"]
 
 Role = Literal["primary", "secondary", "guardrail"]
-Kind = Literal["quantile", "proportion", "mean", "maximum", "ratio", "rate", "count", "formula"]
+Kind = Literal["quantile", "proportion", "mean", "total", "maximum", "ratio", "rate", "count", "formula"]
 """The statistic of a metric."""
 Side = Literal["server", "client", "unstated"]
 """Where a value is observed; "unstated" only for an ad-hoc metric."""
@@ -47,6 +48,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _NEEDS: dict[str, tuple[str, ...]] = {
     "quantile": ("field", "q"),
     "mean": ("field",),
+    "total": ("field",),
     "maximum": ("field",),
     "proportion": ("field",),
     "ratio": ("field", "denominator"),
@@ -247,6 +249,10 @@ class Metric:
             raise InvalidInput(f"metric {self.name}: side is unstated; say server or client")
         if self.kind == "proportion" and self.unit != "ratio":
             raise InvalidInput(f'metric {self.name}: a proportion has unit "ratio" (0–1), not {self.unit!r}')
+        if self.kind == "total" and not self.unit_field:
+            raise InvalidInput(
+                f"metric {self.name}: a total is of each unit's events: set unit_field, the field that names the unit"
+            )
         if self.kind == "rate" and not self.unit.endswith("per second"):
             raise InvalidInput(f'metric {self.name}: a rate has a unit "… per second", not {self.unit!r}')
 
@@ -288,6 +294,8 @@ class Metric:
             return f"{percentile(self.q)} of {self.field} of {of}"
         if self.kind == "mean":
             return f"mean of {self.field} of {of}"
+        if self.kind == "total":
+            return f"sum of {self.field} of {of} of each {self.unit_field}, on average"
         if self.kind == "maximum":
             return f"largest {self.field} of {of}"
         if self.kind == "proportion":

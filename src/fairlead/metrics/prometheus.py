@@ -7,6 +7,7 @@ server that refuses, hangs or answers nonsense is a reason, told apart from a se
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ except ImportError as missing:
 __all__ = ["PrometheusServer"]
 
 _MOST_BYTES = 16 * 2**20
+_SELECTOR = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}(\{[^{}\n]{0,500}\})?", re.ASCII)
 
 
 class PrometheusServer:
@@ -86,6 +88,18 @@ class PrometheusServer:
         series = selector(counter, where)
         counted = f"sum(increase({series}[{_range(window)}]))"
         return self._read(f"sum(rate({series}[{_range(window)}]))", window, series, counted)
+
+    def increase(self, series: str, window: float) -> Reading:
+        """Events over the last `window` seconds of what a whole selector chooses: ``jobs_total{state=~"failed|dead"}``.
+
+        Raises InvalidInput for what is no single selector.
+        """
+        if not _SELECTOR.fullmatch(series):
+            raise InvalidInput(
+                f'series {series[:80]!r} is no selector; write one such as jobs_total{{state="failed"}}'
+            )
+        counted = f"sum(increase({series}[{_range(window)}]))"
+        return self._read(counted, window, series, counted)
 
     def ratio(
         self,

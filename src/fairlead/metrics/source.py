@@ -10,6 +10,7 @@ A metric's columns, one row per unit, are what its estimator asks for:
     mean, proportion            one column; with a `where`, or where a unit has many events: a ratio of two
     ratio                       numerator and denominator
     formula                     one for each name
+    total                       the sum over a unit's events
     count, rate                 events of a unit
     quantile                    no moments: an `Estimate` per group
 """

@@ -27,18 +27,12 @@ from fairlead.metrics.warehouse_columns import (
     fields_of,
     is_finite,
     pieces_of,
+    seconds_of,
+    text_of,
     values_of,
     where_of,
 )
-from fairlead.metrics.warehouse_sums import (
-    as_moments,
-    far_means,
-    group_of,
-    is_finite_number,
-    moved,
-    run,
-    sums_of,
-)
+from fairlead.metrics.warehouse_sums import as_moments, group_of, moments_of, run, sums_of
 from fairlead.metrics.warehouse_tables import table_of_events, table_of_files
 from fairlead.statistics import Estimate, Moments, clustered_quantile_interval
 from fairlead.statistics.estimate import checked_confidence
@@ -121,7 +115,7 @@ class Warehouse:
                     *(f"{COVARIATE}{column}" for column in before.get(metric.name, ())),
                 )
             rows = _unit_rows(events, by, unit, pieces, before)
-            moments, units, caveats = _moments(rows, by, columns, log)
+            moments, units, caveats = moments_of(rows, by, columns, log)
             for name, said in _left_out(plain, events, unit, log).items():
                 caveats[name] = (*said, *caveats.get(name, ()))
             for metric in plain:
@@ -152,19 +146,7 @@ class Warehouse:
             return self._table
         if self._time is None:
             raise InvalidInput("a window needs a time column; name it, or leave the window out")
-        at = self._table[self._time]
-        if at.type().is_timestamp():
-            # Compared as seconds since 1970: with a zone they are UTC already, without one they are taken as UTC.
-            seconds = (
-                at.epoch_seconds()
-                if at.type().timezone is None
-                else at.cast("timestamp('UTC')").epoch_seconds()
-            )
-            at = seconds.cast("float64") + at.millisecond().cast("float64") / 1000
-        elif not at.type().is_numeric():
-            raise InvalidInput(
-                f"column {self._time!r} is {at.type()}; a window needs a time stamp, or seconds since 1970"
-            )
+        at = seconds_of(self._table[self._time], self._time)
         return self._table.filter((at >= window.start) & (at < window.end))
 
     def _quantile(
@@ -173,7 +155,7 @@ class Warehouse:
         assert metric.q is not None and metric.field is not None  # noqa: S101,PT018 - a quantile has both
         value = events[metric.field].cast("float64")
         # +inf is a value: what never came back is slower than all others.
-        groups = {f"group {name}": _group_of(events, name) for name in by}
+        groups = {f"group {name}": text_of(events[name]) for name in by}
         named = {_UNIT: events[unit]} if unit is not None else {}
         counting = events.filter(where_of(metric, events)).select(**groups, **named, **{_VALUE: value})
         value = counting[_VALUE]
@@ -261,55 +243,13 @@ def _unit_rows(
     prior = {
         f"{COVARIATE}{name}": events[name].cast("float64") for names in covariates.values() for name in names
     }
-    groups = {f"group {name}": _group_of(events, name) for name in by}
+    groups = {f"group {name}": text_of(events[name]) for name in by}
     if unit is None:
         return events.select(**groups, **columns, **prior)
     summed = {name: value.sum() for name, value in columns.items()}
     # Known of the unit, not of the event: any row has it.
     same = {name: value.max() for name, value in prior.items()}
     return events.group_by(**groups, **{_UNIT: events[unit]}).aggregate(**summed, **same)
-
-
-def _moments(
-    rows: ir.Table,
-    by: Sequence[str],
-    columns: Mapping[str, tuple[str, ...]],
-    log: list[str],
-) -> tuple[dict[str, dict[Group, Moments]], dict[Group, int], dict[str, tuple[str, ...]]]:
-    groups = tuple(f"group {name}" for name in by)
-    used = tuple(dict.fromkeys(column for names in columns.values() for column in names))
-    near = dict.fromkeys(used, 0.0)
-    found = run(sums_of(rows, groups, columns, near), log)
-    far = far_means(found, groups, used, near)
-    about = moved(rows, groups, near, far)
-    if far:
-        # Rare: a spread that is small beside the mean, of which little but rounding would be left.
-        found = run(sums_of(rows, groups, columns, about), log)
-    caveats: dict[str, tuple[str, ...]] = {}
-    units = {group_of(row, groups): int(row["n"]) for row in found}
-    moments: dict[str, dict[Group, Moments]] = {}
-    for name, names in columns.items():
-        whole = all(
-            row[f"count {column}"] == row["n"] and is_finite_number(row[f"sum {column}"])
-            for row in found
-            for column in names
-        )
-        rows_of, far_of = found, far
-        if not whole:
-            # Rare: one more pass, over the rows in which this metric has all its values.
-            valid = [is_finite(rows[column].cast("float64")) for column in names]
-            rows_of = run(sums_of(rows.filter(*valid), groups, {name: names}, near), log)
-            far_of = far_means(rows_of, groups, names, near)
-            if far_of:
-                there = rows.filter(*valid)
-                rows_of = run(sums_of(there, groups, {name: names}, moved(there, groups, near, far_of)), log)
-            left = sum(units.values()) - sum(int(row["n"]) for row in rows_of)
-            caveats[name] = (f"{left:,} units without a finite value are left out",)
-        moments[name] = {
-            group: as_moments(row, names, {**near, **far_of.get(group, {})})
-            for group, row in ((group_of(row, groups), row) for row in rows_of)
-        }
-    return moments, units, caveats
 
 
 def _left_out(
@@ -352,10 +292,6 @@ def _name_as_fields(
         moments[metric.name] = {
             group: dataclasses.replace(found, columns=names) for group, found in moments[metric.name].items()
         }
-
-
-def _group_of(events: ir.Table, name: str) -> Any:
-    return events[name].cast("string").fill_null("")
 
 
 def _ordered(read: Any, value: float, n: int, q: float, confidence: float) -> Estimate:

@@ -41,7 +41,7 @@ def fields_of(metric: Metric) -> list[str]:
     for condition in (metric.condition, metric.success):
         if condition is not None:
             fields += _condition_fields(condition)
-    if metric.kind in ("mean", "ratio", "quantile") and metric.field:
+    if metric.kind in ("mean", "total", "ratio", "quantile") and metric.field:
         fields.append(metric.field)
     if metric.kind == "ratio" and metric.denominator:
         fields.append(metric.denominator)
@@ -82,6 +82,9 @@ def pieces_of(metric: Metric, events: ir.Table, unit: str | None) -> dict[str, A
             return {name: value}
         there = is_finite(value)
         return {name: column(value, there), f"{name} events": column(one, there)}
+    if metric.kind == "total":
+        value = _number(events[metric.field])
+        return {name: column(value, is_finite(value))}
     if metric.kind == "ratio":
         above, below = (_number(events[field]) for field in (metric.field, metric.denominator))
         there = is_finite(above) & is_finite(below)
@@ -142,10 +145,34 @@ def _comparable(column: Any, value: object) -> Any:
 
 def values_of(metric: Metric, events: ir.Table) -> list[Any]:
     """The values of an event without which it does not count."""
-    names = [metric.field] if metric.kind == "mean" else []
+    names = [metric.field] if metric.kind in ("mean", "total") else []
     if metric.kind == "ratio":
         names = [metric.field, metric.denominator]
     return [_number(events[name]) for name in names]
+
+
+def text_of(column: Any) -> Any:
+    """The values of a grouping column, as text; "" where it is missing."""
+    return column.cast("string").fill_null("")
+
+
+def seconds_of(column: Any, name: str) -> Any:
+    """A column of times as seconds since 1970, UTC. Raises InvalidInput for what is no time."""
+    if column.type().is_timestamp():
+        # With a zone they are UTC already, without one they are taken as UTC.
+        whole = (
+            column.epoch_seconds()
+            if column.type().timezone is None
+            else column.cast("timestamp('UTC')").epoch_seconds()
+        )
+        return whole.cast("float64") + column.millisecond().cast("float64") / 1000
+    if column.type().is_date():
+        return column.cast("timestamp").epoch_seconds().cast("float64")
+    if not column.type().is_numeric():
+        raise InvalidInput(
+            f"column {name!r} is {column.type()}; a window needs a time stamp, or seconds since 1970"
+        )
+    return column.cast("float64")
 
 
 def is_finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fairlead.errors import MissingExtra
 from fairlead.metrics.source import Group
+from fairlead.metrics.warehouse_columns import is_finite
 from fairlead.statistics import Moments
 
 try:
@@ -25,6 +26,52 @@ __all__: list[str] = []
 
 _CANCELS = 1e-6
 """A spread below this share of the squares has lost half of its digits."""
+
+
+def moments_of(
+    rows: ir.Table,
+    by: Sequence[str],
+    columns: Mapping[str, tuple[str, ...]],
+    log: list[str],
+) -> tuple[dict[str, dict[Group, Moments]], dict[Group, int], dict[str, tuple[str, ...]]]:
+    """By metric and group the moments of its columns; units by group; caveats by metric.
+
+    rows: one per unit, with a column ``group NAME`` for each of `by`, and those that `columns` names.
+    """
+    groups = tuple(f"group {name}" for name in by)
+    used = tuple(dict.fromkeys(column for names in columns.values() for column in names))
+    near = dict.fromkeys(used, 0.0)
+    found = run(sums_of(rows, groups, columns, near), log)
+    far = far_means(found, groups, used, near)
+    about = moved(rows, groups, near, far)
+    if far:
+        # Rare: a spread that is small beside the mean, of which little but rounding would be left.
+        found = run(sums_of(rows, groups, columns, about), log)
+    caveats: dict[str, tuple[str, ...]] = {}
+    units = {group_of(row, groups): int(row["n"]) for row in found}
+    moments: dict[str, dict[Group, Moments]] = {}
+    for name, names in columns.items():
+        whole = all(
+            row[count] == row["n"] and all(is_finite_number(row[f"sum {column}"]) for column in names)
+            for row in found
+            for count in _counts(names)
+        )
+        rows_of, far_of = found, far
+        if not whole:
+            # Rare: one more pass, over the rows in which this metric has all its values.
+            valid = [is_finite(rows[column].cast("float64")) for column in names]
+            rows_of = run(sums_of(rows.filter(*valid), groups, {name: names}, near), log)
+            far_of = far_means(rows_of, groups, names, near)
+            if far_of:
+                there = rows.filter(*valid)
+                rows_of = run(sums_of(there, groups, {name: names}, moved(there, groups, near, far_of)), log)
+            left = sum(units.values()) - sum(int(row["n"]) for row in rows_of)
+            caveats[name] = (f"{left:,} units without a finite value are left out",)
+        moments[name] = {
+            group: as_moments(row, names, {**near, **far_of.get(group, {})})
+            for group, row in ((group_of(row, groups), row) for row in rows_of)
+        }
+    return moments, units, caveats
 
 
 def far_means(
@@ -72,11 +119,21 @@ def sums_of(
         shifted[column] = value if isinstance(about, float) and about == 0 else value - about
     for names in columns.values():
         for index, a in enumerate(names):
-            wanted.setdefault(f"count {a}", rows[a].count())
             wanted.setdefault(f"sum {a}", shifted[a].sum())
             for b in names[: index + 1]:
                 wanted.setdefault(f"product {b} {a}", (shifted[b] * shifted[a]).sum())
+        for count, (a, b) in _counts(names).items():
+            wanted.setdefault(count, (shifted[a] * shifted[b]).count())
     return rows.group_by(list(groups)).aggregate(**wanted) if groups else rows.aggregate(**wanted)
+
+
+def _counts(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """What to count, to know that no value is missing: products, which are taken anyway, of as few pairs as name
+    all."""
+    pairs = [(names[i], names[i + 1]) for i in range(0, len(names) - 1, 2)]
+    if len(names) % 2:
+        pairs.append((names[0], names[-1]))
+    return {f"count {a} {b}": (a, b) for a, b in pairs}
 
 
 def as_moments(row: Mapping[str, Any], columns: Sequence[str], near: Mapping[str, float]) -> Moments:

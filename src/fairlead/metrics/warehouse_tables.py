@@ -8,7 +8,7 @@ id tells, and it counts once. A line that was cut by a crash is not an event and
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fairlead.errors import BrokenDocument, InvalidInput, MissingExtra
@@ -38,7 +38,15 @@ def table_of_files(files: Sequence[Path]) -> ir.Table:
     return _view(f"SELECT * FROM {reader}([{listed}])", files[0])  # noqa: S608 - quoted
 
 
-def table_of_events(root: Path, kind: str, registry: EventRegistry) -> ir.Table:
+def tables_of_events(root: Path, kinds: Iterable[str], registry: EventRegistry) -> dict[str, ir.Table]:
+    """As `table_of_events` for several kinds; the tables can be joined, as they have one connection."""
+    database = ibis.duckdb.connect()
+    return {kind: table_of_events(root, kind, registry, database) for kind in dict.fromkeys(kinds)}
+
+
+def table_of_events(
+    root: Path, kind: str, registry: EventRegistry, database: ibis.BaseBackend | None = None
+) -> ir.Table:
     """The events of one kind below a folder, each once. Raises UnknownEvent, BrokenDocument."""
     columns = event_columns(registry.kind(kind))
     found = sorted(path for path in root.rglob("*") if not _is_hidden(path, root))
@@ -59,7 +67,7 @@ def table_of_events(root: Path, kind: str, registry: EventRegistry) -> ir.Table:
         names = ", ".join(quoted_path(path) for path in compacted)
         parts.append(f"SELECT * FROM read_parquet([{names}], union_by_name = true)")  # noqa: S608 - quoted
     once = "coalesce(event_id, '') = '' OR row_number() OVER (PARTITION BY event_id) = 1"
-    return _view(f"SELECT * FROM ({' UNION ALL BY NAME '.join(parts)}) QUALIFY {once}", root)  # noqa: S608 - quoted
+    return _view(f"SELECT * FROM ({' UNION ALL BY NAME '.join(parts)}) QUALIFY {once}", root, database, kind)  # noqa: S608 - quoted
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
@@ -67,15 +75,17 @@ def _is_hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _view(query: str, name: Path) -> ir.Table:
+def _view(
+    query: str, name: Path, database: ibis.BaseBackend | None = None, view: str = "fairlead"
+) -> ir.Table:
     """What DuckDB reads, as a table of Ibis. Raises BrokenDocument."""
-    database = ibis.duckdb.connect()
+    database = database or ibis.duckdb.connect()
     try:
-        database.con.execute(f"CREATE TEMP VIEW fairlead AS {query}")
+        database.con.execute(f"CREATE TEMP VIEW {view} AS {query}")
         with warnings.catch_warnings():
             # Ibis 12 asks for the schema by a name that DuckDB has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return database.table("fairlead")
+            return database.table(view)
     except duckdb.Error as error:
         raise BrokenDocument(f"{name}: cannot be read: {_first_line(error)}") from error
 

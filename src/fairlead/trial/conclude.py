@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from fairlead import __version__
+from fairlead.trial.budgets import budgets_of
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.figures import WHOLE_RUN, load_figures, metric_record, of_phase
 from fairlead.trial.machine import this_machine
@@ -18,6 +19,7 @@ from fairlead.trial.result import (
     hash_evidence,
 )
 from fairlead.trial.system import Settings, System
+from fairlead.trial.users import users_of
 from fairlead.trial.validity import judge
 from fairlead.trial.walk import Recorded
 
@@ -51,6 +53,8 @@ def conclude(
             observed = [turn.observed[name] for turn in recorded.of_arm(arm) for name in names]
             figures += load_figures(arm, phase, part, plan.patience)
             figures += system.measure(arm, phase, observed, part.samples, part.slices)
+    users = None if ended_early else users_of(system, recorded, settings, directory)
+    budgets = () if ended_early else budgets_of(system, recorded, directory)
     by_name = {(figure.metric, figure.arm, figure.phase): figure for figure in figures}
     targets = []
     for phase_name, target in system.targets:
@@ -97,6 +101,8 @@ def conclude(
         figures=tuple(figures),
         targets=tuple(targets),
         simulated=tuple(system.simulated),
+        users=users,
+        budgets=budgets,
         evidence=hash_evidence(directory, ["events/**/*.jsonl", "metrics/*.jsonl.gz", *system.inputs]),
     )
 

@@ -18,13 +18,17 @@ import msgspec
 
 from fairlead.change import freeze_change, parse_change
 from fairlead.errors import InvalidInput
+from fairlead.experiment import ExperimentResult
+from fairlead.experiment.result import ArmResult, MetricResult
 from fairlead.ledger import Decision, Evidence, FrozenChange, Ledger
 from fairlead.metrics import Metric
 from fairlead.metrics.metric import percentile
 from fairlead.store import Database
+from fairlead.trial.budgets import BudgetRecord
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.result import ChangeRecord, EvidenceFile, Figure, Result
 from fairlead.trial.system import Plan, System
+from fairlead.trial.users import UsersRecord
 
 __all__ = ["LEDGER", "Promise", "freeze_promise", "record_result"]
 
@@ -77,6 +81,8 @@ def record_result(result: Result, system: System, promise: Promise, directory: P
         figures = tuple(
             _read_back(figure, id, recorded[id]) for figure, id in zip(result.figures, ids, strict=True)
         )
+        users = result.users and _recorded_users(ledger, result, result.users, promise.change, data)
+        budgets = tuple(_recorded_budget(ledger, result, one, promise.change, data) for one in result.budgets)
         for decision in _decisions(result, figures, promise.change):
             ledger.record_decision(decision)
         head = str(ledger.head())
@@ -84,11 +90,130 @@ def record_result(result: Result, system: System, promise: Promise, directory: P
     return msgspec.structs.replace(
         result,
         figures=figures,
+        users=users,
+        budgets=budgets,
         change=None
         if frozen is None
         else ChangeRecord(name=frozen.name, version=frozen.version, sha256=frozen.sha256),
         ledger_head=head,
     )
+
+
+def _recorded_users(
+    ledger: Ledger, result: Result, users: UsersRecord, change: str, data: str
+) -> UsersRecord:
+    """The experiment with its figures as the ledger has them: both arms and the effect of every metric."""
+    metrics = []
+    for found in users.experiment.metrics:
+        ids = [
+            ledger.record_evidence(evidence)
+            for evidence in _experiment_evidence(found, users.experiment, result, change, data)
+        ]
+        recorded = ledger.evidence_by_ids(ids)
+        control, treatment, effect = (recorded[id] for id in ids)
+        interval = found.effect_ci if found.effect_ci is None else (effect.low, effect.high)
+        metrics.append(
+            msgspec.structs.replace(
+                found,
+                control=_arm_read_back(found.control, control),
+                treatment=_arm_read_back(found.treatment, treatment),
+                effect=effect.value,
+                effect_ci=interval,
+                evidence=tuple(ids),
+            )
+        )
+    return msgspec.structs.replace(
+        users, experiment=msgspec.structs.replace(users.experiment, metrics=tuple(metrics))
+    )
+
+
+def _arm_read_back(arm: ArmResult, evidence: Evidence) -> ArmResult:
+    name = "mean" if arm.mean is not msgspec.UNSET else "value"
+    return msgspec.structs.replace(arm, n=evidence.n, **{name: evidence.value})
+
+
+def _experiment_evidence(
+    found: MetricResult, experiment: ExperimentResult, result: Result, change: str, data: str
+) -> Iterable[Evidence]:
+    def evidence(
+        arm: str,
+        statistic: str,
+        value: float | None,
+        n: int,
+        interval: tuple[float | None, float | None] | None,
+    ) -> Evidence:
+        low, high = interval or (None, None)
+        caveats = list(found.caveats)
+        if None in (value, low, high):
+            caveats.append(_NO_INTERVAL)
+        return Evidence(
+            change=change,
+            metric=found.name,
+            definition=found.definition,
+            statistic=statistic,
+            arm=arm,
+            value=value,
+            unit=found.unit,
+            side="client",
+            window="run",
+            segment="made users",
+            unit_of_analysis="user",
+            n=n,
+            low=low,
+            high=high,
+            confidence=None if low is None and high is None else found.confidence,
+            design="simulated",
+            method=found.method or "none: the data carry no effect",
+            query_sha256=experiment.query_sha256,
+            data_sha256=data,
+            measured_at_utc_seconds=result.started_at_utc_seconds + result.run_seconds,
+            caveats=tuple(dict.fromkeys(caveats)),
+        )
+
+    for arm, figure in ((experiment.control, found.control), (found.variant, found.treatment)):
+        value = figure.mean if figure.mean is not msgspec.UNSET else figure.value
+        yield evidence(arm, found.kind, value if isinstance(value, float) else None, figure.n, None)
+    yield evidence(
+        f"{found.variant} − {experiment.control}",
+        f"effect on the {found.kind}",
+        found.effect,
+        found.control.n + found.treatment.n,
+        found.effect_ci,
+    )
+
+
+def _recorded_budget(
+    ledger: Ledger, result: Result, budget: BudgetRecord, change: str, data: str
+) -> BudgetRecord:
+    """The burn rate as the ledger has it."""
+    id = ledger.record_evidence(
+        Evidence(
+            change=change,
+            metric=budget.name,
+            definition=budget.definition,
+            statistic="burn rate",
+            arm=budget.arm,
+            value=budget.burn_rate,
+            unit="times the budget",
+            side="client",
+            window="run",
+            segment="all requests of the arm",
+            unit_of_analysis="request",
+            n=budget.valid,
+            low=None,
+            high=None,
+            confidence=None,
+            design="load_test",
+            method="bad / (budget · valid), from the events of the load",
+            query_sha256=hashlib.sha256(
+                f"fairlead {result.fairlead_version} {budget.definition}".encode()
+            ).hexdigest(),
+            data_sha256=data,
+            measured_at_utc_seconds=result.started_at_utc_seconds + result.run_seconds,
+            caveats=(_NO_INTERVAL,),
+        )
+    )
+    return msgspec.structs.replace(budget, burn_rate=ledger.evidence_by_ids([id])[id].value, evidence=id)
 
 
 def _check_targets(system: System, content: bytes) -> None:

@@ -6,8 +6,6 @@ says each figure's definition, and puts a table behind each picture.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -16,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from fairlead.charts import (
-    STYLESHEET,
     Band,
     Figure,
     Interval,
@@ -24,52 +21,33 @@ from fairlead.charts import (
     cdf,
     dot_interval,
     format_value,
+    page,
     timeline,
 )
+from fairlead.experiment.wording import metric_rows, notes_of
 from fairlead.lab.samples import Ending
 from fairlead.trial.figures import latencies, of_phase
 from fairlead.trial.result import Result, write_atomically
-from fairlead.trial.summary import PhaseTable, ablations, outcome_in_words, phase_tables
+from fairlead.trial.summary import (
+    PhaseTable,
+    ablations,
+    burn_in_words,
+    causes_in_words,
+    outcome_in_words,
+    phase_tables,
+    planted_in_words,
+)
 from fairlead.trial.system import Arm, Phase
 from fairlead.trial.validity import judge
 from fairlead.trial.walk import Recorded
 
-__all__ = ["p99_by_phase", "render_report", "write_report"]
+__all__ = ["EXPERIMENT_PAGE", "p99_by_phase", "render_report", "write_report"]
+
+EXPERIMENT_PAGE = "experiment.html"
+"""The page of the experiment on made users, beside the report."""
 
 _BIN = 0.25  # seconds of a timeline's points
 _FEWEST = 5  # requests in a bin below which its p95 is left out
-
-_PAGE_STYLE = """
-:root{color-scheme:light dark}
-body{margin:0 auto;max-width:66rem;padding:2rem 1.25rem 4rem;background:var(--chart-surface);color:var(--chart-ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-h1{font-size:1.9rem;line-height:1.2;margin:0 0 .25rem}
-h2{font-size:1.3rem;margin:2.75rem 0 .5rem}
-h3{font-size:1.05rem;margin:1.75rem 0 .35rem}
-p{margin:.5rem 0;max-width:46rem}
-.meta,.note,dd{color:var(--chart-muted)}
-.meta{font-size:.9rem}
-.verdict{border-left:4px solid var(--chart-series-3);padding:.4rem .9rem;margin:1rem 0}
-.verdict.invalid{border-color:var(--chart-series-2)}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
-.wide{overflow-x:auto}
-th,td{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--chart-grid)}
-thead th{color:var(--chart-muted);font-weight:600;border-bottom:1px solid var(--chart-axis)}
-th[scope=row]{font-weight:500}
-td.number,th.number{text-align:right;padding-left:.75rem}
-td.number{white-space:nowrap}
-thead th{vertical-align:bottom}
-td.number small{color:var(--chart-muted);display:block}
-.met{color:var(--chart-series-3);font-weight:600}
-.missed{color:var(--chart-series-2);font-weight:600}
-.met,.missed{white-space:nowrap}
-dt{font-weight:600;margin-top:.6rem}
-dd{margin:0}
-code{font-size:.85em;word-break:break-all}
-figure{margin:1rem 0 1.75rem}
-ul{padding-left:1.2rem;max-width:46rem}
-@media print{body{padding:0;max-width:none;font-size:11pt}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
-"""
 
 
 def write_report(result: Result, recorded: Recorded, path: Path) -> None:
@@ -80,27 +58,24 @@ def write_report(result: Result, recorded: Recorded, path: Path) -> None:
 def render_report(result: Result, recorded: Recorded) -> str:
     """The page as text. `recorded` gives the charts the single requests that `result` only sums up."""
     recorded = judge(recorded).kept
-    style = STYLESHEET + _PAGE_STYLE
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     title = f"{result.title}: {' against '.join(arm.name for arm in result.arms[1::-1])}"
-    return "".join(
-        (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; ',
-            f"style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'\">",
-            f"<title>{_text(title)}</title><style>{style}</style></head><body>\n",
-            _head(result, title),
-            _verdict(result),
-            _targets(result),
-            _charts(result, recorded),
-            _ablations(result),
-            _tables(result),
-            _conditions(result),
-            _definitions(result),
-            _evidence(result),
-            "</body></html>\n",
-        )
+    return page(
+        title,
+        "".join(
+            (
+                _head(result, title),
+                _verdict(result),
+                _targets(result),
+                _charts(result, recorded),
+                _ablations(result),
+                _budgets(result),
+                _users(result),
+                _tables(result),
+                _conditions(result),
+                _definitions(result),
+                _evidence(result),
+            )
+        ),
     )
 
 
@@ -236,6 +211,63 @@ def _timelines(recorded: Recorded, arms: tuple[Arm, ...]) -> str:
             bands=bands, x_name="Time in the cycle", description=f"{note} Degraded answers included.",
         ).to_html()
     )  # fmt: skip
+
+
+def _budgets(result: Result) -> str:
+    """How fast each arm burned the error budgets."""
+    if not result.budgets:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{_text(one.objective)}</th><td '
+        f"class=number>{format_value(float(one.target), 'ratio')}</td>"
+        f"<td>{_text(one.arm)}</td><td class=number>{one.valid:,}</td><td class=number>{one.bad:,}</td>"
+        f"<td class=number>{_text(burn_in_words(one))}</td><td>{_text(causes_in_words(one))}</td></tr>"
+        for one in result.budgets
+    )
+    return (
+        "<section><h2>Error budget, before and after</h2><p>How many times too fast an arm burned its budget: "
+        "at 1 it would be "
+        f"spent exactly in its period ({_text(result.budgets[0].period)}). A run has more faults a minute than "
+        f"a month has, on "
+        "purpose: compare the arms with each other.</p><div class=wide><table><thead><tr><th scope=col>objective</th>"
+        "<th scope=col class=number>target</th><th scope=col>arm</th><th scope=col class=number>requests</th>"
+        "<th scope=col class=number>bad</th><th scope=col class=number>burn rate</th><th scope=col>spent "
+        "on</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></section>\n"
+    )
+
+
+def _users(result: Result) -> str:
+    """The experiment on made users: what was planted, and whether it was found."""
+    users = result.users
+    if users is None:
+        return ""
+    planted = {one.metric: one for one in users.planted}
+    rows = []
+    for row, found in zip(metric_rows(users.experiment), users.experiment.metrics, strict=True):
+        one = planted.get(found.name)
+        truth = "not planted: as the clients met it" if one is None else planted_in_words(one, found.unit)
+        rows.append(
+            f'<tr><th scope="row">{_text(found.name.replace("_", " "))}</th><td class=number>{_text(row.control)}</td>'
+            f"<td class=number>{_text(row.treatment)}</td><td class=number>{_text(row.effect)}</td>"
+            f"<td class=number>{_text(row.relative)}</td><td>{_text(row.verdict)}</td><td>{_text(truth)}</td></tr>"
+        )
+    notes = "".join(
+        f"<dt>{_text(names)}</dt><dd>{_text(note)}</dd>"
+        for names, note in notes_of(metric_rows(users.experiment))
+    )
+    return (
+        "<section><h2>What users would have done <small>(simulated)</small></h2>"
+        f"<p>{users.experiment.units:,} made users, divided by the flag, respond to the latency that each "
+        f"really met in this "
+        "run, as declared below. The effect is known, so what is tried here is the analysis: does the interval "
+        "hold it? "
+        f'The whole analysis: <a href="{EXPERIMENT_PAGE}">{EXPERIMENT_PAGE}</a>.</p>'
+        "<div class=wide><table><thead><tr><th scope=col>metric</th><th scope=col class=number>control</th>"
+        "<th scope=col class=number>treatment</th><th scope=col class=number>effect</th>"
+        "<th scope=col class=number>relative</th><th scope=col>verdict</th><th scope=col>planted</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div><dl>{notes}</dl></section>\n"
+    )
 
 
 def _ablations(result: Result) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 import msgspec
 
 from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
+from fairlead.trial.budgets import BudgetRecord
+from fairlead.trial.users import UsersRecord
 
 __all__ = [
     "ArmRecord",
@@ -179,6 +181,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[EvidenceFile, ...]
     change: ChangeRecord | None = None
     """What was promised; None for a system without a change file."""
+    users: UsersRecord | None = None
+    """The experiment on made users; None for a system without."""
+    budgets: tuple[BudgetRecord, ...] = ()
+    """How fast each arm burned the error budget of each objective; empty for a system without objectives."""
     ledger_head: str = ""
     """The end of the run's ledger when the result was written: `fairlead audit verify --expect` takes it."""
 

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fairlead.errors import InvalidInput
+from fairlead.experiment import render_report
 from fairlead.trial.conclude import conclude
 from fairlead.trial.progress import Progress
 from fairlead.trial.promise import freeze_promise, record_result
-from fairlead.trial.report import write_report
-from fairlead.trial.result import Result, write_result
+from fairlead.trial.report import EXPERIMENT_PAGE, write_report
+from fairlead.trial.result import Result, write_atomically, write_result
 from fairlead.trial.system import Settings, System
 from fairlead.trial.walk import Recorded, play
 
@@ -82,3 +83,5 @@ def _why(error: BaseException) -> str:
 def _write(result: Result, recorded: Recorded, directory: Path) -> None:
     write_result(result, directory / "result.json")
     write_report(result, recorded, directory / "report.html")
+    if result.users is not None:
+        write_atomically(directory / EXPERIMENT_PAGE, render_report(result.users.experiment).encode())

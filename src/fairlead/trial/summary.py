@@ -6,21 +6,27 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fairlead.charts import Unit, format_value
+from fairlead.charts import format_value, unit_of
+from fairlead.trial.budgets import BudgetRecord
 from fairlead.trial.result import Figure, Result, TargetRecord
+from fairlead.trial.users import PlantedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Ablation", "PhaseTable", "ablations", "cell", "outcome_in_words", "phase_tables", "unit_of"]
+__all__ = [
+    "Ablation",
+    "PhaseTable",
+    "ablations",
+    "burn_in_words",
+    "causes_in_words",
+    "cell",
+    "outcome_in_words",
+    "phase_tables",
+    "planted_in_words",
+]
 
 _FIGURES = re.compile(r" \([\d.]+\)|: [\d.]+ .*$")
-_UNITS: dict[str, Unit] = {
-    "seconds": "seconds",
-    "ratio": "ratio",
-    "bytes": "bytes",
-    "answers per second": "rate",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +87,30 @@ def outcome_in_words(target: TargetRecord) -> str:
     return f"{words}; {target.caveat}" if target.caveat else words
 
 
-def unit_of(unit: str) -> Unit:
-    """How charts and tables write a metric's unit."""
-    return _UNITS.get(unit, "number")
+def burn_in_words(budget: BudgetRecord) -> str:
+    """The burn rate, in three digits."""
+    return "–" if budget.burn_rate is None else f"{format_value(budget.burn_rate)}×"
+
+
+def causes_in_words(budget: BudgetRecord) -> str:
+    """What the budget went to, by how requests ended."""
+    return ", ".join(f"{cause} {format_value(share)}×" for cause, share in budget.spent_by.items())
+
+
+def planted_in_words(planted: PlantedRecord, unit: str) -> str:
+    """A planted effect beside what was found of it."""
+    if planted.effect == 0:
+        size = "nothing"
+    else:
+        size = format_value(
+            planted.effect, "percentage_points" if unit_of(unit) == "ratio" else unit_of(unit)
+        )
+        size = f"+{size}" if planted.effect > 0 else size
+        if planted.relative_effect is not None:
+            size += f" ({planted.relative_effect:+.2%})"
+    if planted.inside is None:
+        return f"{size}; not found, as there is no interval"
+    return f"{size}; inside the interval" if planted.inside else f"{size}; OUTSIDE the interval"
 
 
 def cell(figure: Figure | None, unit: str) -> str:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from fairlead.lab.samples import Samples
     from fairlead.lab.schedule import Schedule
     from fairlead.metrics import Metric, Target
+    from fairlead.slo import Objective
     from fairlead.trial.result import Figure
+    from fairlead.trial.users import Responded
 
 __all__ = [
     "Arm",
@@ -240,6 +242,11 @@ class System(Protocol):
         """The change file that is frozen before the run; None for a system without one."""
         ...
 
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        """What the service promises; each arm's budget is counted from the load's events. Empty: nothing."""
+        ...
+
     def plan(self, settings: Settings) -> Plan:
         """Raises InvalidInput for a mechanism it does not have."""
         ...
@@ -260,6 +267,15 @@ class System(Protocol):
 
         observed: what `Running.observe` returned when the phase was over, one per cycle; samples: all
         cycles' rows; slices: shape (n,), the stretch of time each row belongs to: the rows of one vary together.
+        """
+        ...
+
+    def respond(
+        self, samples: Mapping[str, Samples], started_at: float, settings: Settings, directory: Path
+    ) -> Responded | None:
+        """What made users did about what they met, written as events below `directory`; None for a system without.
+
+        samples: by arm (control and treatment), the rows of all measured phases; started_at: UTC seconds.
         """
         ...
 

@@ -8,11 +8,16 @@ is imported when it starts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from fairlead.trial import Mechanism
+from fairlead.trial import Mechanism, Settings
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
 from fairlead_systems.reference_system import ReferenceSystem
+
+if TYPE_CHECKING:
+    from fairlead.lab import Samples
+    from fairlead.trial.users import Responded
 
 __all__ = ["HomeFeed"]
 
@@ -42,14 +47,21 @@ class HomeFeed(ReferenceSystem):
         "popularity: a constant of the item, so that its staleness is measured and costs no order",
         "the network: loopback, no loss, no distance",
         "the viral event, the cleared cache and the stalled feature service: set off by the plan",
+        "users' weeks: watch time, sessions, clicks and crashes are declared and not found. Watch time is "
+        "log-normal and "
+        "much like the week before; a user keeps exp(−0.6 · mean page latency in seconds) of it, and three quarters of "
+        "that if a page failed, by what each really met in this run; a third of the loss shows as sessions; crashes "
+        "(1 %) and clicks (6 %) respond to nothing",
         "the clients: one open-loop load engine on the same machine and the same cores as the services",
     )
 
-    inputs: Sequence[str] = ("flags.json",)
+    inputs: Sequence[str] = ("flags.json", "users.csv")
     needs: ClassVar[Mapping[str, str]] = {
         "aiohttp": "aiohttp",
+        "duckdb": "duckdb",
         "grpc": "grpcio",
         "httptools": "httptools",
+        "ibis": "ibis-framework",
         "numpy": "numpy",
         "onnxruntime": "onnxruntime",
         "psutil": "psutil",
@@ -57,3 +69,9 @@ class HomeFeed(ReferenceSystem):
         "uvicorn": "uvicorn",
         "uvloop": "uvloop",
     }
+
+    def respond(
+        self, samples: Mapping[str, Samples], started_at: float, settings: Settings, directory: Path
+    ) -> Responded | None:
+        responded: Responded = self._part("users").respond(samples, started_at, settings, directory)
+        return responded

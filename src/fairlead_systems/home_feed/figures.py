@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 import numpy as np
 
 from fairlead.lab import Samples
 from fairlead.metrics import Kind, Metric, Relation, Target
+from fairlead.slo import Objective, RollingPeriod
 from fairlead.statistics import quantile_interval
 from fairlead.telemetry import Histogram, HistogramSnapshot
 from fairlead.trial import Arm, Figure, Phase, load_metrics
@@ -15,7 +17,7 @@ from fairlead_systems.home_feed.control import CANDIDATE_TIMEOUT, USER_TTL
 from fairlead_systems.home_feed.system import HOTTEST, PATIENCE, STALENESS_OF
 from fairlead_systems.home_feed.treatment import BUDGET, STALENESS_BOUND
 
-__all__ = ["METRICS", "TARGETS", "measure"]
+__all__ = ["METRICS", "OBJECTIVES", "TARGETS", "measure"]
 
 ACCOUNT = (
     "an account of a short-video home feed, published without the service's name: "
@@ -158,6 +160,22 @@ def _promise(
 _AHEAD = "our own: a tie is no progress"
 _FALLBACK_BUDGET = "our own fallback budget: degraded answers are answers, and must stay the exception"
 _OLDEST = USER_TTL + STALENESS_BOUND + CANDIDATE_TIMEOUT + BUDGET
+
+OBJECTIVES = (
+    Objective(
+        name="feed_in_time",
+        title="a page, whole or degraded, within 500 ms",
+        target=Decimal("0.99"),
+        period=RollingPeriod(seconds=30 * 86400.0),
+        event="load_sample",
+        good='ending in ("ok", "degraded") and latency_seconds < 0.5',
+        cause="ending",
+        side="client",
+        owner="the maintainers of Fairlead",
+        runbook="docs/failures/slow-downstream.md",
+    ),
+)
+"""What the feed would promise its users."""
 
 TARGETS: tuple[tuple[str, Target], ...] = (
     _promise("normal", "latency_p99", "p99 down by 45 % (380 → 210 ms)", "relative_change", -0.447),

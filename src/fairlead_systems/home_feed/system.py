@@ -14,6 +14,7 @@ import numpy as np
 
 from fairlead.clock import SYSTEM_CLOCK
 from fairlead.errors import InvalidInput, NoSpace, ProcessDied
+from fairlead.flags import ALGORITHM, SLOTS
 from fairlead.lab import Schedule, Service, Surge, Topology, Zipf
 from fairlead.telemetry import HistogramSnapshot
 from fairlead.trial import Arm, Phase, Plan, Settings
@@ -27,6 +28,7 @@ __all__ = [
     "DOWNSTREAM_URLS",
     "HOTTEST",
     "STALENESS_OF",
+    "USERS_FLAG",
     "HomeFeedRunning",
     "flag_document",
     "make_plan",
@@ -50,6 +52,9 @@ STALENESS_OF = "staleness:"
 """Begins the name of a counter of answers by field and histogram bucket: `staleness:popularity:-40`."""
 HOTTEST = {NORMAL: 0, VIRAL: VIRAL_TOPIC, CLEARED: 0, STALLED: 0, REDIS_HUNG: 0, REDIS_GONE: 0}
 """The most requested topic of each phase."""
+
+USERS_FLAG = "feed_users"
+"""The flag that divides made users, half and half."""
 
 DOWNSTREAMS = (*(f"{source}_source" for source in SOURCES), "label_service", "feature_service")
 DOWNSTREAM_URLS = (
@@ -325,6 +330,19 @@ def flag_document(arms: Sequence[Arm]) -> dict[str, object]:
     treated = [_instance(arm) for arm in arms if arm.variant == "treatment"]
     flags: dict[str, object] = {
         "feed_path": flag({"control": "control", "treatment": "treatment"}, "control", "treatment", treated)
+    }
+    flags[USERS_FLAG] = {
+        "state": "ENABLED",
+        "variants": {"control": "control", "treatment": "treatment"},
+        "defaultVariant": "control",
+        "targeting": {
+            "bucket": {
+                "by": "targetingKey",
+                "salt": USERS_FLAG,
+                "algo": ALGORITHM,
+                "slots": [["control", 0, SLOTS // 2], ["treatment", SLOTS // 2, SLOTS]],
+            }
+        },
     }
     for mechanism in MECHANISMS:
         off = [_instance(arm) for arm in arms if mechanism.name in arm.without]

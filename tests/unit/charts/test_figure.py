@@ -175,6 +175,8 @@ def test_the_public_names_are_these() -> None:
         "cdf",
         "dot_interval",
         "format_value",
+        "page",
         "timeline",
+        "unit_of",
     ]
     assert all(hasattr(charts, name) for name in charts.__all__)

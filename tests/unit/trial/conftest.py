@@ -12,6 +12,7 @@ import pytest
 
 from fairlead.lab import Ending, Samples
 from fairlead.metrics import Metric, Target
+from fairlead.slo import Objective
 from fairlead.trial import Arm, Mechanism, Phase, Plan, Settings
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.result import Figure
@@ -97,6 +98,10 @@ class PaperSystem:
     change: bytes | None = None
     metrics: Sequence[Metric] = (CALLS,)
     targets: Sequence[tuple[str, Target]] = field(default_factory=list)
+    objectives: Sequence[Objective] = ()
+
+    def respond(self, *told: object) -> None:
+        return None
 
     def measure(
         self,

@@ -1,0 +1,458 @@
+"""`fairlead experiment`: did it work, could it have been seen, and would this analysis tell the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from fairlead.change import parse_change, read_change
+from fairlead.change.experiment import experiment_plan
+from fairlead.change.sections import ChangeFile
+from fairlead.cli.exit_codes import ExitCode
+from fairlead.cli.experiment_view import print_analysis, print_design, print_simulated
+from fairlead.errors import BrokenDocument, InvalidInput
+from fairlead.experiment import CalendarEntry, ExperimentPlan, ExperimentResult, Fairness, read_calendar
+from fairlead.metrics import Metric
+from fairlead.metrics.metric import Kind
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Analyses an experiment, sizes one from history, and tries the analysis on splits without an effect.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+_METRIC = re.compile(r"(?P<name>[^:]+):(?P<kind>[a-z]+)(:(?P<rest>.+))?", re.DOTALL)
+_GRAMMAR = "name:kind[:column[/denominator]][@q]"
+
+Change = Annotated[
+    Path | None, typer.Argument(metavar="CHANGE", help="A change file with [experiment].", show_default=False)
+]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data", metavar="FILE", help="A .parquet or .csv file; may be given again.", show_default=False
+    ),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COL", help="The column that names the unit; default: each row is one.", show_default=False
+    ),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        metavar=_GRAMMAR.upper().replace("NAME", "NAME", 1),
+        help="What is compared; the first decides. Kinds: mean, total, proportion (a column or a condition), ratio "
+        "(column/denominator), quantile (@0.99), count, formula.",
+        show_default=False,
+    ),
+]
+Covariates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--covariate",
+        metavar="NAME=COL",
+        help="Known of a unit before exposure, by metric.",
+        show_default=False,
+    ),
+]
+Caps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cap",
+        metavar="NAME=Q",
+        help="Values above the Q quantile of all arms count as that.",
+        show_default=False,
+    ),
+]
+Alpha = Annotated[float, typer.Option(help="Chance of a false alarm, two-sided.")]
+Power = Annotated[float, typer.Option(help="Chance of finding what is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Decides the splits.")]
+
+
+@app.command()
+def analyze(
+    change: Change = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="With CHANGE: the folder of a sink, with exposures.", show_default=False
+        ),
+    ] = None,
+    about: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With CHANGE: columns known of each `unit` before exposure.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Data = None,
+    unit: Unit = None,
+    variant: Annotated[
+        str | None, typer.Option(metavar="COL", help="The column with the variant.", show_default=False)
+    ] = None,
+    control: Annotated[
+        str, typer.Option(metavar="NAME", help="The variant that others are compared with.")
+    ] = "control",
+    metric: Metrics = None,
+    covariate: Covariates = None,
+    cap: Caps = None,
+    segment: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--segment", metavar="COL", help="Show effects by its values, exploratory.", show_default=False
+        ),
+    ] = None,
+    fairness: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fairness",
+            metavar="METRIC:COL[:LIMIT]",
+            help="Guard the ratio of effects between groups.",
+            show_default=False,
+        ),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COL", help="When a unit entered; shows the course over time.", show_default=False
+        ),
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--share",
+            metavar="VARIANT=S",
+            help="Planned share of an arm; default: equal.",
+            show_default=False,
+        ),
+    ] = None,
+    calendar: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What else happened: promotions, deploys, incidents.", show_default=False
+        ),
+    ] = None,
+    alpha: Alpha = 0.05,
+    power: Power = 0.8,
+    sequential: Annotated[
+        bool,
+        typer.Option("--sequential", help="It is looked at before its end: verdicts hold at every look."),
+    ] = False,
+    planned_units: Annotated[
+        int | None, typer.Option(metavar="N", help="Units it was planned for.", show_default=False)
+    ] = None,
+    json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page for people who were not there.", show_default=False),
+    ] = None,
+) -> int:
+    """Is the experiment sound, what changed, and how sure is that. From a change file and events, or from a table."""
+    entries = read_calendar(calendar) if calendar is not None else ()
+    if (change is None) == (not data):
+        raise InvalidInput(
+            "give a change file with --events DIR, or --data FILE with --variant and --metric; not both"
+        )
+    if change is not None:
+        if metric or covariate or variant or segment or cap:
+            raise InvalidInput("a change file says what is compared; --metric and the like are for --data")
+        if events is None:
+            raise InvalidInput("--events is missing: the folder in which the exposures of this change lie")
+        result = _of_change(_read(change), events, about, entries)
+    else:
+        if variant is None or not metric:
+            raise InvalidInput("--data needs --variant COL and at least one --metric")
+        plan = ExperimentPlan(
+            name=Path(data[0]).stem if data else "experiment",
+            metrics=_metrics(metric),
+            control=control,
+            shares={name: _number(text, f"share of {name}") for name, text in _pairs(share, "--share")},
+            alpha=alpha,
+            power=power,
+            sequential=sequential,
+            planned_units=planned_units,
+            covariates=_grouped(_pairs(covariate, "--covariate")),
+            caps={name: _number(text, f"cap of {name}") for name, text in _pairs(cap, "--cap")},
+            segments=tuple(segment or ()),
+            fairness=tuple(_fairness(text) for text in fairness or ()),
+        )
+        result = _of_table(plan, data or [], variant, unit, time, entries)
+    if html is not None:
+        from fairlead.experiment import render_report
+
+        _write(html, render_report(result))
+    if json:
+        typer.echo(result.to_json().decode(), nl=False)
+    else:
+        print_analysis(result, html)
+    if result.is_void:
+        return ExitCode.INCONCLUSIVE
+    harmed = any(found.role == "guardrail" and found.verdict == "worse" for found in result.metrics)
+    return ExitCode.BREACHED if harmed else ExitCode.OK
+
+
+@app.command()
+def design(
+    change: Change = None,
+    data: Data = None,
+    unit: Unit = None,
+    metric: Metrics = None,
+    covariate: Covariates = None,
+    cap: Caps = None,
+    units_per_day: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="New units a day, all arms together; default: the change file's.",
+            show_default=False,
+        ),
+    ] = None,
+    mde: Annotated[
+        float | None, typer.Option(help="Relative effect worth finding: 0.02 is 2 %.", show_default=False)
+    ] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--share", metavar="S", help="Treatment's share, 0–1; may be given again.", show_default=False
+        ),
+    ] = None,
+    days: Annotated[
+        float | None, typer.Option(metavar="D", help="How long each share would be kept.", show_default=False)
+    ] = None,
+    alpha: Alpha = 0.05,
+    power: Power = 0.8,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="It will be looked at before its end.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """What can be found at each stage, and how long it takes, from one's own history (--data) or the change file."""
+    from fairlead.experiment.design import Spread, design_experiment, spreads_of
+
+    if change is None and not (data and metric):
+        raise InvalidInput("give a change file, or history by --data with at least one --metric")
+    file = _read(change) if change is not None else None
+    if file is not None:
+        plan = experiment_plan(file)
+        if metric:
+            plan = replace(plan, metrics=_metrics(metric), covariates={}, caps={}, margins={}, fairness=())
+    else:
+        plan = ExperimentPlan(
+            name=Path((data or [Path("history")])[0]).stem,
+            metrics=_metrics(metric),
+            alpha=alpha,
+            power=power,
+            sequential=sequential,
+        )
+    if data:
+        plan = replace(
+            plan,
+            covariates=_grouped(_pairs(covariate, "--covariate")) or plan.covariates,
+            caps={name: _number(text, f"cap of {name}") for name, text in _pairs(cap, "--cap")} or plan.caps,
+            segments=(),
+            fairness=(),
+            mde=mde if mde is not None else plan.mde,
+        )
+        from fairlead.experiment import units_of_files
+
+        spreads: dict[str, Spread | str] = spreads_of(units_of_files(data, plan, variant=None, unit=unit))
+    else:
+        if file is None or covariate or cap:
+            raise InvalidInput("--covariate and --cap need history: --data FILE")
+        plan = replace(plan, mde=mde if mde is not None else plan.mde)
+        from fairlead.change.experiment import written_spreads
+
+        spreads = dict(written_spreads(file))
+    per_day = units_per_day or (file.experiment.units_per_day if file and file.experiment else None)
+    if per_day is None:
+        raise InvalidInput("--units-per-day is missing: how many new units come each day, all arms together")
+    stages = _stages(file, share, days)
+    print_design(design_experiment(plan, spreads, units_per_day=per_day, stages=stages), as_json=json)
+
+
+@app.command()
+def simulate(
+    data: Data = None,
+    unit: Unit = None,
+    metric: Metrics = None,
+    covariate: Covariates = None,
+    cap: Caps = None,
+    planted: Annotated[
+        float, typer.Option(metavar="E", help="Relative effect to plant: 0.02 is 2 %; 0: none (A/A).")
+    ] = 0.0,
+    runs: Annotated[int, typer.Option(help="Random splits, 20 to 100,000.")] = 1000,
+    share: Annotated[float, typer.Option(help="Treatment's share of the units, 0–1.")] = 0.5,
+    alpha: Alpha = 0.05,
+    seed: Seed = 1,
+    json: Json = False,
+) -> int:
+    """Splits one's own data at random, plants an effect, and counts how often the analysis tells the truth."""
+    from fairlead.experiment import simulate_experiment, units_of_files
+
+    if not data or not metric:
+        raise InvalidInput("--data FILE and at least one --metric are needed: the units to be split")
+    plan = ExperimentPlan(
+        name=Path(data[0]).stem,
+        metrics=_metrics(metric),
+        alpha=alpha,
+        covariates=_grouped(_pairs(covariate, "--covariate")),
+        caps={name: _number(text, f"cap of {name}") for name, text in _pairs(cap, "--cap")},
+    )
+    units = units_of_files(data, plan, variant=None, unit=unit)
+    found = simulate_experiment(plan, units, planted=planted, runs=runs, seed=seed, treatment_share=share)
+    print_simulated(found, seed=seed, as_json=json)
+    return ExitCode.OK if all(one.is_calibrated for one in found) else ExitCode.BREACHED
+
+
+def _read(path: Path) -> ChangeFile:
+    return parse_change(read_change(path), str(path))
+
+
+def _of_change(
+    file: ChangeFile, events: Path, about: Path | None, calendar: Sequence[CalendarEntry]
+) -> ExperimentResult:
+    from fairlead.experiment import analyse, units_of_events
+
+    if not events.is_dir():
+        raise BrokenDocument(f"{events}: no such folder; name the one that a sink writes events to")
+    plan = experiment_plan(file)
+    if about is None:
+        plan = replace(plan, covariates={}) if plan.pre_period is not None else plan
+        if plan.covariates or plan.group_columns:
+            wanted = ", ".join(
+                dict.fromkeys([*plan.group_columns, *(c for cs in plan.covariates.values() for c in cs)])
+            )
+            raise InvalidInput(
+                f"--about is missing: a file with a column `unit`, and {wanted}, as the change file asks"
+            )
+    return analyse(plan, units_of_events(events, plan, about_units=about), calendar=calendar)
+
+
+def _of_table(
+    plan: ExperimentPlan,
+    data: Sequence[Path],
+    variant: str,
+    unit: str | None,
+    time: str | None,
+    calendar: Sequence[CalendarEntry],
+) -> ExperimentResult:
+    from fairlead.experiment import analyse, units_of_files
+
+    units = units_of_files(data, plan, variant=variant, unit=unit, time=time)
+    return analyse(plan, units, calendar=calendar, data_sha256=_hash(data))
+
+
+def _hash(paths: Sequence[Path]) -> str:
+    """Of one file its own hash; of several, that of the list of theirs."""
+    hashes = []
+    for path in paths:
+        with open(path, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with open(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "w", encoding="utf-8"
+        ) as file:
+            file.write(text)
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}; choose another --html") from error
+
+
+def _metrics(specs: Sequence[str] | None) -> tuple[Metric, ...]:
+    return tuple(_metric(spec) for spec in specs or ())
+
+
+def _metric(spec: str) -> Metric:
+    """`name:kind[:column[/denominator]][@q]`. Raises InvalidInput."""
+    match = _METRIC.fullmatch(spec)
+    if match is None:
+        raise InvalidInput(
+            f"--metric {spec[:80]!r}: write {_GRAMMAR}, such as retention:proportion:retention_7"
+        )
+    name, kind, rest = match["name"], match["kind"], match["rest"]
+    kinds = [each for each in get_args(Kind) if each not in ("maximum", "rate")]
+    if kind not in kinds:
+        raise InvalidInput(f"--metric {spec[:80]!r}: kind {kind[:40]!r} is none of {', '.join(kinds)}")
+    q = denominator = formula = None
+    column: str | None = rest
+    if kind == "quantile" and rest:
+        column, at, level = rest.rpartition("@")
+        if not at:
+            raise InvalidInput(f"--metric {spec[:80]!r}: a quantile needs its q, such as :latency@0.99")
+        q = _number(level, f"q of {name}")
+    elif kind == "ratio" and rest:
+        column, slash, denominator = rest.partition("/")
+        if not slash:
+            raise InvalidInput(
+                f"--metric {spec[:80]!r}: a ratio needs its denominator, such as :clicks/views"
+            )
+    elif kind == "formula":
+        column, formula = None, rest
+    if kind == "total":  # of a table: the unit's column is known where it is read
+        return Metric.from_column(name, "total", column, unit_field="unit")
+    return Metric.from_column(name, kind, column, denominator=denominator, formula=formula, q=q)  # type: ignore[arg-type]  # checked above
+
+
+def _pairs(texts: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise InvalidInput(f"{option} {text[:80]!r}: write NAME=VALUE")
+        pairs.append((name, value))
+    return pairs
+
+
+def _grouped(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    grouped: dict[str, tuple[str, ...]] = {}
+    for name, value in pairs:
+        grouped[name] = (*grouped.get(name, ()), value)
+    return grouped
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidInput(f"{what}: {text[:40]!r} is not a number") from error
+
+
+def _fairness(text: str) -> Fairness:
+    name, *rest = text.split(":")
+    if not 1 <= len(rest) <= 2:
+        raise InvalidInput(
+            f"--fairness {text[:80]!r}: write METRIC:COL or METRIC:COL:LIMIT, such as ctr:language:1.25"
+        )
+    return Fairness(metric=name, group=rest[0], limit=_number(rest[1], "limit") if len(rest) == 2 else 1.25)
+
+
+def _stages(
+    file: ChangeFile | None, shares: Sequence[float] | None, days: float | None
+) -> list[tuple[float, float | None]]:
+    """The shares asked for; those of the change file's stages; else its split."""
+    if shares:
+        return [(share, days) for share in shares]
+    if file is not None:
+        from fairlead.change.experiment import stages_of
+
+        found = stages_of(file)
+        if found:
+            return [(share, days if days is not None else bake) for share, bake in found]
+    return [(0.5, days)]

@@ -1,0 +1,189 @@
+"""What an experiment set out to compare, written down before anyone looks.
+
+An analysis that is decided on after the data are in finds what it looks for. So everything that could be chosen
+afterwards stands in the plan: the metrics and which of them decides, the arms and the shares they should have, whose
+outcomes count and until when, what is taken out beforehand (covariates, caps), how much worse a guardrail may be.
+What is not in it is exploratory, and marked so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fairlead.calls.bounds import check_number, check_whole
+from fairlead.errors import InvalidInput
+from fairlead.metrics import Metric
+
+__all__ = ["ExperimentPlan", "Fairness", "Margin", "Stage", "Trigger"]
+
+VARIANT = "variant"
+"""The grouping by which units are compared."""
+HISTORY = "history"
+"""The variant of units before any experiment."""
+MOST_METRICS = 50
+MOST_SEGMENTS = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Margin:
+    """How much worse than control a metric may be and still count as not worse."""
+
+    by: float
+    """Above 0: a ratio of control's figure when `relative` (0.02 is 2 %), else in the metric's unit."""
+    relative: bool = True
+    """Whether `by` is relative to control's figure."""
+
+    def __post_init__(self) -> None:
+        check_number("margin", self.by, above=0.0)
+        if self.relative and self.by >= 1:
+            raise InvalidInput(f"margin {self.by:g} is relative and not below 1; 0.02 means 2 %")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A stretch of the experiment with shares of its own; counts of stages are never pooled."""
+
+    start: float
+    """When it began; seconds since 1970, UTC. It ends where the next one begins."""
+    shares: Mapping[str, float]
+    """Expected share by variant, any scale."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trigger:
+    """The event that shows a unit could have met the difference at all; logged alike in every arm.
+
+    A change of the search page cannot move who never searched. Counting them dilutes the effect and hides it.
+    """
+
+    event: str
+    """The kind of event."""
+    unit_field: str
+    """Its field that names the unit."""
+    where: str = ""
+    """A condition: which of them trigger; empty: all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fairness:
+    """A guardrail on how unequally a change treats groups: creators, languages, devices."""
+
+    metric: str
+    """The metric whose effect is compared between the groups."""
+    group: str
+    """The segment column that names the group."""
+    limit: float = 1.25
+    """Largest ratio between two groups of treatment/control that is tolerated, above 1. 1.25 is the reciprocal of
+    the four-fifths rule."""
+
+    def __post_init__(self) -> None:
+        check_number("fairness limit", self.limit, above=1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentPlan:
+    """An experiment as planned. Raises InvalidInput naming what is contradictory.
+
+    >>> from fairlead.metrics import Metric
+    >>> plan = ExperimentPlan(name="try", metrics=(Metric.from_column("rounds", "mean", "rounds"),))
+    >>> plan.primary.name, plan.shares_of(["control", "treatment"])
+    ('rounds', {'control': 1.0, 'treatment': 1.0})
+    """
+
+    name: str
+    """How results and the ledger call it."""
+    metrics: tuple[Metric, ...]
+    """What is compared. The one with the role `primary` decides; where all are ad hoc, the first."""
+    flag: str = ""
+    """The flag whose exposures divide the units; empty for a table that has the variant in a column."""
+    control: str = "control"
+    """The variant that others are compared with."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Expected share by variant, any scale; empty: equal ones."""
+    stages: tuple[Stage, ...] = ()
+    """Where the shares changed while it ran; empty: they did not."""
+    alpha: float = 0.05
+    """Chance of a false alarm, two-sided, 0–0.5."""
+    power: float = 0.8
+    """Chance of finding an effect of the size planned for, 0.5–1."""
+    mde: float | None = None
+    """The relative effect on the primary metric that is worth finding; None: not said."""
+    planned_units: int | None = None
+    """Units of all arms that it was planned for; the watched intervals are tightest there. None: as many as came, with
+    a caveat."""
+    sequential: bool = False
+    """Whether it is looked at before its end: verdicts then come from the always-valid p-values."""
+    conversion_window: float | None = None
+    """Seconds after a unit's first exposure in which its outcomes count; None: all there are."""
+    pre_period: float | None = None
+    """Seconds before a unit's first exposure from which its own past is taken as a covariate; None: none."""
+    covariates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By metric: columns that were known of a unit before exposure."""
+    caps: Mapping[str, float] = field(default_factory=dict)
+    """By metric: the quantile of both arms' units at which values are capped, 0.5 to below 1."""
+    segments: tuple[str, ...] = ()
+    """Columns by whose values the effects are shown, exploratory."""
+    margins: Mapping[str, Margin] = field(default_factory=dict)
+    """By metric: how much worse it may be. A guardrail without one can show harm, and never show that there is none."""
+    trigger: Trigger | None = None
+    """Who could have met the difference; None: everybody who was exposed."""
+    fairness: tuple[Fairness, ...] = ()
+    """Guardrails on the ratio of effects between groups."""
+
+    def __post_init__(self) -> None:
+        names = [metric.name for metric in self.metrics]
+        if not names or len(set(names)) != len(names) or len(names) > MOST_METRICS:
+            raise InvalidInput(
+                f"experiment {self.name[:80]}: give 1 to {MOST_METRICS} metrics, each name once"
+            )
+        primaries = [metric.name for metric in self.metrics if metric.role == "primary"]
+        if len(primaries) > 1:
+            raise InvalidInput(
+                f"experiment {self.name[:80]}: {', '.join(primaries)} are all primary; one decides"
+            )
+        check_number("alpha", self.alpha, above=0.0, high=0.5)
+        check_number("power", self.power, low=0.5, high=0.9999)
+        for name in ("mde", "conversion_window", "pre_period"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, above=0.0)
+        if self.planned_units is not None:
+            check_whole("planned_units", self.planned_units, low=2, high=10**12)
+        for what, keys in (("covariates", self.covariates), ("caps", self.caps), ("margins", self.margins)):
+            for key in keys:
+                if key not in names:
+                    raise InvalidInput(f"{what}: {key[:80]!r} is none of the metrics {', '.join(names)}")
+        for key, cap in self.caps.items():
+            check_number(f"cap of {key}", cap, low=0.5, high=0.9999)
+        for one in self.fairness:
+            if one.metric not in names:
+                raise InvalidInput(f"fairness: {one.metric[:80]!r} is none of the metrics {', '.join(names)}")
+        if len(self.segments) > MOST_SEGMENTS or len(set(self.segments)) != len(self.segments):
+            raise InvalidInput(f"segments: at most {MOST_SEGMENTS} columns, each once")
+        starts = [stage.start for stage in self.stages]
+        if starts != sorted(set(starts)):
+            raise InvalidInput("stages: give them in the order of their starts, each start once")
+        for shares in (self.shares, *(stage.shares for stage in self.stages)):
+            for variant, share in shares.items():
+                check_number(f"share of {variant}", share, above=0.0)
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that decides."""
+        return next((metric for metric in self.metrics if metric.role == "primary"), self.metrics[0])
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """Columns that units are grouped by: segments, and those of fairness."""
+        return tuple(dict.fromkeys((*self.segments, *(one.group for one in self.fairness))))
+
+    def shares_of(self, variants: list[str]) -> dict[str, float]:
+        """The expected shares of the variants found. Raises InvalidInput where the plan names others."""
+        if not self.shares:
+            return dict.fromkeys(variants, 1.0)
+        strangers = sorted(set(variants) - set(self.shares))
+        if strangers:
+            raise InvalidInput(
+                f"variants {', '.join(strangers)[:200]} have no share in the plan; it has {', '.join(self.shares)}"
+            )
+        return {variant: float(share) for variant, share in self.shares.items()}

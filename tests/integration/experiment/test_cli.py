@@ -1,0 +1,100 @@
+"""`fairlead experiment` with files: a table, a change file with events, history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairlead.cli import main
+from fairlead.cli.exit_codes import ExitCode
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fairlead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def called(*words: str) -> tuple[int, str, str]:
+        code = main(["experiment", *words])
+        return code, *capsys.readouterr()
+
+    return called
+
+
+@pytest.fixture
+def players(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(17)
+    lines = ["player,arm,rounds,before,kept,country"]
+    for player in range(6000):
+        treated = rng.random() < 0.5
+        before = rng.gamma(2.0, 10.0)
+        rounds = before * rng.lognormal(0, 0.3) * (1.08 if treated else 1.0)
+        kept = rng.random() < (0.15 if treated else 0.19)
+        lines.append(
+            f"{player},{'gate_40' if treated else 'gate_30'},{rounds:.2f},{before:.2f},{str(kept).upper()},"
+            f"{rng.choice(['AT', 'DE'])}"
+        )
+    path = tmp_path / "players.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+ANALYZE = (
+    "analyze", "--data", "players.csv", "--unit", "player", "--variant", "arm", "--control", "gate_30",
+    "--metric", "kept:proportion:kept", "--metric", "rounds:mean:rounds", "--covariate", "rounds=before",
+    "--segment", "country",
+)  # fmt: skip
+
+
+def test_a_table_is_analysed_in_words_json_and_a_page(fairlead: Run, players: Path) -> None:
+    code, out, err = fairlead(*ANALYZE, "--html", "page.html")
+    assert (code, err) == (ExitCode.OK, "")
+    assert out.startswith("players: kept of gate_40 is lower")
+    assert "✓ sample ratio: gate_30" in out
+    assert "adjusted by before" in out
+    assert "exploratory" in out
+    assert "<script" not in Path("page.html").read_text()
+    code, out, _ = fairlead(*ANALYZE, "--json")
+    document = json.loads(out)
+    assert document["schema"] == "fairlead.experiment.analysis/1"
+    assert document["data_sha256"] is not None
+    assert document["sample_ratio"]["verdict"] == "as planned"
+    rounds = document["metrics"][1]
+    assert rounds["relative_effect_ci"][0] < 0.08 < rounds["relative_effect_ci"][1]
+
+
+def test_a_broken_split_ends_with_four(fairlead: Run, players: Path) -> None:
+    code, out, _ = fairlead(*ANALYZE, "--share", "gate_30=2", "--share", "gate_40=1")
+    assert code == ExitCode.INCONCLUSIVE
+    assert "Void: the sample ratio is broken" in out
+
+
+def test_history_is_sized_and_simulated(fairlead: Run, players: Path) -> None:
+    words = (
+        "--data",
+        "players.csv",
+        "--unit",
+        "player",
+        "--metric",
+        "rounds:mean:rounds",
+        "--covariate",
+        "rounds=before",
+    )
+    code, out, err = fairlead(
+        "design", *words, "--units-per-day", "500", "--mde", "0.05", "--share", "0.05", "--share", "0.5"
+    )
+    assert (code, err) == (ExitCode.OK, "")
+    assert "covariates take out" in out
+    assert "days to find 5.00%" in out
+    code, out, _ = fairlead("design", *words, "--units-per-day", "500", "--mde", "0.05", "--json")
+    assert json.loads(out)["metrics"][0]["stages"][0]["days_needed"] > 0
+    code, out, err = fairlead("simulate", *words, "--runs", "100", "--planted", "0.1", "--seed", "5")
+    assert (code, err) == (ExitCode.OK, "")
+    assert "100 random splits, +10.00% planted in treatment, seed 5" in out
+    code, out, _ = fairlead("simulate", *words, "--runs", "60", "--json")
+    assert json.loads(out)["metrics"][0]["metric"] == "rounds"
