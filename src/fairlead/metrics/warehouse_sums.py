@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from fairlead.errors import MissingExtra
 from fairlead.metrics.source import Group
-from fairlead.metrics.warehouse_columns import is_finite
+from fairlead.metrics.warehouse_columns import is_finite, text_of
 from fairlead.statistics import Moments
 
 try:
     import ibis
+    import ibis.expr.operations as ops
     import ibis.expr.types as ir
 except ImportError as missing:
     raise MissingExtra("ibis-framework", "warehouse") from missing
@@ -48,7 +50,9 @@ def moments_of(
         # Rare: a spread that is small beside the mean, of which little but rounding would be left.
         found = run(sums_of(rows, groups, columns, about), log)
     caveats: dict[str, tuple[str, ...]] = {}
-    units = {group_of(row, groups): int(row["n"]) for row in found}
+    units: dict[Group, int] = {}
+    for row in found:
+        units[group_of(row, groups)] = units.get(group_of(row, groups), 0) + int(row["n"])
     moments: dict[str, dict[Group, Moments]] = {}
     for name, names in columns.items():
         whole = all(
@@ -67,10 +71,12 @@ def moments_of(
                 rows_of = run(sums_of(there, groups, {name: names}, moved(there, groups, near, far_of)), log)
             left = sum(units.values()) - sum(int(row["n"]) for row in rows_of)
             caveats[name] = (f"{left:,} units without a finite value are left out",)
-        moments[name] = {
-            group: as_moments(row, names, {**near, **far_of.get(group, {})})
-            for group, row in ((group_of(row, groups), row) for row in rows_of)
-        }
+        parts = moments[name] = {}
+        for row in rows_of:
+            group = group_of(row, groups)
+            part = as_moments(row, names, {**near, **far_of.get(group, {})})
+            # What is missing and what is empty are one group.
+            parts[group] = parts[group] + part if group in parts else part
     return moments, units, caveats
 
 
@@ -99,7 +105,7 @@ def moved(
     """What sums are taken about, by column: the group's own mean where it is far from the others'."""
     about: dict[str, Any] = dict(near)
     for group, means in far.items():
-        here = [rows[name] == value for name, value in zip(groups, group, strict=True)]
+        here = [text_of(rows[name]) == value for name, value in zip(groups, group, strict=True)]
         for column, mean in means.items():
             whole = here[0] if here else ibis.literal(True)
             for part in here[1:]:
@@ -124,7 +130,10 @@ def sums_of(
                 wanted.setdefault(f"product {b} {a}", (shifted[b] * shifted[a]).sum())
         for count, (a, b) in _counts(names).items():
             wanted.setdefault(count, (shifted[a] * shifted[b]).count())
-    return rows.group_by(list(groups)).aggregate(**wanted) if groups else rows.aggregate(**wanted)
+    if not groups:
+        return rows.aggregate(**wanted)
+    grouped = rows.group_by(list(groups)).aggregate(**wanted)
+    return grouped.mutate(**{name: text_of(grouped[name]) for name in groups})
 
 
 def _counts(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -164,8 +173,21 @@ def as_moments(row: Mapping[str, Any], columns: Sequence[str], near: Mapping[str
 
 
 def run(expression: ir.Table, log: list[str]) -> list[dict[str, Any]]:
-    log.append(str(ibis.to_sql(expression)))
-    rows: list[dict[str, Any]] = expression.to_pyarrow().to_pylist()
+    """The rows of an expression; what was asked is added to the log, to be hashed."""
+    rows: list[dict[str, Any]]
+    backend = None if expression.op().find(ops.InMemoryTable) else expression.get_backend()
+    if backend is not None and backend.name == "duckdb":
+        # Compiled once: half of the time that a million users take goes into making SQL.
+        sql = str(backend.compile(expression))
+        log.append(sql)
+        rows = backend.con.sql(sql).to_arrow_table().to_pylist()
+        # A sum of the constants 1.0 and 0.0 is a decimal to DuckDB.
+        return [
+            {name: float(value) if isinstance(value, Decimal) else value for name, value in row.items()}
+            for row in rows
+        ]
+    log.append(str(ibis.to_sql(expression, pretty=False)))
+    rows = expression.to_pyarrow().to_pylist()
     return rows
 
 
