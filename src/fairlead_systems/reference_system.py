@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fairlead.errors import MissingExtra
-from fairlead.trial import Arm, Figure, Phase, Plan, Running, Settings
+from fairlead.trial import Arm, Figure, Phase, Plan, Responded, Running, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from fairlead.lab import Samples
     from fairlead.metrics import Metric, Target
     from fairlead.slo import Objective
-    from fairlead.trial.users import Responded
 
 __all__ = ["ReferenceSystem"]
 

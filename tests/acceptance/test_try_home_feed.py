@@ -94,14 +94,13 @@ def test_folder_holds_result_report_events_and_logs(run: Run):
         "metrics",
         "logs",
         "flags.json",
-        "users.csv",
+        "users",
         "ledger.db",
     }
     assert {path.name for path in (run.directory / "events").iterdir()} == {
         "load",
         "feed-control",
         "feed-treatment",
-        "users",
     }
 
 

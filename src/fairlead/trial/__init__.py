@@ -20,6 +20,7 @@ from fairlead.trial.system import (
     find_systems,
     load_system,
 )
+from fairlead.trial.users import Responded
 
 __all__ = [
     "Arm",
@@ -27,6 +28,7 @@ __all__ = [
     "Mechanism",
     "Phase",
     "Plan",
+    "Responded",
     "Running",
     "Settings",
     "System",

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from fairlead.trial import Mechanism, Settings
+from fairlead.trial import Mechanism, Responded, Settings
 from fairlead_systems.home_feed.mechanisms import MECHANISMS
 from fairlead_systems.reference_system import ReferenceSystem
 
 if TYPE_CHECKING:
     from fairlead.lab import Samples
-    from fairlead.trial.users import Responded
 
 __all__ = ["HomeFeed"]
 
@@ -55,7 +54,7 @@ class HomeFeed(ReferenceSystem):
         "the clients: one open-loop load engine on the same machine and the same cores as the services",
     )
 
-    inputs: Sequence[str] = ("flags.json", "users.csv")
+    inputs: Sequence[str] = ("flags.json", "users/*")
     needs: ClassVar[Mapping[str, str]] = {
         "aiohttp": "aiohttp",
         "duckdb": "duckdb",

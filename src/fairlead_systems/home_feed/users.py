@@ -18,22 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.experiment import ExperimentPlan, Fairness, Margin
-from fairlead.flags import FlagSet
-from fairlead.flags.evaluate import EvaluationContext
-from fairlead.lab import Samples
-from fairlead.lab.samples import Ending
+from fairlead.flags import EvaluationContext, FlagSet
+from fairlead.lab import Ending, Samples
 from fairlead.metrics import Kind, Metric
-from fairlead.telemetry import EVENTS, Event, EventRegistry, EventSchema, Exposure, Internal, Personal
-from fairlead.telemetry.event import encode_event
+from fairlead.telemetry import (
+    EVENTS,
+    BufferedSink,
+    Event,
+    EventRegistry,
+    EventSchema,
+    Exposure,
+    Internal,
+    Personal,
+)
 from fairlead.telemetry.jsonl import JsonLinesSegments
-from fairlead.trial import Settings
-from fairlead.trial.users import Responded
+from fairlead.trial import Responded, Settings
 from fairlead_systems.home_feed.system import PATIENCE, USERS_FLAG
 
 __all__ = ["FeedWeek", "respond"]
 
-ABOUT = "users.csv"
-"""The file about users, in the run's folder."""
+FOLDER = "users"
+"""Of their events, in the run's folder; apart from `events`, which holds what really happened."""
 LOSS_PER_SECOND = 0.6
 """Share of the watch time that a second of mean page latency costs: 6 % for 100 ms."""
 LOSS_PER_FAILURE = 0.25
@@ -126,14 +131,19 @@ def respond(
                     clicks=int(rng.binomial(shown, _CLICK)),
                 )
             )
-    folder = directory / "events" / "users"
-    writer = JsonLinesSegments(folder, prefix="users")
+    folder = directory / FOLDER
+    sink = BufferedSink(
+        JsonLinesSegments(folder, prefix="users"), capacity=len(events) + 1, registry=registry
+    )
     try:
-        writer.write([encode_event(event) + b"\n" for event in events])
+        for event in events:
+            sink.emit(event)
     finally:
-        writer.close()
+        sink.close()
+    if sink.failure is not None:
+        raise sink.failure
     # What was known of each user before: the language of the creators whom they follow most.
-    file = directory / ABOUT
+    file = folder / "about.csv"
     file.write_text("unit,creator_language\n" + "".join(f"{key},{language}\n" for key, language in about))
     # The same users with both arms' latencies: what the change would do to all of them, less what leaving it would.
     gain = factor["treatment"][users] - factor["control"][users]
