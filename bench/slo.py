@@ -97,15 +97,16 @@ def _week(seed: int) -> tuple[Watched, Watched, ErrorBudget, list[Fault]]:
             fault.kind in ("outage", "leak") and fault.start <= minute < fault.start + fault.minutes + 60
             for fault in faults
         )
-        began = monitor.observe(minute * 60.0, float(valid), float(bad))
+        monitor.observe(minute * 60.0, float(valid), float(bad))
         now_paging = any(alert.severity == "page" for alert in monitor.firing)
         if now_paging and not paging:
             burn.pages += 1
             burn.false_pages += not recent
         paging = now_paging
         for index in worth:
-            if began or monitor.firing:
-                burn.detected.setdefault(index, minute - faults[index].start)
+            # An outage is to be paged; of a leak a ticket is enough. Counted to the end of the minute.
+            if now_paging or (faults[index].kind == "leak" and monitor.firing):
+                burn.detected.setdefault(index, minute + 1 - faults[index].start)
         last_five.append((valid, bad))
         share = sum(b for _, b in last_five) / sum(v for v, _ in last_five)
         if share > _NAIVE and not naive_firing:
@@ -114,7 +115,7 @@ def _week(seed: int) -> tuple[Watched, Watched, ErrorBudget, list[Fault]]:
         naive_firing = share > _NAIVE
         for index in worth:
             if naive_firing:
-                naive.detected.setdefault(index, minute - faults[index].start)
+                naive.detected.setdefault(index, minute + 1 - faults[index].start)
     budget = ErrorBudget(objective=objective, valid=total * 30 / 7, bad=missed, causes=causes)
     return burn, naive, budget, faults
 

@@ -277,7 +277,10 @@ def _table(*columns: str | tuple[str]) -> Table:
 
 def _print(show: Callable[[Console], None]) -> None:
     # A pipe has no width of its own, and a table squeezed to 80 columns breaks its figures.
-    console = Console(width=None if sys.stdout.isatty() else 150, markup=False, highlight=False)
+    is_terminal = sys.stdout.isatty()
+    console = Console(
+        width=None if is_terminal else 150, markup=False, highlight=False, soft_wrap=not is_terminal
+    )
     with console.capture() as captured:
         show(console)
     sys.stdout.write(captured.get())
