@@ -18,6 +18,7 @@ at the limit itself.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -96,6 +97,8 @@ class Target:
             return TargetOutcome(met=None, observed=None, wording=wording)
         observed = self._observe(control or 0.0, treatment)
         beyond = self.limit - observed if self.metric.better == "lower" else observed - self.limit
+        if math.isfinite(beyond) and abs(beyond) <= self._rounding(control or 0.0, treatment):
+            beyond = 0.0
         met = beyond > 0 or (beyond == 0 and not self.strict)
         bound = _BOUNDS[self.metric.better, self.strict]
         return TargetOutcome(
@@ -130,6 +133,13 @@ class Target:
         if self.relation == "difference":
             return treatment - control
         return treatment / control if self.relation == "ratio" else (treatment - control) / control
+
+    def _rounding(self, control: float, treatment: float) -> float:
+        """How far from the truth arithmetic in binary takes a value of the relation: 0.06 − 0.05 is not quite 0.01."""
+        if self.relation == "absolute":
+            return 0.0
+        scale = abs(control) + abs(treatment)
+        return 4 * sys.float_info.epsilon * (scale if self.relation == "difference" else scale / control)
 
     def _figures(self, control: float | None, treatment: float | None) -> str:
         return f"{self._level(control)} → {self._level(treatment)}"

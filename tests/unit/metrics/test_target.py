@@ -131,3 +131,24 @@ def test_a_strict_target_is_missed_by_a_tie() -> None:
     assert ahead.judge(1.0, 1.0).met is False
     assert ahead.judge(1.0, 0.999).met is True
     assert "needs below" in ahead.judge(1.0, 1.0).wording
+
+
+@pytest.mark.parametrize(
+    ("relation", "limit", "control", "treatment"),
+    [
+        ("relative_change", -0.45, 0.03, 0.0165),  # −0.44999999999999996
+        ("relative_change", -0.4, 0.09, 0.054),
+        ("difference", 0.001, 0.009, 0.010),  # 0.0010000000000000009
+        ("ratio", 0.7, 0.3, 0.21),
+    ],
+)
+def test_the_limit_itself_is_met_however_binary_writes_it(
+    relation: str, limit: float, control: float, treatment: float
+) -> None:
+    assert target(relation, limit).judge(control, treatment).met is True
+    assert target(relation, limit, strict=True).judge(control, treatment).met is False
+    assert target(relation, limit).judge(control, treatment * (1 + 1e-12)).met is False
+
+
+def test_an_absolute_limit_is_compared_bit_by_bit() -> None:
+    assert target("absolute", 0.25).judge(None, math.nextafter(0.25, 1)).met is False
