@@ -35,6 +35,8 @@ def _server(
     field: str,
     denominator: str | None = None,
     measured: str,
+    q: float | None = None,
+    of: str = "",
     guardrail: bool = False,
 ) -> Metric:
     return Metric(
@@ -45,8 +47,9 @@ def _server(
         event="load_window",
         field=field,
         denominator=denominator,
+        q=q,
         unit=unit,
-        unit_of_analysis="request" if kind == "ratio" else "phase",
+        unit_of_analysis=of or ("request" if kind == "ratio" else "phase"),
         side="server",
         measured=measured,
         window="phase",
@@ -108,10 +111,10 @@ METRICS: tuple[Metric, ...] = (
     _server("herd_peak", "peak loads of hottest key", "maximum", "concurrent loads",
             field="loads in flight at once", measured=_HOTTEST),
     _server("herd_loads", "loads per expiry, measured", "ratio", "loads per expiry",
-            field="loads", denominator="expiries",
+            field="loads", denominator="expiries", of="expiry",
             measured=f"{_HOTTEST}; an expiry begins when it goes from idle to loading"),
     _server("herd_law", "loads per expiry, 1 + λL", "mean", "loads per expiry",
-            field="predicted loads",
+            field="predicted loads", of="expiry",
             measured="as 1 + λL: λ requests per second for the topic, L seconds from an expiry to its first answer"),
     _client("staleness_p99", "staleness p99", "quantile", "seconds",
             field="staleness_seconds", q=0.99, where=_ANSWERED, measured=_STALENESS),
@@ -120,9 +123,9 @@ METRICS: tuple[Metric, ...] = (
     _client("staleness_violations", "answers beyond the bound", "count", "answers",
             field=None, q=None, where=f"staleness_seconds > {STALENESS_BOUND:g}", measured=_STALENESS),
     _server("safety_staleness_max", "staleness of labels, max", "maximum", "seconds",
-            field="staleness_seconds of the field safety", measured=_FIELD, guardrail=True),
-    _server("popularity_staleness_p99", "staleness of popularity p99", "mean", "seconds",
-            field="99th percentile of staleness_seconds of the field popularity", measured=_FIELD),
+            field="staleness_seconds of the field safety", measured=_FIELD, of="item", guardrail=True),
+    _server("popularity_staleness_p99", "staleness of popularity p99", "quantile", "seconds",
+            field="staleness_seconds of the field popularity", q=0.99, measured=_FIELD, of="item"),
     _client("age_p99", "data age p99", "quantile", "seconds",
             field="age_seconds", q=0.99, where=_DATED, measured=_AGE),
     _client("age_max", "data age max", "maximum", "seconds",
@@ -208,7 +211,7 @@ def measure(
     samples: Samples,
     slices: np.ndarray,
 ) -> list[Figure]:
-    """Figures of METRICS for one arm and phase; `n` counts requests, or cycles where the phase is the unit."""
+    """Figures of METRICS for one arm and phase; `n` counts the metric's unit of analysis."""
     requests = len(samples)
 
     def total(name: str) -> float:
@@ -221,10 +224,12 @@ def measure(
         low: float | None = None,
         high: float | None = None,
         caveat: str = "",
+        method: str = "",
     ) -> Figure:
         return Figure(
-            metric=metric, arm=arm.name, phase=phase.name, value=value, low=low, high=high, n=n, caveat=caveat
-        )
+            metric=metric, arm=arm.name, phase=phase.name, value=value, low=low, high=high, n=n,
+            caveat=caveat, method=method,
+        )  # fmt: skip
 
     def per_request(metric: str, name: str, scale: float = 1.0) -> Figure:
         if not requests:
@@ -234,7 +239,10 @@ def measure(
     def quantile(metric: str, header: str) -> Figure:
         said = np.isfinite(samples.headers[header])
         estimate = quantile_interval(samples.headers[header][said], 0.99, clusters=slices[said])
-        return figure(metric, estimate.value, estimate.n, estimate.low, estimate.high, estimate.caveat)
+        return figure(
+            metric, estimate.value, estimate.n, estimate.low, estimate.high, estimate.caveat,
+            f"{estimate.method}, over half-second slices of the schedule",
+        )  # fmt: skip
 
     def largest(metric: str, header: str) -> Figure:
         said = samples.headers[header][np.isfinite(samples.headers[header])]

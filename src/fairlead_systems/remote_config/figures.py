@@ -137,10 +137,12 @@ def measure(
         low: float | None = None,
         high: float | None = None,
         caveat: str = "",
+        method: str = "",
     ) -> Figure:
         return Figure(
-            metric=metric, arm=arm.name, phase=phase.name, value=value, low=low, high=high, n=n, caveat=caveat
-        )
+            metric=metric, arm=arm.name, phase=phase.name, value=value, low=low, high=high, n=n,
+            caveat=caveat, method=method,
+        )  # fmt: skip
 
     def per_request(metric: str, name: str, scale: float = 1.0) -> Figure:
         if not requests:
@@ -166,6 +168,9 @@ def measure(
     said = np.isfinite(age)
     estimate = quantile_interval(age[said], 0.99, clusters=slices[said])
     figures.append(
-        figure("age_p99", estimate.value, estimate.n, estimate.low, estimate.high, estimate.caveat)
-    )
+        figure(
+            "age_p99", estimate.value, estimate.n, estimate.low, estimate.high, estimate.caveat,
+            f"{estimate.method}, over half-second slices of the schedule",
+        )
+    )  # fmt: skip
     return figures

@@ -118,3 +118,25 @@ def test_arm_that_keeps_no_fields_says_so():
     found = measured(rows(10), control)
     assert found["safety_staleness_max"].value is None
     assert found["safety_staleness_max"].caveat == "this arm keeps no such field"
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "n"),
+    [
+        ("safety_staleness_max", "item", 24),
+        ("popularity_staleness_p99", "item", 24),
+        ("herd_loads", "expiry", 4),
+        ("herd_law", "expiry", 4),
+        ("herd_peak", "phase", 2),
+        ("cpu", "request", 200),
+    ],
+)
+def test_n_counts_what_the_definition_calls_an_observation(metric: str, unit: str, n: int):
+    defined = {each.name: each for each in METRICS}[metric]
+    assert defined.unit_of_analysis == unit
+    assert measured(rows(200), WINDOW, WINDOW)[metric].n == n
+
+
+def test_a_quantile_is_called_one():
+    defined = {each.name: each for each in METRICS}["popularity_staleness_p99"]
+    assert (defined.kind, defined.q) == ("quantile", 0.99)
