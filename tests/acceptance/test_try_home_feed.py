@@ -129,7 +129,9 @@ def test_the_promise_was_frozen_and_every_figure_is_in_the_ledger(run: Run):
         decisions = list(ledger.decisions("home_feed"))
     assert run.result.change.sha256 == hashlib.sha256(file).hexdigest()
     assert all(found[figure.evidence].value == figure.value for figure in run.result.figures)
-    assert len(decisions) == len(run.result.targets)
+    verdicts = [entry.body.verdict for entry in decisions]
+    assert verdicts.count("promised") == 1 + len(run.result.targets)  # the plan, and each target
+    assert len(verdicts) == 1 + 2 * len(run.result.targets)
     page = (run.directory / "report.html").read_text()
     assert run.result.ledger_head in page
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fairlead import __version__
+from fairlead.clock import SYSTEM_CLOCK
+from fairlead.errors import InvalidInput
 from fairlead.trial.budgets import budgets_of
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.figures import WHOLE_RUN, load_figures, metric_record, of_phase
@@ -15,10 +18,10 @@ from fairlead.trial.result import (
     Figure,
     PhaseRecord,
     Result,
-    TargetRecord,
     hash_evidence,
 )
 from fairlead.trial.system import Settings, System
+from fairlead.trial.targets import judge_targets
 from fairlead.trial.users import users_of
 from fairlead.trial.validity import judge
 from fairlead.trial.walk import Recorded
@@ -40,6 +43,7 @@ def conclude(
     turns.
     """
     plan = recorded.plan
+    metrics = (*load_metrics(plan.patience, plan.primary), *system.metrics)
     judged = judge(recorded, ended_early)
     recorded = judged.kept
     figures: list[Figure] = []
@@ -53,26 +57,9 @@ def conclude(
             observed = [turn.observed[name] for turn in recorded.of_arm(arm) for name in names]
             figures += load_figures(arm, phase, part, plan.patience)
             figures += system.measure(arm, phase, observed, part.samples, part.slices)
+    _check_figures(figures, {each.name for each in metrics})
     users = None if ended_early else users_of(system, recorded, settings, directory)
     budgets = () if ended_early else budgets_of(system, recorded, directory)
-    by_name = {(figure.metric, figure.arm, figure.phase): figure for figure in figures}
-    targets = []
-    for phase_name, target in system.targets:
-        name = target.metric.name
-        pair = [by_name.get((name, arm.name, phase_name)) for arm in plan.arms[:2]]
-        outcome = target.judge(*(None if figure is None else figure.value for figure in pair))
-        targets.append(
-            TargetRecord(
-                metric=name,
-                phase=phase_name,
-                statement=target.statement,
-                source=target.source,
-                met=outcome.met,
-                observed=outcome.observed,
-                wording=outcome.wording,
-                caveat=_overlap(*pair) if target.relation != "absolute" else "",
-            )
-        )
     return Result(
         id=directory.name,
         fairlead_version=__version__,
@@ -86,7 +73,7 @@ def conclude(
         cycles=plan.cycles,
         patience_seconds=plan.patience,
         started_at_utc_seconds=recorded.started_at,
-        run_seconds=time.time() - recorded.started_at,
+        run_seconds=SYSTEM_CLOCK.now() - recorded.began,
         validity=judged.validity,
         machine=this_machine(),
         workload=dict(plan.workload),
@@ -95,11 +82,11 @@ def conclude(
             PhaseRecord(name=each.name, title=each.title, seconds=each.seconds, measured=each.measured)
             for each in plan.phases
         ),
-        metrics=tuple(
-            metric_record(each) for each in (*load_metrics(plan.patience, plan.primary), *system.metrics)
-        ),
+        metrics=tuple(metric_record(each) for each in metrics),
         figures=tuple(figures),
-        targets=tuple(targets),
+        targets=judge_targets(
+            system.targets, [arm.name for arm in plan.arms], figures, valid=judged.validity.valid
+        ),
         simulated=tuple(system.simulated),
         users=users,
         budgets=budgets,
@@ -107,11 +94,12 @@ def conclude(
     )
 
 
-def _overlap(control: Figure | None, treatment: Figure | None) -> str:
-    """What a reader must know when the point figures differ by less than they are uncertain."""
-    if control is None or treatment is None:
-        return ""
-    if control.low is None or control.high is None or treatment.low is None or treatment.high is None:
-        return ""
-    apart = control.high < treatment.low or treatment.high < control.low
-    return "" if apart else "the intervals overlap"
+def _check_figures(figures: Iterable[Figure], defined: Collection[str]) -> None:
+    """Of two figures of one name a reader would see one, the ledger both; one without a definition says nothing."""
+    counted = Counter((figure.metric, figure.arm, figure.phase) for figure in figures)
+    for (metric, arm, phase), times in counted.items():
+        if metric not in defined or times > 1:
+            said = "measured twice" if metric in defined else "measured, and not defined"
+            raise InvalidInput(
+                f"figure {metric} of {arm}, {phase}: it was {said}; correct the system's measure"
+            )

@@ -131,4 +131,5 @@ def _figure(metric: str, arm: Arm, phase: Phase, estimate: Estimate) -> Figure:
         high=estimate.high,
         n=estimate.n,
         caveat=estimate.caveat,
+        method=f"{estimate.method}, over half-second slices of the schedule",
     )

@@ -1,42 +1,46 @@
 """What a run promises goes into its ledger before the load, and every figure after it.
 
-A report that was written beside its numbers can be edited with them. So the change file is frozen in the run's own
-ledger (`ledger.db` in its folder) before a process starts; each figure is recorded there with its definition and the
-hash of the data it was computed from; each target's outcome is a decision that names the figures it stands on. The
-result that is written and shown is read back from the ledger: what is not in it is not in the report.
+A report that was written beside its numbers can be edited with them. So a run has a ledger of its own (`ledger.db` in
+its folder). Before a process starts it holds the change file, the plan, and each target with its limit and phase;
+afterwards each figure with its definition and the hashes of its data and program, then each target's outcome, with
+the figures that it stands on.
+
+    freeze    a new file -> change file -> plan -> targets -> its head is kept in memory
+    record    the chain still has that head -> figures -> read back -> targets judged from them -> the chain is whole
+
+Figures and targets of the result are what the ledger says. Charts are drawn from the single requests, whose files the
+evidence names by their hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from fairlead.change import freeze_change, parse_change
-from fairlead.errors import InvalidInput
-from fairlead.experiment import ExperimentResult
-from fairlead.experiment.result import ArmResult, MetricResult
-from fairlead.ledger import Decision, Evidence, FrozenChange, Ledger
-from fairlead.metrics import Metric
-from fairlead.metrics.metric import percentile
+from fairlead import __version__
+from fairlead.change import freeze_change
+from fairlead.clock import SYSTEM_CLOCK
+from fairlead.errors import InvalidInput, LedgerBroken
+from fairlead.ledger import Decision, FrozenChange, Head, Ledger
+from fairlead.metrics import Metric, Target
 from fairlead.store import Database
-from fairlead.trial.budgets import BudgetRecord
-from fairlead.trial.definitions import load_metrics
+from fairlead.trial.evidence import Basis, figure_evidence, figure_read_back, recorded_budget, recorded_users
+from fairlead.trial.program import program_sha256
+from fairlead.trial.rehearsal import check_promise, metrics_of, places
 from fairlead.trial.result import ChangeRecord, EvidenceFile, Figure, Result
 from fairlead.trial.system import Plan, System
-from fairlead.trial.users import UsersRecord
+from fairlead.trial.targets import judge_targets
 
 __all__ = ["LEDGER", "Promise", "freeze_promise", "record_result"]
 
 LEDGER = "ledger.db"
 """The file of a run's ledger, in its folder."""
-_CONFIDENCE = 0.95
-_NO_INTERVAL = "no interval: one is not defined for this figure, or the data cannot carry it"
-_METHOD = "computed from all requests of the run; intervals from half-second slices of the schedule"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,51 +51,96 @@ class Promise:
     """Name of the change that evidence and decisions belong to."""
     frozen: FrozenChange | None
     """The change file as it was frozen; None for a system without one."""
-    primary: str
-    """The latency that the change is judged by."""
+    metrics: tuple[Metric, ...]
+    """Every metric that the run computes."""
+    targets: tuple[tuple[str, Target], ...]
+    """What is judged, each with its phase."""
+    program_sha256: str
+    """Of the source that computes the figures, before it computed one."""
+    head: Head
+    """The end of the ledger when all this was in it."""
 
 
 def freeze_promise(system: System, plan: Plan, directory: Path) -> Promise:
-    """Makes the run's ledger and freezes the system's change file in it. Blocks.
+    """Makes the run's ledger and freezes in it what the run will be judged by. Blocks.
 
-    Raises InvalidInput where the file has errors, or does not define what the system's targets are about.
+    Raises InvalidInput where the folder has a ledger already, the change file has errors or does not define what the
+    system's targets are about, or where some figure of the run could not be recorded.
     """
-    content = system.change
-    if content is not None:
-        _check_targets(system, content)
+    content, metrics, targets = system.change, metrics_of(system, plan), tuple(system.targets)
+    check_promise(system.name, metrics, targets, plan, content)
+    program = program_sha256(system)
+    _make_file(directory / LEDGER)
     with Database(directory / LEDGER) as database:
         database.migrate()
-        if content is None:
-            return Promise(change=system.name, frozen=None, primary=plan.primary)
-        frozen = freeze_change(content, Ledger(database), name=f"{system.name}: change file")
-    return Promise(change=frozen.name, frozen=frozen, primary=plan.primary)
+        ledger = Ledger(database)
+        frozen = None
+        if content is not None:
+            frozen = freeze_change(content, ledger, name=f"{system.name}: change file")
+        change = system.name if frozen is None else frozen.name
+        at = SYSTEM_CLOCK.utc()
+        rehearsed = Basis(
+            change=change, program_sha256=program, data_sha256=program, measured_at=at, valid=False
+        )
+        for metric in metrics:
+            for arm, phase in places(plan):
+                figure = Figure(metric=metric.name, arm=arm, phase=phase, value=None, n=0, caveat="rehearsed")
+                figure_evidence(figure, metric, rehearsed)
+        for said in (_plan_in_words(plan, program), *(_target_in_words(*each) for each in targets)):
+            ledger.record_decision(
+                Decision(
+                    change=change,
+                    decided_by=_decider(directory.name),
+                    verdict="promised",
+                    reason=_prose(said),
+                    decided_at_utc_seconds=at,
+                )
+            )
+        head = ledger.head()
+    return Promise(
+        change=change, frozen=frozen, metrics=metrics, targets=targets, program_sha256=program, head=head
+    )
 
 
-def record_result(result: Result, system: System, promise: Promise, directory: Path) -> Result:
-    """The result as the run's ledger has it, each figure with the id of its evidence. Blocks."""
-    metrics = {metric.name: metric for metric in _metrics(system, result, promise)}
-    data = _hash_of(result.evidence)
+def record_result(result: Result, promise: Promise, directory: Path) -> Result:
+    """The result as the run's ledger has it, each figure with the id of its evidence. Blocks.
+
+    Raises LedgerBroken where the ledger no longer holds what was promised.
+    """
+    metrics = {metric.name: metric for metric in promise.metrics}
+    basis = Basis(
+        change=promise.change,
+        program_sha256=promise.program_sha256,
+        data_sha256=_hash_of(result.evidence),
+        measured_at=result.started_at_utc_seconds + result.run_seconds,
+        valid=result.validity.valid,
+    )
     with Database(directory / LEDGER) as database:
         ledger = Ledger(database)
+        _check_whole(ledger, promise.head)
         ids = [
-            ledger.record_evidence(_evidence(figure, metrics[figure.metric], result, promise.change, data))
+            ledger.record_evidence(figure_evidence(figure, metrics[figure.metric], basis))
             for figure in result.figures
         ]
         recorded = ledger.evidence_by_ids(ids)
         figures = tuple(
-            _read_back(figure, id, recorded[id]) for figure, id in zip(result.figures, ids, strict=True)
+            figure_read_back(figure, id, recorded[id]) for figure, id in zip(result.figures, ids, strict=True)
         )
-        users = result.users and _recorded_users(ledger, result, result.users, promise.change, data)
-        budgets = tuple(_recorded_budget(ledger, result, one, promise.change, data) for one in result.budgets)
-        for decision in _decisions(result, figures, promise.change):
+        users = result.users and recorded_users(ledger, result.users, basis)
+        budgets = tuple(recorded_budget(ledger, one, basis) for one in result.budgets)
+        targets = judge_targets(
+            promise.targets, [arm.name for arm in result.arms], figures, valid=result.validity.valid
+        )
+        result = msgspec.structs.replace(
+            result, figures=figures, targets=targets, users=users, budgets=budgets
+        )
+        for decision in _decisions(result, promise.change):
             ledger.record_decision(decision)
+        _check_whole(ledger, promise.head)
         head = str(ledger.head())
     frozen = promise.frozen
     return msgspec.structs.replace(
         result,
-        figures=figures,
-        users=users,
-        budgets=budgets,
         change=None
         if frozen is None
         else ChangeRecord(name=frozen.name, version=frozen.version, sha256=frozen.sha256),
@@ -99,207 +148,73 @@ def record_result(result: Result, system: System, promise: Promise, directory: P
     )
 
 
-def _recorded_users(
-    ledger: Ledger, result: Result, users: UsersRecord, change: str, data: str
-) -> UsersRecord:
-    """The experiment with its figures as the ledger has them: both arms and the effect of every metric."""
-    metrics = []
-    for found in users.experiment.metrics:
-        ids = [
-            ledger.record_evidence(evidence)
-            for evidence in _experiment_evidence(found, users.experiment, result, change, data)
-        ]
-        recorded = ledger.evidence_by_ids(ids)
-        control, treatment, effect = (recorded[id] for id in ids)
-        interval = found.effect_ci if found.effect_ci is None else (effect.low, effect.high)
-        metrics.append(
-            msgspec.structs.replace(
-                found,
-                control=_arm_read_back(found.control, control),
-                treatment=_arm_read_back(found.treatment, treatment),
-                effect=effect.value,
-                effect_ci=interval,
-                evidence=tuple(ids),
-            )
-        )
-    return msgspec.structs.replace(
-        users, experiment=msgspec.structs.replace(users.experiment, metrics=tuple(metrics))
-    )
+def _make_file(path: Path) -> None:
+    """An empty file, which only one of those who want it gets."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except FileExistsError:
+        raise InvalidInput(
+            f"{path}: another run has its ledger here; give this one a folder of its own"
+        ) from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}; choose another --out") from error
 
 
-def _arm_read_back(arm: ArmResult, evidence: Evidence) -> ArmResult:
-    name = "mean" if arm.mean is not msgspec.UNSET else "value"
-    return msgspec.structs.replace(arm, n=evidence.n, **{name: evidence.value})
-
-
-def _experiment_evidence(
-    found: MetricResult, experiment: ExperimentResult, result: Result, change: str, data: str
-) -> Iterable[Evidence]:
-    def evidence(
-        arm: str,
-        statistic: str,
-        value: float | None,
-        n: int,
-        interval: tuple[float | None, float | None] | None,
-    ) -> Evidence:
-        low, high = interval or (None, None)
-        caveats = list(found.caveats)
-        if None in (value, low, high):
-            caveats.append(_NO_INTERVAL)
-        return Evidence(
-            change=change,
-            metric=found.name,
-            definition=found.definition,
-            statistic=statistic,
-            arm=arm,
-            value=value,
-            unit=found.unit,
-            side="client",
-            window="run",
-            segment="made users",
-            unit_of_analysis="user",
-            n=n,
-            low=low,
-            high=high,
-            confidence=None if low is None and high is None else found.confidence,
-            design="simulated",
-            method=found.method or "none: the data carry no effect",
-            query_sha256=experiment.query_sha256,
-            data_sha256=data,
-            measured_at_utc_seconds=result.started_at_utc_seconds + result.run_seconds,
-            caveats=tuple(dict.fromkeys(caveats)),
+def _check_whole(ledger: Ledger, promised: Head) -> None:
+    report = ledger.verify(promised)
+    if not report.is_whole:
+        raise LedgerBroken(
+            f"the run's ledger was changed since the run was promised: {report.problems[0]}; repeat the run, and let "
+            f"nobody write into its {LEDGER} meanwhile"
         )
 
-    for arm, figure in ((experiment.control, found.control), (found.variant, found.treatment)):
-        value = figure.mean if figure.mean is not msgspec.UNSET else figure.value
-        yield evidence(arm, found.kind, value if isinstance(value, float) else None, figure.n, None)
-    yield evidence(
-        f"{found.variant} − {experiment.control}",
-        f"effect on the {found.kind}",
-        found.effect,
-        found.control.n + found.treatment.n,
-        found.effect_ci,
+
+def _plan_in_words(plan: Plan, program: str) -> str:
+    arms = ", ".join(arm.name for arm in plan.arms)
+    phases = ", ".join(
+        f"{each.name} {each.seconds:g} s{'' if each.measured else ' (not measured)'}" for each in plan.phases
+    )
+    return (
+        f"the plan: arms {arms}; {plan.cycles} cycles of {phases}; {plan.rate:g} requests per second; patience "
+        f"{plan.patience:g} s; judged by {plan.primary}; program {program}"
     )
 
 
-def _recorded_budget(
-    ledger: Ledger, result: Result, budget: BudgetRecord, change: str, data: str
-) -> BudgetRecord:
-    """The burn rate as the ledger has it."""
-    id = ledger.record_evidence(
-        Evidence(
-            change=change,
-            metric=budget.name,
-            definition=budget.definition,
-            statistic="burn rate",
-            arm=budget.arm,
-            value=budget.burn_rate,
-            unit="times the budget",
-            side="client",
-            window="run",
-            segment="all requests of the arm",
-            unit_of_analysis="request",
-            n=budget.valid,
-            low=None,
-            high=None,
-            confidence=None,
-            design="load_test",
-            method="bad / (budget · valid), from the events of the load",
-            query_sha256=hashlib.sha256(
-                f"fairlead {result.fairlead_version} {budget.definition}".encode()
-            ).hexdigest(),
-            data_sha256=data,
-            measured_at_utc_seconds=result.started_at_utc_seconds + result.run_seconds,
-            caveats=(_NO_INTERVAL,),
-        )
-    )
-    return msgspec.structs.replace(budget, burn_rate=ledger.evidence_by_ids([id])[id].value, evidence=id)
-
-
-def _check_targets(system: System, content: bytes) -> None:
-    # Today's figure and the one hoped for are the file's own; a run measures both anew.
-    written = {
-        metric.name: replace(metric, baseline=None, target=None)
-        for metric in parse_change(content, f"{system.name}: change file").definitions()
-    }
-    for _, target in system.targets:
-        name = target.metric.name
-        if written.get(name) != replace(target.metric, baseline=None, target=None):
-            raise InvalidInput(
-                f"{system.name}: the target {target.statement!r} is about {name}, which the change file "
-                f"{'defines otherwise' if name in written else 'does not define'}; a run is judged by what was written"
-            )
-
-
-def _metrics(system: System, result: Result, promise: Promise) -> Iterable[Metric]:
-    return (*load_metrics(result.patience_seconds, promise.primary), *system.metrics)
-
-
-def _evidence(figure: Figure, metric: Metric, result: Result, change: str, data: str) -> Evidence:
-    whole = None not in (figure.value, figure.low, figure.high)
-    has_interval = figure.low is not None or figure.high is not None
-    caveats = [] if whole and not figure.caveat else [figure.caveat or _NO_INTERVAL]
-    return Evidence(
-        change=change,
-        metric=figure.metric,
-        definition=metric.definition(),
-        statistic=percentile(metric.q) if metric.q is not None else metric.kind,
-        arm=figure.arm,
-        value=figure.value,
-        unit=metric.unit,
-        side=metric.side,
-        window=f"{metric.window} {figure.phase}",
-        segment=metric.segment,
-        unit_of_analysis=metric.unit_of_analysis,
-        n=figure.n,
-        low=figure.low,
-        high=figure.high,
-        confidence=_CONFIDENCE if has_interval else None,
-        design=metric.design,
-        method=_METHOD,
-        query_sha256=hashlib.sha256(
-            f"fairlead {result.fairlead_version} {metric.sha256}".encode()
-        ).hexdigest(),
-        data_sha256=data,
-        measured_at_utc_seconds=result.started_at_utc_seconds + result.run_seconds,
-        caveats=tuple(caveats),
+def _target_in_words(phase: str, target: Target) -> str:
+    bound = f"{target.metric.better} is better, limit {target.limit!r}{', itself a miss' * target.strict}"
+    return (
+        f"{target.statement}, in {phase}: {target.relation} of {target.metric.name}, {bound}; "
+        f"definition {target.metric.sha256}"
     )
 
 
-def _read_back(figure: Figure, id: str, evidence: Evidence) -> Figure:
-    said = tuple(caveat for caveat in evidence.caveats if caveat != _NO_INTERVAL)
-    return Figure(
-        metric=evidence.metric,
-        arm=evidence.arm,
-        phase=figure.phase,
-        value=evidence.value,
-        low=evidence.low,
-        high=evidence.high,
-        n=evidence.n,
-        caveat="; ".join(said),
-        evidence=id,
-    )
-
-
-def _decisions(result: Result, figures: tuple[Figure, ...], change: str) -> Iterable[Decision]:
-    ids = {(figure.metric, figure.arm, figure.phase): figure.evidence for figure in figures}
+def _decisions(result: Result, change: str) -> Iterable[Decision]:
+    ids = {(figure.metric, figure.arm, figure.phase): figure.evidence for figure in result.figures}
     arms = [arm.name for arm in result.arms[:2]]
     for target in result.targets:
         verdict = {True: "met", False: "missed", None: "not_judged"}[target.met]
-        void = (
-            ""
-            if result.validity.valid
-            else f"; void, as the run is invalid: {'; '.join(result.validity.reasons)}"
-        )
+        valid = result.validity.valid
+        why = "" if valid else f"; the run is invalid: {'; '.join(result.validity.reasons)}"
+        caveat = f"; {target.caveat}" if target.caveat else ""
         stands_on = [ids.get((target.metric, arm, target.phase)) for arm in arms]
         yield Decision(
             change=change,
-            decided_by=f"fairlead {result.fairlead_version}, trial {result.id}",
-            verdict="void" if void else verdict,
-            reason=f"{target.statement}, in {target.phase}: {target.wording}{void}"[:4000],
+            decided_by=_decider(result.id),
+            verdict=verdict if valid else "void",
+            reason=_prose(f"{target.statement}, in {target.phase}: {target.wording}{caveat}{why}"),
             decided_at_utc_seconds=result.started_at_utc_seconds + result.run_seconds,
             evidence=tuple(dict.fromkeys(id for id in stands_on if id)),
         )
+
+
+def _decider(run: str) -> str:
+    return _prose(f"fairlead {__version__}, trial {run}").strip()[:200].strip()
+
+
+def _prose(text: str) -> str:
+    """As the ledger takes it: what a process said before it died may hold anything."""
+    return "".join(each if each.isprintable() else " " for each in text)[:4000]
 
 
 def _hash_of(files: tuple[EvidenceFile, ...]) -> str:

@@ -58,6 +58,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     """Units of analysis behind the value."""
     caveat: str = ""
+    method: str = ""
+    """How value and interval were computed, where the definition does not say."""
     evidence: str = ""
     """Id of the entry in the run's ledger that holds it; empty in what older versions wrote."""
 
@@ -67,6 +69,10 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidInput(
                     f"figure {self.metric} of {self.arm}, {self.phase}: {name} is {number}, no number"
                 )
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise InvalidInput(
+                f"figure {self.metric} of {self.arm}, {self.phase}: low {self.low:g} lies above high {self.high:g}"
+            )
         if self.value is None and not self.caveat:
             raise InvalidInput(
                 f"figure {self.metric} of {self.arm}, {self.phase}: no value, and no caveat to say why"
@@ -95,7 +101,7 @@ class TargetRecord(msgspec.Struct, frozen=True, kw_only=True):
     statement: str
     source: str
     met: bool | None
-    """None when it could not be judged."""
+    """None when it could not be judged, or the run is not valid."""
     observed: float | None
     wording: str
     caveat: str = ""
@@ -167,7 +173,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     patience_seconds: float
     started_at_utc_seconds: float
     run_seconds: float
-    """Wall time from start to the last figure."""
+    """From start to the last figure, by the monotonic clock."""
     design: str = "load_test"
     validity: ValidityRecord
     machine: Machine

@@ -63,11 +63,11 @@ def run_trial(
     except BaseException as error:
         try:
             result = conclude(system, settings, recorded, directory, ended_early=_why(error))
-            _write(record_result(result, system, promise, directory), recorded, directory)
+            _write(record_result(result, promise, directory), recorded, directory)
         except Exception as second:  # what ended the run is the news, and often the cause of this too
             error.add_note(f"no result could be written: {second}")
         raise
-    result = record_result(conclude(system, settings, recorded, directory), system, promise, directory)
+    result = record_result(conclude(system, settings, recorded, directory), promise, directory)
     _write(result, recorded, directory)
     return result
 

@@ -8,7 +8,7 @@ looks at lateness only, never at what the service answered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairlead.lab.samples import Ending, Samples
 from fairlead.trial.result import ValidityRecord
@@ -49,11 +49,7 @@ def judge(recorded: Recorded, ended_early: str = "") -> Judged:
     named = [reason for cycle in sorted(late) for reason in late[cycle]]
     kept = recorded
     if late and len(late) <= LARGEST_SHARE_LEFT_OUT * recorded.plan.cycles:
-        kept = Recorded(
-            plan=recorded.plan,
-            started_at=recorded.started_at,
-            turns=[turn for turn in recorded.turns if turn.cycle not in late],
-        )
+        kept = replace(recorded, turns=[turn for turn in recorded.turns if turn.cycle not in late])
     else:
         reasons += named
         named = []

@@ -72,6 +72,8 @@ class Recorded:
     plan: Plan
     started_at: float
     """UTC seconds."""
+    began: float = field(default_factory=SYSTEM_CLOCK.now)
+    """The same moment on the monotonic clock: somebody may set the other one during the run."""
     turns: list[Turn] = field(default_factory=list)
 
     def phase_bounds(self) -> Iterator[tuple[Phase, float, float]]:

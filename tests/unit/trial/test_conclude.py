@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from fairlead.errors import InvalidInput
 from fairlead.lab import Ending
 from fairlead.trial import Settings
 from fairlead.trial.conclude import conclude
@@ -131,3 +133,32 @@ def test_machine_is_named(paper: SimpleNamespace, concluded):
     assert machine.cpu
     assert machine.cores >= 1
     assert machine.memory_bytes > 2**20
+
+
+@pytest.mark.parametrize(("metrics", "said"), [((), "not defined"), (None, "measured twice")])
+def test_figure_without_a_definition_or_beside_another_is_refused(
+    paper: SimpleNamespace, concluded, monkeypatch: pytest.MonkeyPatch, metrics, said
+):
+    if metrics is None:
+        once = paper.system.measure
+        monkeypatch.setattr(paper.system, "measure", lambda *args: once(*args) * 2)
+    with pytest.raises(InvalidInput, match=f"figure calls of control, calm: it was .*{said}"):
+        concluded(paper.complete(), **({} if metrics is None else {"metrics": metrics}))
+
+
+def test_run_takes_as_long_as_it_took_whatever_the_clock_says(paper: SimpleNamespace, concluded):
+    recorded = paper.complete()
+    recorded.started_at = 4e9  # somebody set the clock back during the run
+    assert 0 <= concluded(recorded).run_seconds < 60
+
+
+def test_absolute_target_says_when_the_interval_holds_its_limit(paper: SimpleNamespace, concluded):
+    ending = ([Ending.ERROR] + [Ending.OK] * 49) * 10
+    recorded = paper.recorded(
+        [(arm, cycle, paper.steady(ending=ending)) for arm in paper.arms for cycle in (0, 1)]
+    )
+    phase, target = paper.target(metric="errors")
+    (judged,) = concluded(
+        recorded, targets=[(phase, replace(target, relation="absolute", limit=0.021))]
+    ).targets
+    assert (judged.met, judged.caveat) == (True, "the interval holds the limit")
