@@ -372,7 +372,7 @@ def _promise(result: Result) -> str:
     change = result.change
     frozen = (
         f"Before the run, the change file <b>{_text(change.name)}</b> was frozen (version {change.version}, SHA-256 "
-        f"<code>{_text(change.sha256)}</code>): what the targets are judged by is defined there. "
+        f"<code>{_text(change.sha256)}</code>): what the targets measure is defined there. "
         if change
         else ""
     )
@@ -380,7 +380,8 @@ def _promise(result: Result) -> str:
         return f"<p>{frozen}</p>" if frozen else ""
     return (
         f"<p>{frozen}Each figure was read from the run's ledger, where it stands with its definition and the hash of "
-        "its data. Nothing in it was edited since, if this says so:</p>"
+        "its data; targets, limits and plan were in it before the first request was sent. Nothing in it was edited "
+        "since, if this says so (who may write the whole folder can write this line too: keep it elsewhere):</p>"
         f"<p><code>fairlead audit verify --store ledger.db --expect {_text(result.ledger_head)}</code></p>"
     )
 

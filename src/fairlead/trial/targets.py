@@ -52,8 +52,9 @@ def _caveat(target: Target, control: Figure | None, treatment: Figure | None) ->
         (figure.low, figure.high) for figure in figures if figure.low is not None and figure.high is not None
     ]
     if len(bounds) < len(compared):
-        lacking = [figure.caveat for figure in figures if figure.low is None or figure.high is None]
-        return "; ".join(dict.fromkeys(caveat for caveat in lacking if caveat))
+        # What has no interval by its nature, such as a maximum, has no caveat.
+        too_few = any(figure.caveat for figure in figures if figure.low is None or figure.high is None)
+        return "no interval: see the caveats of its figures" if too_few else ""
     if target.relation == "absolute":
         [(low, high)] = bounds
         return "the interval holds the limit" if low < target.limit < high else ""

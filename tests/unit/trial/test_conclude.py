@@ -162,3 +162,10 @@ def test_absolute_target_says_when_the_interval_holds_its_limit(paper: SimpleNam
         recorded, targets=[(phase, replace(target, relation="absolute", limit=0.021))]
     ).targets
     assert (judged.met, judged.caveat) == (True, "the interval holds the limit")
+
+
+def test_target_judged_from_too_few_requests_says_so(paper: SimpleNamespace, concluded):
+    few = paper.samples([0.5, 1.5, 3.5], 0.1)
+    recorded = paper.recorded([(arm, cycle, few) for arm in paper.arms for cycle in (0, 1)])
+    (judged,) = concluded(recorded, targets=[paper.target()]).targets
+    assert (judged.met, judged.caveat) == (False, "no interval: see the caveats of its figures")
