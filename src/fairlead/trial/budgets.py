@@ -54,10 +54,12 @@ def budgets_of(system: System, recorded: Recorded, directory: Path) -> tuple[Bud
     from fairlead.metrics.warehouse import Warehouse
 
     measured = [phase.name for phase in recorded.plan.phases if phase.measured]
-    # Turns that were left out of the run's figures are left out here too.
-    cycles = sorted({turn.cycle for turn in recorded.turns})
     listed = ", ".join(f'"{name}"' for name in measured)
-    counted = f"phase in ({listed},) and cycle in ({', '.join(map(str, cycles))},)"
+    counted = f"phase in ({listed},)"
+    # Those left out are few, and a condition has an end: it must not name all that were kept.
+    left_out = sorted(set(range(recorded.plan.cycles)) - {turn.cycle for turn in recorded.turns})
+    if left_out:
+        counted += f" and not (cycle in ({', '.join(map(str, left_out))},))"
     source = Warehouse.of_events(directory / "events" / "load", "load_sample")
     records = []
     for objective in objectives:

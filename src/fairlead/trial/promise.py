@@ -9,7 +9,7 @@ the figures that it stands on.
     record    the chain still has that head -> figures -> read back -> targets judged from them -> the chain is whole
 
 Figures and targets of the result are what the ledger says. Charts are drawn from the single requests, whose files the
-evidence names by their hash.
+evidence names by their hash; docs/guides/ledger.md says what else is not in it.
 """
 
 from __future__ import annotations
