@@ -40,8 +40,13 @@ static: setup
 check: static
 	$(BIN)/pytest -q tests/unit
 
+# First what needs nothing but a processor, on both; then what measures, starts servers, or has a pool of its own.
+APART = tests/acceptance/test_docs_examples.py
+POOLED = tests/property/test_statistics_calibration.py
+
 test: packages static
-	$(BIN)/pytest --doctest-modules tests src
+	$(BIN)/pytest -n 2 --dist worksteal --doctest-modules src tests/unit tests/property $(APART) --ignore=$(POOLED)
+	$(BIN)/pytest tests/integration tests/acceptance $(POOLED) --ignore=$(APART)
 
 bench: setup
 	$(BIN)/python -m bench $(BENCH)

@@ -38,7 +38,7 @@ class Switchback:
 
     >>> design = Switchback(salt="dispatch", slot_seconds=3600.0, washout_seconds=300.0)
     >>> [design.variant_at(hour * 3600.0, "vienna") for hour in range(4)]
-    ['treatment', 'control', 'control', 'treatment']
+    ['control', 'treatment', 'control', 'treatment']
     """
 
     salt: str
