@@ -29,7 +29,13 @@ def test_service_without_metrics_leaves_no_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"no gzip", gzip.compress(b"{}\n"), gzip.compress(b"[" * 100), gzip.compress(b"x")[:-4]]
+    "data",
+    [
+        b"no gzip",
+        gzip.compress(b"{}\n", mtime=0),
+        gzip.compress(b"[" * 100, mtime=0),
+        gzip.compress(b"x", mtime=0)[:-4],
+    ],
 )
 def test_broken_file_is_named(tmp_path: Path, data: bytes):
     (tmp_path / "metrics").mkdir()
