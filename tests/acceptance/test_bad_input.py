@@ -263,7 +263,7 @@ def test_full_disk_ends_the_run_and_keeps_what_was_recorded(tmp_path: Path):
     out = tmp_path / "runs"
 
     def fill() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # the ledger fits, events do not
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # the ledger fits, events do not
 
     run = fairlead(*QUICK, "--out", str(out), preexec_fn=fill)
     line = told(run.stderr)

@@ -1,12 +1,7 @@
-"""`fairlead events`: are these lines events, what is happening, and what may an event hold.
-
-Kinds of your own are known once the module that registers them is imported: `--schemas my_service.events`, found
-as `python -m` would find it, from the working directory.
-"""
+"""`fairlead events`: are these lines events, what is happening, and what may an event hold."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +13,7 @@ import typer
 
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
+from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.telemetry import EVENTS, DeadLetterFile, Event, ReadReport, read_events
 from fairlead.telemetry.event import Condition
@@ -34,16 +30,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-Schemas = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--schemas",
-        metavar="MODULE",
-        help="Import a module that registers kinds of events; may be repeated.",
-        show_default=False,
-    ),
-]
 
 
 class Tally(msgspec.Struct, kw_only=True):
@@ -67,7 +53,7 @@ class Tally(msgspec.Struct, kw_only=True):
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="A segment, or a directory of segments.")],
-    schemas: Schemas = None,
+    schemas: SchemasOption = None,
     dead_letters: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +63,7 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> int:
     """Counts events by kind, and tells which lines are none."""
-    _import(schemas)
+    import_schemas(schemas)
     report = ReadReport()
     tallies: dict[str, Tally] = {}
     letters = DeadLetterFile(dead_letters) if dead_letters is not None else None
@@ -121,11 +107,11 @@ def tail(
     ] = None,
     last: Annotated[int, typer.Option(min=0, help="How many of those already there to begin with.")] = 10,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those that come.")] = False,
-    schemas: Schemas = None,
+    schemas: SchemasOption = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as recorded.")] = False,
 ) -> None:
     """Shows the last events, and with --follow those that come."""
-    _import(schemas)
+    import_schemas(schemas)
     names = set(kind or ())
     for name in names:
         EVENTS.kind(name)
@@ -152,11 +138,11 @@ def schema(
     name: Annotated[
         str | None, typer.Argument(help="A kind of event; every one if not given.", show_default=False)
     ] = None,
-    schemas: Schemas = None,
+    schemas: SchemasOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON Schema (2020-12).")] = False,
 ) -> None:
     """Prints what each kind means and what its fields hold."""
-    _import(schemas)
+    import_schemas(schemas)
     described = EVENTS.json_schema(name)
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(described)))
@@ -196,16 +182,6 @@ class Segments:
                 continue
             finally:
                 self._offsets[segment] = offset
-
-
-def _import(modules: list[str] | None) -> None:
-    for module in modules or ():
-        if "" not in sys.path:
-            sys.path.insert(0, "")
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise InvalidInput(f"--schemas {module}: cannot be imported: {error}") from error
 
 
 def _condition(text: str) -> Condition:

@@ -17,6 +17,7 @@ from fairlead.change.experiment import experiment_plan
 from fairlead.change.sections import ChangeFile
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.experiment_view import print_analysis, print_design, print_simulated
+from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.experiment import CalendarEntry, ExperimentPlan, ExperimentResult, Fairness, read_calendar
 from fairlead.metrics import Metric
@@ -99,6 +100,7 @@ def analyze(
             show_default=False,
         ),
     ] = None,
+    schemas: SchemasOption = None,
     data: Data = None,
     unit: Unit = None,
     variant: Annotated[
@@ -162,6 +164,7 @@ def analyze(
     ] = None,
 ) -> int:
     """Is the experiment sound, what changed, and how sure is that. From a change file and events, or from a table."""
+    import_schemas(schemas)
     entries = read_calendar(calendar) if calendar is not None else ()
     if (change is None) == (not data):
         raise InvalidInput(

@@ -129,16 +129,15 @@ def print_design(design: Design, *, as_json: bool) -> None:
                 console.print(Text(one_line(spread.caveat), style="dim"))
             wanted = "–" if metric.wanted is None else f"{metric.wanted:.2%}"
             adjusted = spread.adjusted is not None
+            with_covariates = ["with covariates"] if adjusted else []
             table = _table(
+                *_right("share", "planned", f"days to find {wanted}", *with_covariates, "units"),
                 *_right(
-                    "share",
-                    "planned",
-                    f"days to find {wanted}",
-                    *(["with covariates"] if adjusted else []),
-                    "units",
-                    "found as planned",
-                    *(["with covariates"] if adjusted else []),
-                )
+                    f"chance of {wanted} as planned",
+                    *with_covariates,
+                    "least found as planned",
+                    *with_covariates,
+                ),
             )
             for stage in metric.stages:
                 table.add_row(*_stage_cells(stage, adjusted))
@@ -237,12 +236,17 @@ def _stage_cells(stage: StageDesign, adjusted: bool) -> list[str]:
     def share(value: float | None) -> str:
         return "–" if value is None else f"{value:.2%}"
 
+    def chance(value: float | None) -> str:
+        return "–" if value is None else f"{value:.0%}"
+
     return [
         f"{stage.share:.3g}" if stage.share < 0.01 else f"{stage.share:.0%}",
         "–" if stage.bake is None else f"{days(stage.bake)} d",
         days(stage.days_needed),
         *([days(stage.days_needed_adjusted)] if adjusted else []),
         "–" if stage.units_needed is None else f"{stage.units_needed:,}",
+        chance(stage.power),
+        *([chance(stage.power_adjusted)] if adjusted else []),
         share(stage.detectable),
         *([share(stage.detectable_adjusted)] if adjusted else []),
     ]

@@ -13,6 +13,7 @@ import typer
 
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
+from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.slo import (
     ErrorBudget,
@@ -123,6 +124,7 @@ def budget(
     prometheus: Annotated[
         str | None, typer.Option(metavar="URL", help="Ask a Prometheus.", show_default=False)
     ] = None,
+    schemas: SchemasOption = None,
     now: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="As of when; seconds since 1970.", show_default=False),
@@ -130,6 +132,7 @@ def budget(
     json: Json = False,
 ) -> int:
     """What is left of each error budget, and what it was spent on. Ends with 3 where one is overdrawn."""
+    import_schemas(schemas)
     if sum(source is not None for source in (events, data or None, prometheus)) != 1:
         raise InvalidInput("give one source: --events DIR, --data FILE or --prometheus URL")
     objectives = read_objectives(file)

@@ -167,6 +167,9 @@ def _print_users(console: Console, users: UsersRecord) -> None:
             "– (real: as the clients met it)" if one is None else planted_in_words(one, found.unit),
         )  # fmt: skip
     console.print("\n", table)
+    # What was done to the metric that decides, and what so few users could not show.
+    for note in metric_rows(experiment)[0].notes:
+        console.print(Text(f"† {experiment.metrics[0].name.replace('_', ' ')}: {note}", style="dim"))
     for check in experiment.health:
         if check.verdict != "ok":
             console.print(Text(f"{check.name}: {check.message}", style="yellow"), highlight=False)

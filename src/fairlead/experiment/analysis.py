@@ -34,12 +34,19 @@ from fairlead.experiment.result import (
     Verdict,
 )
 from fairlead.experiment.segments import largest_values, merged_values, segment_results
+from fairlead.experiment.stages import stage_weights, stratified
 from fairlead.experiment.units import STEP, Units
 from fairlead.metrics import Family, Metric
 from fairlead.statistics import Effect, Moments, holm, minimum_detectable_effect
 from fairlead.statistics.tails import critical_value
 
 __all__ = ["analyse"]
+
+_NOT_POOLED = (
+    "shares changed while it ran: segments, fairness and the course over time are not shown, as they would "
+    "pool users of "
+    "different stages"
+)
 
 
 def analyse(
@@ -92,10 +99,10 @@ def analyse(
         health=health,
         excluded={reason: count for reason, count in units.excluded.items() if count},
         metrics=metrics,
-        segments=tuple(segment_results(plan, units, variants)),
-        fairness=tuple(_fairness(plan, units, variants, void)),
-        steps=tuple(_course(plan, units, variants)),
-        caveats=family.caveats.get("", ()),
+        segments=() if plan.stages else tuple(segment_results(plan, units, variants)),
+        fairness=() if plan.stages else tuple(_fairness(plan, units, variants, void)),
+        steps=() if plan.stages else tuple(_course(plan, units, variants)),
+        caveats=(*family.caveats.get("", ()), *((_NOT_POOLED,) if plan.stages else ())),
         query_sha256=family.query_sha256,
         data_sha256=data_sha256,
     )
@@ -108,15 +115,49 @@ def _by_number(units: Units, grouping: str) -> dict[tuple[int, str], int]:
     return {(int(group[1]), group[0]): n for group, n in found.units.items()}
 
 
-def _arms(metric: Metric, family: Family, units: Units, control: str, variant: str) -> Arms | None:
+def _staged_arms(plan: ExperimentPlan, metric: Metric, units: Units, variant: str) -> Arms | None:
+    """The arms stage by stage, and averaged over them; shares that changed are never pooled."""
+    family = units.measure((VARIANT, "stage"), metrics=[metric.name])
+    moments = family.moments[metric.name]
+    sizes = {(name, stage): part.n for (name, stage), part in moments.items()}
+    try:
+        weights = stage_weights(sizes, (plan.control, variant))
+    except TooFewUnits:
+        return None
+    parts = {name: {stage: moments[(name, stage)] for stage in weights} for name in (plan.control, variant)}
+    columns = units.columns[metric.name]
+    return Arms(
+        metric=metric,
+        columns=columns,
+        control=stratified(parts[plan.control], weights),
+        treatment=stratified(parts[variant], weights),
+        stages=tuple(
+            Arms(
+                metric=metric,
+                columns=columns,
+                control=parts[plan.control][stage],
+                treatment=parts[variant][stage],
+            )
+            for stage in weights
+        ),
+    )
+
+
+def _arms(plan: ExperimentPlan, metric: Metric, family: Family, units: Units, variant: str) -> Arms | None:
     if metric.kind == "quantile":
+        if plan.stages:  # quantiles are not averaged
+            return None
+        control = plan.control
         estimates = family.quantiles.get(metric.name, {})
         if (control,) not in estimates or (variant,) not in estimates:
             return None
         return Arms(
             metric=metric, control_quantile=estimates[(control,)], treatment_quantile=estimates[(variant,)]
         )
+    if plan.stages:
+        return _staged_arms(plan, metric, units, variant)
     moments = family.moments[metric.name]
+    control = plan.control
     if (control,) not in moments or (variant,) not in moments:
         return None
     return Arms(
@@ -134,9 +175,13 @@ def _metrics(
     compared: list[tuple[Arms | None, Compared]] = []
     for metric in units.metrics:
         for variant in variants:
-            arms = _arms(metric, family, units, plan.control, variant)
+            arms = _arms(plan, metric, family, units, variant)
             found = (
-                Compared(reason="an arm has no value of it")
+                Compared(
+                    reason="a quantile is not averaged over stages with different shares"
+                    if plan.stages and metric.kind == "quantile"
+                    else "an arm has no value of it"
+                )
                 if arms is None
                 else compare_arms(arms, alpha=plan.alpha, tuned_for=plan.planned_units)
             )
@@ -346,7 +391,7 @@ def _fairness(
 
 def _course(plan: ExperimentPlan, units: Units, variants: Sequence[str]) -> Iterable[StepResult]:
     """The primary metric after each step, with all units that had entered by then."""
-    if STEP not in units.groupings or units.entered is None or units.step_seconds is None or plan.stages:
+    if STEP not in units.groupings or units.entered is None or units.step_seconds is None:
         return
     metric = next(metric for metric in units.metrics if metric.name == plan.primary.name)
     if metric.kind == "quantile":

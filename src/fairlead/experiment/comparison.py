@@ -10,8 +10,9 @@ becomes a reason, never a NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairlead.errors import NotEstimable
 from fairlead.experiment.plan import Margin
@@ -35,6 +36,7 @@ from fairlead.statistics import (
     smooth_effect,
 )
 from fairlead.statistics.hypothesis import NO_DIFFERENCE
+from fairlead.statistics.tails import LEAST
 
 __all__ = ["Arms", "Compared", "compare_arms", "harm_and_safety"]
 
@@ -50,6 +52,8 @@ class Arms:
     treatment: Moments | None = None
     control_quantile: Estimate | None = None
     treatment_quantile: Estimate | None = None
+    stages: tuple[Arms, ...] = ()
+    """Where the shares changed: each stage by itself. The moments above are then stratified over them."""
 
     @property
     def covariates(self) -> tuple[str, ...]:
@@ -90,6 +94,12 @@ def compare_arms(
     except NotEstimable as error:
         return Compared(reason=str(error), caveats=tuple(caveats))
     watched: SequentialEffect | None = None
+    if arms.stages:
+        caveats.append(
+            "averaged over stages with different shares; its e-values multiply, and have no interval"
+        )
+        watched = _over_stages(effect, arms, hypothesis, alpha, tuned_for)
+        return Compared(effect=effect, cuped=cuped, sequential=watched, caveats=tuple(caveats))
     try:
         # The score method has no standard error; a share of units is the mean of zeros and ones.
         base = effect if effect.arm_errors is not None else _as_mean(arms, hypothesis, 1 - alpha)
@@ -99,6 +109,30 @@ def compare_arms(
     except NotEstimable as error:
         caveats.append(f"no watched interval: {error}")
     return Compared(effect=effect, cuped=cuped, sequential=watched, caveats=tuple(caveats))
+
+
+def _over_stages(
+    effect: Effect, arms: Arms, hypothesis: Hypothesis, alpha: float, tuned_for: int | None
+) -> SequentialEffect | None:
+    """The product of the stages' e-values; None where no stage has one."""
+    log_e = None
+    for stage in arms.stages:
+        found = compare_arms(stage, alpha=alpha, tuned_for=tuned_for, hypothesis=hypothesis).sequential
+        if found is not None:
+            log_e = found.log_e_value + (log_e or 0.0)
+    if log_e is None:
+        return None
+    p_value = min(1.0, max(LEAST, math.exp(-min(700.0, max(0.0, log_e)))))
+    always = replace(
+        effect,
+        low=None,
+        high=None,
+        relative_low=None,
+        relative_high=None,
+        p_value=p_value,
+        method="e-values of stages",
+    )
+    return SequentialEffect(effect=always, log_e_value=log_e)
 
 
 def harm_and_safety(arms: Arms, margin: Margin, *, alpha: float) -> tuple[Effect, Effect]:
@@ -148,7 +182,7 @@ def plain_effect(arms: Arms, hypothesis: Hypothesis = NO_DIFFERENCE, confidence:
     if len(arms.columns) == 2:
         return ratio_effect(control, treatment, *arms.columns, hypothesis=hypothesis, confidence=confidence)
     column = arms.columns[0]
-    if metric.kind == "proportion":
+    if metric.kind == "proportion" and not arms.stages:
         return proportion_effect(
             *_successes(control, column),
             *_successes(treatment, column),

@@ -17,7 +17,7 @@ from fairlead.errors import InvalidInput, NotEstimable
 from fairlead.experiment.comparison import Arms, compare_arms, plain_effect
 from fairlead.experiment.plan import HISTORY, ExperimentPlan
 from fairlead.metrics import Family, Metric
-from fairlead.statistics import mean_effect, minimum_detectable_effect, sample_size
+from fairlead.statistics import mean_effect, minimum_detectable_effect, power, sample_size
 from fairlead.statistics.sequential_means import watched_alpha
 from fairlead.statistics.tails import critical_value
 
@@ -64,9 +64,12 @@ class StageDesign:
     """Units in both arms for that."""
     detectable: float | None
     """The relative effect found within `bake`; None without one."""
+    power: float | None = None
+    """The chance of finding the effect asked for within `bake`, 0–1; None where one of both is not said."""
     days_needed_adjusted: float | None = None
     """The same with covariates."""
     detectable_adjusted: float | None = None
+    power_adjusted: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,12 +245,11 @@ def _stage(
     def days(units: int | None) -> float | None:
         return None if units is None or units / units_per_day > _LONGEST else units / units_per_day
 
+    entered = min((bake or 0.0) * units_per_day, 1e12)
+    arms = round(entered * (1 - share)), round(entered * share)
+
     def detectable(deviation: float) -> float | None:
-        if bake is None or spread.figure <= 0:
-            return None
-        entered = min(bake * units_per_day, 1e12)
-        arms = round(entered * (1 - share)), round(entered * share)
-        if min(arms) < 2:
+        if spread.figure <= 0 or min(arms) < 2:
             return None
         return (
             minimum_detectable_effect(
@@ -260,6 +262,13 @@ def _stage(
             / spread.figure
         )
 
+    def chance(deviation: float) -> float | None:
+        if not effect > 0 or min(arms) < 2:
+            return None
+        return power(
+            standard_deviation=deviation, effect=effect, n_control=arms[0], n_treatment=arms[1], alpha=alpha
+        )
+
     plain = needed(spread.deviation)
     return StageDesign(
         share=share,
@@ -267,6 +276,8 @@ def _stage(
         units_needed=plain,
         days_needed=days(plain),
         detectable=detectable(spread.deviation),
+        power=chance(spread.deviation),
         days_needed_adjusted=None if spread.adjusted is None else days(needed(spread.adjusted)),
         detectable_adjusted=None if spread.adjusted is None else detectable(spread.adjusted),
+        power_adjusted=None if spread.adjusted is None else chance(spread.adjusted),
     )

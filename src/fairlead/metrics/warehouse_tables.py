@@ -8,10 +8,13 @@ id tells, and it counts once. A line that was cut by a crash is not an event and
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from fairlead.errors import BrokenDocument, InvalidInput, MissingExtra
+from fairlead.telemetry.event import Event
 from fairlead.telemetry.parquet import event_columns, is_compacted, quoted_path, quoted_text
 from fairlead.telemetry.schema import EventRegistry
 
@@ -48,7 +51,8 @@ def table_of_events(
     root: Path, kind: str, registry: EventRegistry, database: ibis.BaseBackend | None = None
 ) -> ir.Table:
     """The events of one kind below a folder, each once. Raises UnknownEvent, BrokenDocument."""
-    columns = event_columns(registry.kind(kind))
+    struct = registry.kind(kind)
+    columns = event_columns(struct)
     found = sorted(path for path in root.rglob("*") if not _is_hidden(path, root))
     segments = [path for path in found if path.suffix == ".jsonl" and path.is_file()]
     compacted = [path for path in found if is_compacted(path, kind)]
@@ -59,15 +63,34 @@ def table_of_events(
         shapes = {**columns, "event": "VARCHAR"}.items()
         typed = ", ".join(f"{quoted_text(name)}: {quoted_text(shape)}" for name, shape in shapes)
         names = ", ".join(quoted_path(path) for path in segments)
+        lines = (
+            f"read_json([{names}], format = 'newline_delimited', columns = {{{typed}}}, ignore_errors = true)"
+        )
         parts.append(
-            f"SELECT * EXCLUDE (event) FROM read_json([{names}], format = 'newline_delimited', "  # noqa: S608 - quoted
-            f"columns = {{{typed}}}, ignore_errors = true) WHERE event = {quoted_text(kind)}"
+            f"SELECT * EXCLUDE (event) REPLACE ({_defaults(struct, columns)}) FROM {lines} "  # noqa: S608 - quoted
+            f"WHERE event = {quoted_text(kind)}"
         )
     if compacted:
         names = ", ".join(quoted_path(path) for path in compacted)
         parts.append(f"SELECT * FROM read_parquet([{names}], union_by_name = true)")  # noqa: S608 - quoted
     once = "coalesce(event_id, '') = '' OR row_number() OVER (PARTITION BY event_id) = 1"
     return _view(f"SELECT * FROM ({' UNION ALL BY NAME '.join(parts)}) QUALIFY {once}", root, database, kind)  # noqa: S608 - quoted
+
+
+def _defaults(struct: type[Event], columns: Mapping[str, str]) -> str:
+    """A field that a line lacks has its default: a writer may leave it out, and an older one did not know it."""
+    filled = []
+    for field in msgspec.structs.fields(struct):
+        default, name = field.default, field.encode_name
+        if isinstance(default, str):
+            literal = quoted_text(default)
+        elif isinstance(default, bool | int | float):
+            literal = str(default).lower()
+        else:
+            continue
+        column = '"' + name.replace('"', '""') + '"'
+        filled.append(f"coalesce({column}, CAST({literal} AS {columns[name]})) AS {column}")
+    return ", ".join(filled)
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

@@ -94,7 +94,10 @@ def burn_in_words(budget: BudgetRecord) -> str:
 
 def causes_in_words(budget: BudgetRecord) -> str:
     """What the budget went to, by how requests ended."""
-    return ", ".join(f"{cause} {format_value(share)}×" for cause, share in budget.spent_by.items())
+    late = {"ok": "answered too late", "degraded": "degraded, and too late"}
+    return ", ".join(
+        f"{late.get(cause, cause)} {format_value(share)}×" for cause, share in budget.spent_by.items()
+    )
 
 
 def planted_in_words(planted: PlantedRecord, unit: str) -> str:

@@ -19,6 +19,7 @@ from fairlead.experiment import (
     ExperimentPlan,
     Fairness,
     Margin,
+    Stage,
     analyse,
     read_result,
     render_report,
@@ -163,6 +164,51 @@ def test_an_arm_that_came_late_is_a_warning(rows: dict[str, Any]) -> None:
     ]
     result = analyse(PLAN, units(some))
     assert next(check for check in result.health if check.name == "entering over time").verdict == "warning"
+
+
+def test_a_growing_rollout_is_no_broken_split(rows: dict[str, Any]) -> None:
+    rng = np.random.default_rng(6)
+    middle = float(np.median(rows["at"]))
+    some = dict(rows)
+    some["arm"] = [
+        "treatment" if rng.random() < (0.05 if at < middle else 0.5) else "control" for at in rows["at"]
+    ]
+    stages = (
+        Stage(start=0.0, shares={"control": 0.95, "treatment": 0.05}),
+        Stage(start=middle, shares={"control": 0.5, "treatment": 0.5}),
+    )
+    plan = dataclasses.replace(PLAN, stages=stages, fairness=(), segments=())
+    assert not analyse(plan, units(some, plan)).is_void
+    pooled = dataclasses.replace(plan, stages=(), shares={"control": 0.725, "treatment": 0.275})
+    result = analyse(pooled, units(some, pooled))
+    # Added up, the shares look right; that they moved is what the check over time says.
+    assert next(check for check in result.health if check.name == "entering over time").verdict == "warning"
+    wrong = dataclasses.replace(plan, stages=(stages[0], Stage(start=middle, shares=stages[0].shares)))
+    assert analyse(wrong, units(some, wrong)).is_void
+
+
+def test_stages_are_compared_within_and_never_pooled() -> None:
+    rng = np.random.default_rng(12)
+    n = 20_000
+    at = np.sort(rng.random(n)) * 1000.0
+    late = at >= 500.0
+    treated = rng.random(n) < np.where(late, 0.5, 0.05)
+    # Users of the second stage watch twice as much, whatever they are shown; the change does nothing.
+    watch = rng.gamma(2.0, 10.0, n) * np.where(late, 2.0, 1.0)
+    rows = {"arm": np.where(treated, "treatment", "control").tolist(), "watch": watch, "at": at}
+    stages = (
+        Stage(start=0.0, shares={"control": 0.95, "treatment": 0.05}),
+        Stage(start=500.0, shares={"control": 0.5, "treatment": 0.5}),
+    )
+    metric = Metric.from_column("watch", "mean", "watch")
+    staged = ExperimentPlan(name="s", metrics=(metric,), stages=stages)
+    pooled = dataclasses.replace(staged, stages=(), shares={"control": 0.725, "treatment": 0.275})
+    found = analyse(staged, units(rows, staged)).metric("watch")
+    assert found.verdict == "no_difference_shown"
+    assert found.sequential is not None
+    assert found.sequential.e_value < 20
+    fooled = analyse(pooled, units(rows, pooled)).metric("watch")
+    assert fooled.verdict == "higher"  # Simpson's paradox, and why the plan names its stages
 
 
 def test_the_calendar_travels_with_the_result(rows: dict[str, Any]) -> None:

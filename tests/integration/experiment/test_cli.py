@@ -98,3 +98,110 @@ def test_history_is_sized_and_simulated(fairlead: Run, players: Path) -> None:
     assert "100 random splits, +10.00% planted in treatment, seed 5" in out
     code, out, _ = fairlead("simulate", *words, "--runs", "60", "--json")
     assert json.loads(out)["metrics"][0]["metric"] == "rounds"
+
+
+EVENTS = """
+from typing import ClassVar
+
+from fairlead.telemetry import EVENTS, Event, EventSchema, Internal, Personal
+
+
+@EVENTS.register
+class PlayerDay(Event, frozen=True, kw_only=True, tag="player_day"):
+    schema: ClassVar[EventSchema] = EventSchema(role="outcome")
+    player: Personal[str]
+    seconds: Internal[float] = 0.0
+    failed: Internal[bool] = False
+"""
+CHANGE = """
+[change]
+name = "player"
+
+[metrics.watch]
+role = "primary"
+kind = "total"
+event = "player_day"
+field = "seconds"
+unit = "seconds"
+unit_of_analysis = "user"
+unit_field = "player"
+side = "client"
+window = "7d"
+segment = "everybody"
+better = "higher"
+baseline = 100.0
+standard_deviation = 60.0
+
+[metrics.failures]
+role = "guardrail"
+kind = "proportion"
+event = "player_day"
+field = "failed"
+unit = "ratio"
+unit_of_analysis = "user"
+unit_field = "player"
+side = "client"
+window = "7d"
+segment = "everybody"
+better = "lower"
+baseline = 0.02
+
+[rollout]
+flag = "player_path"
+stages = [{ share = 0.05, bake = "12h" }, { share = 1.0 }]
+
+[[rollout.guardrails]]
+metric = "failures"
+worse_by = "2 pp"
+
+[experiment]
+unit = "user"
+mde = 0.05
+units_per_day = 1000
+days = 14
+pre_period = "7d"
+conversion_window = "7d"
+"""
+
+
+def test_a_change_file_and_events_become_a_verdict(fairlead: Run, tmp_path: Path) -> None:
+    Path("player_events.py").write_text(EVENTS)
+    Path("player.toml").write_text(CHANGE)
+    rng = np.random.default_rng(30)
+    day, start = 86400.0, 1_700_000_000.0
+    lines = []
+    for number in range(3000):
+        treated = rng.random() < 0.5
+        level = rng.lognormal(4.0, 0.8)
+        at = start + rng.random() * 3 * day
+        lines.append(
+            {
+                "event": "exposure", "at_utc_seconds": at, "flag": "player_path", "reason": "SPLIT",
+                "variant": "treatment" if treated else "control", "targeting_key": f"u{number}",
+            }
+        )  # fmt: skip
+        for moment, gain in ((at - day, 1.0), (at + day, 1.1 if treated else 1.0), (at + 30 * day, 9.0)):
+            lines.append(
+                {
+                    "event": "player_day", "at_utc_seconds": moment, "player": f"u{number}",
+                    "seconds": level * rng.lognormal(0, 0.3) * gain, "failed": bool(rng.random() < 0.02),
+                }
+            )  # fmt: skip
+    folder = tmp_path / "events"
+    folder.mkdir()
+    (folder / "events-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("player.toml", "--events", "events", "--schemas", "player_events")
+    code, out, err = fairlead("analyze", *words)
+    assert (code, err) == (ExitCode.OK, "")
+    assert out.startswith("player: watch of treatment is better: +")
+    code, out, _ = fairlead("analyze", *words, "--json")
+    watch, failures = json.loads(out)["metrics"]
+    assert watch["relative_effect_ci"][0] < 0.1 < watch["relative_effect_ci"][1]
+    assert watch["relative_effect"] < 0.5  # what came after the window is no outcome
+    assert watch["cuped"]["variance_reduction"] > 0.5
+    assert failures["verdict"] == "not_worse"
+    code, out, _ = fairlead("design", "player.toml")
+    assert code == ExitCode.OK
+    assert "days to find 5.00%" in out
+    code, _, err = fairlead("analyze", "player.toml", "--events", "nowhere")
+    assert (code, "nowhere: no such folder" in err) == (ExitCode.USAGE, True)

@@ -461,3 +461,23 @@ def test_a_quantile_says_what_it_leaves_out_and_that_there_is_nothing() -> None:
 def test_an_event_that_is_not_asked_for_is_not_said_to_lack_a_value() -> None:
     table = warehouse({"land": ["AT", "DE", "DE"], "x": [1.0, None, None]})
     assert table.measure([metric("x", "mean", "x", where='land == "AT"')]).caveats == {}
+
+
+def test_a_field_that_a_line_lacks_has_its_default(tmp_path: Path) -> None:
+    # As an older writer wrote it, or one that leaves defaults out: without degraded, error, inclusion_probability.
+    line = (
+        '{"event": "request_finished", "at_utc_seconds": 1.0, "service": "feed", "route": "/feed", "status": 200, '
+        '"latency_seconds": %s}\n'
+    )
+    (tmp_path / "events-1.jsonl").write_text("".join(line % seconds for seconds in (0.1, 0.3)))
+    source = Warehouse.of_events(tmp_path, "request_finished")
+    family = source.measure(
+        [
+            metric("latency", "mean", "latency_seconds"),
+            metric("whole", "proportion", 'not degraded and error == ""'),
+        ]
+    )
+    whole = family.moments["whole"][()]
+    assert whole.mean("whole") / whole.mean("whole events") == 1.0
+    latency = family.moments["latency"][()]
+    assert latency.mean("latency") / latency.mean("latency events") == pytest.approx(0.2)

@@ -41,6 +41,12 @@ def test_a_small_stage_needs_more_days_and_sees_less() -> None:
     assert small.detectable is not None
     assert half.detectable is not None
     assert small.detectable > 4 * half.detectable
+    assert small.power is not None
+    assert half.power is not None
+    assert half.power_adjusted is not None
+    assert (
+        0.05 < small.power < half.power < 0.8 < half.power_adjusted
+    )  # 7 days in place of 19.6; a week is enough with covariates
 
 
 def test_a_margin_in_points_is_what_a_guardrail_is_sized_for() -> None:
