@@ -16,6 +16,7 @@ from fairlead.cli.outcome import one_line
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.slo import (
+    Counters,
     ErrorBudget,
     Objective,
     RollingPeriod,
@@ -172,8 +173,9 @@ def import_(
     from fairlead.slo.openslo import MAX_BYTES, import_openslo
 
     try:
-        with open(file, "rb") as source:
-            content = source.read(MAX_BYTES + 1)
+        # Not to wait for a pipe that nobody writes to.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source:
+            content = source.read(MAX_BYTES + 1) or b""
     except OSError as error:
         raise InvalidInput(
             f"{file}: cannot be read ({error.strerror}); name a file of OpenSLO documents"
@@ -216,8 +218,10 @@ def _budget_of(server: PrometheusServer, objective: Objective, seconds: float) -
         for selector in (objective.prometheus.good, objective.prometheus.valid)
     )
     for reading in (valid, good):
-        # A counter of good events that nobody ever counted is zero; a server that does not answer is no figure.
-        if reading.reason is not None and not (reading is good and reading.reason == "no_data"):
+        # A counter of good events that nobody ever counted is zero. A bucket that does not exist is no edge, and a
+        # server that does not answer is no figure.
+        never = isinstance(objective.prometheus, Counters) and reading is good and reading.reason == "no_data"
+        if reading.reason is not None and not never:
             return ErrorBudget(
                 objective=objective, valid=0.0, bad=0.0, caveats=(f"{reading.reason}: {reading.detail}",)
             )

@@ -17,6 +17,7 @@ expressions).
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _TABLE: tuple[tuple[Severity, Fraction, int, int], ...] = (
     ("ticket", Fraction(10, 100), _DAY, 2 * 3600),
     ("ticket", Fraction(10, 100), 3 * _DAY, 6 * 3600),
 )
+_ALMOST_ALL = Fraction(9, 10)
 _SHORTEST = 60
 """Seconds: below it a scrape of every 15 s has too few points for a rate."""
 
@@ -69,9 +71,11 @@ def alerts_of(objective: Objective) -> tuple[BurnRateAlert, ...]:
     for severity, share, long, short in _TABLE:
         windows = [max(_SHORTEST, round(period * seconds / _USUAL / 60) * 60) for seconds in (long, short)]
         long_seconds, short_seconds = max(windows), min(windows)
-        burn_rate = share * period / long_seconds
-        if burn_rate < 1 or any(one.long_seconds == long_seconds for one in alerts):
-            continue  # rounded so far that it would fire within the budget, or be another's double
+        # A loose target has a burn rate that a full outage does not reach; nine tenths of that is loud enough.
+        burn_rate = min(share * period / long_seconds, _ALMOST_ALL / Fraction(objective.budget))
+        share = burn_rate * long_seconds / period
+        if burn_rate < 1 or any(one.burn_rate <= burn_rate for one in alerts):
+            continue  # rounded so far that it would fire within the budget, or be no slower than one before it
         alerts.append(
             BurnRateAlert(
                 severity=severity,
@@ -103,9 +107,9 @@ class BurnRateMonitor:
 
         Raises InvalidInput for a moment before the last one, or counts that are none.
         """
-        if self._at and not at > self._at[-1]:
+        if not math.isfinite(at) or (self._at and not at > self._at[-1]):
             raise InvalidInput(
-                f"{self.objective.name}: {at!r} does not come after {self._at[-1]!r}; events go forward in time"
+                f"{self.objective.name}: {at!r} is no moment after {self._at[-1:]!r}; events go forward in time"
             )
         if not 0 <= bad <= valid < float("inf"):
             raise InvalidInput(f"{self.objective.name}: {bad!r} bad of {valid!r} valid events are no counts")

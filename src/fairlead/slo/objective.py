@@ -22,10 +22,13 @@ from fairlead.metrics.metric import is_metric_name
 __all__ = ["CalendarPeriod", "Counters", "LatencyBuckets", "Objective", "RollingPeriod"]
 
 MOST_NINES = Decimal("0.9999999")
+LEAST = Decimal("0.0001")
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,63}", re.ASCII)
+_OURS = ("slo", "owner", "severity", "long_window", "alertname")
 _DAY = 86400.0
 _LONGEST = 400 * _DAY
 _SELECTOR = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^{}\n]{0,500}\})?", re.ASCII)
-_BOUND = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+_BOUND = re.compile(r"\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 Unit = Literal["week", "month", "quarter", "year"]
 
@@ -205,13 +208,14 @@ class Objective:
                 f"objective {str(self.name)[:80]!r}: a name is lower case letters, digits and _, up to 64"
             )
         if not isinstance(self.target, Decimal) or not (
-            self.target.is_finite() and 0 < self.target <= MOST_NINES
+            self.target.is_finite() and LEAST <= self.target <= MOST_NINES and _places(self.target) <= 12
         ):
             raise InvalidInput(
-                f"{self.name}: target {self.target}: a ratio above 0 and up to {MOST_NINES}; 1 leaves no "
-                f"budget, so every "
-                "failure would be an alarm for ever"
+                f"{self.name}: target {str(self.target)[:40]}: a ratio above 0, in up to 12 places, and up to "
+                f"{MOST_NINES}; 1 leaves no budget, so every failure would be an alarm for ever"
             )
+        if self.side not in ("server", "client"):
+            raise InvalidInput(f"{self.name}: side {str(self.side)[:40]!r}: server or client")
         for name in ("title", "owner", "runbook"):
             value = getattr(self, name)
             if not value.strip() or len(value) > 300 or not value.isprintable():
@@ -235,13 +239,10 @@ class Objective:
                 f"{self.name}: minimum_events {self.minimum_events!r} is not a count from 0 to 10^9"
             )
         for key, text in self.labels.items():
-            if (
-                not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}", key)
-                or len(text) > 200
-                or key in ("slo", "owner", "severity")
-            ):
+            if not _LABEL.fullmatch(key) or key in _OURS or len(text) > 200 or not text.isprintable():
                 raise InvalidInput(
-                    f"{self.name}: label {key[:60]!r} is no label's name, is ours, or its value is too long"
+                    f"{self.name}: label {key[:60]!r} is no label's name, is set by us or by Prometheus, or has no "
+                    "printable text of up to 200 characters"
                 )
 
     @property
@@ -275,3 +276,8 @@ class Objective:
             design="before_after",
             target=float(self.target),
         )
+
+
+def _places(number: Decimal) -> int:
+    exponent = number.as_tuple().exponent
+    return -exponent if isinstance(exponent, int) else 0

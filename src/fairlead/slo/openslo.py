@@ -39,7 +39,7 @@ _UNITS = {
     "day": 86400,
     "week": 7 * 86400,
     "month": 30 * 86400,
-    "quarter": 90 * 86400,
+    "quarter": 91 * 86400,
     "year": 365 * 86400,
 }
 _DURATION = re.compile(r"(?P<count>\d{1,4})(?P<unit>[mhdwMQY])")
@@ -110,8 +110,19 @@ def _documents(content: bytes, name: str) -> list[Mapping[str, Any]]:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_DEPTH or number > _MOST_EVENTS:
                 raise BrokenDocument(f"{name}: nested deeper, or longer, than any SLO is")
+        for root in yaml.compose_all(content, Loader=loader):
+            _check_keys(root, name)
         found = list(yaml.load_all(content, Loader=loader))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    # The loader trips over tags with values that are none of the kind, each in a way of its own.
+    except (
+        yaml.YAMLError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         if isinstance(error, BrokenDocument):
             raise
         raise BrokenDocument(f"{name}: no YAML: {' '.join(str(error).split())[:200]}") from error
@@ -122,6 +133,25 @@ def _documents(content: bytes, name: str) -> list[Mapping[str, Any]]:
         if not isinstance(document, dict):
             raise BrokenDocument(f"{name}: a document that is no mapping; OpenSLO begins with apiVersion")
     return documents
+
+
+def _check_keys(root: Any, name: str) -> None:
+    """Refuses a key that is given twice: the last would win, and nobody would know."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        raise BrokenDocument(
+                            f"{name}: line {key.start_mark.line + 1}: {key.value[:60]!r} is given twice; remove one"
+                        )
+                    seen.add(key.value)
+                stack += [key, value]
+        elif isinstance(node, yaml.SequenceNode):
+            stack += node.value
 
 
 def _objectives(
@@ -146,6 +176,8 @@ def _objectives(
         for key in ("alertPolicies", "labels")
         if spec.get(key)
     ]
+    if _mapping(document.get("metadata")).get("labels"):
+        left.append(f"{name}: metadata.labels: labels are yours to add")
     found = spec.get("objectives")
     if not isinstance(found, list) or not found:
         raise _Left("no objectives")
@@ -191,11 +223,16 @@ def _period(spec: Mapping[str, Any]) -> RollingPeriod | CalendarPeriod:
         unit = str(window.get("unit", "")).lower().rstrip("s")
         try:
             count = int(window.get("count", 1))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise _Left(f"count {str(window.get('count'))[:40]!r} of a timeWindow is no number") from error
+    if not 1 <= count <= 10_000:
+        raise _Left("a timeWindow of no count from 1 to 10,000")
     if unit not in _UNITS:
         raise _Left(f"a timeWindow of {unit[:40]!r}")
-    if window.get("isRolling", "calendar" not in window):
+    rolling = window.get("isRolling", "calendar" not in window)
+    if not isinstance(rolling, bool):
+        raise _Left(f"isRolling {str(rolling)[:40]!r} of a timeWindow is neither true nor false")
+    if rolling:
         return RollingPeriod(seconds=float(count * _UNITS[unit]))
     if count != 1 or unit not in ("week", "month", "quarter", "year"):
         raise _Left(f"a calendar window of {count} {unit}s: one week, month, quarter or year")
@@ -231,6 +268,8 @@ def _counters(
 def _selector(metric: object, which: str) -> str:
     inner = _mapping(metric)
     source = _mapping(inner.get("metricSource")) or inner
+    if inner.get("metricSourceRef") or source.get("metricSourceRef"):
+        raise _Left(f"{which} names its source by metricSourceRef: write type: Prometheus beside its query")
     kind = str(source.get("type") or source.get("source") or "prometheus").lower()
     if kind != "prometheus":
         raise _Left(f"{which} is asked of {kind[:40]}: Prometheus is read")

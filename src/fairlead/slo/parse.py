@@ -115,10 +115,7 @@ def _objective(key: str, table: object, name: str) -> Objective:
             side=_text(table, "side", at, "server"),  # type: ignore[arg-type]  # said by Metric where it is another
             prometheus=_prometheus(table.get("prometheus"), at),
             minimum_events=_whole(table.get("minimum_events", 0), at),
-            labels={
-                str(label): str(value)
-                for label, value in _table(table.get("labels", {}), f"{at}.labels").items()
-            },
+            labels=_labels(table.get("labels", {}), f"{at}.labels"),
         )
     except BrokenDocument:
         raise
@@ -164,6 +161,11 @@ def _prometheus(value: object, at: str) -> Counters | LatencyBuckets | None:
     return Counters(good=_text(table, "good", where), valid=_text(table, "valid", where))
 
 
+def _labels(value: object, at: str) -> dict[str, str]:
+    table = _table(value, at)
+    return {label: _text(table, label, at) for label in table}
+
+
 def _table(value: object, at: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise BrokenDocument(f"{at}: not a table of keys and values")
@@ -175,7 +177,10 @@ def _text(table: Mapping[str, Any], key: str, at: str, default: str | None = Non
     if value is None:
         raise BrokenDocument(f"{at}: {key} is missing")
     if isinstance(value, Decimal | int) and not isinstance(value, bool) and key == "le":
-        return f"{value:f}" if isinstance(value, Decimal) else str(value)
+        if isinstance(value, int):
+            return str(value)
+        # Written out, a huge exponent would be a huge text.
+        return f"{value:f}" if value.is_finite() and abs(value.adjusted()) <= 20 else str(value)
     if not isinstance(value, str):
         raise BrokenDocument(f"{at}: {key} is {str(value)[:40]!r}, not text in quotes")
     return value
@@ -243,4 +248,4 @@ def _toml(objective: Objective) -> str:
 def _quoted(text: str) -> str:
     """A basic string of TOML."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'

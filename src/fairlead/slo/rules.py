@@ -7,16 +7,18 @@ has no series, and so no alert; a counter of good events that nobody ever counte
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 
 from fairlead.errors import InvalidInput
 from fairlead.slo.burn_rate import BurnRateAlert, alerts_of
-from fairlead.slo.objective import Objective, RollingPeriod
+from fairlead.slo.objective import Counters, LatencyBuckets, Objective, RollingPeriod
 
 __all__ = ["prometheus_rules"]
 
+_OPENS = re.compile(r"\{(?=\{)")
 ERROR_RATIO = "slo:error_ratio:rate"
 """Begins the name of a recorded error ratio; its window follows: ``slo:error_ratio:rate5m``."""
 
@@ -42,21 +44,26 @@ def _group(objective: Objective) -> str:
     lines = [f"  - name: {_text(f'slo_{objective.name}')}", "    rules:"]
     for seconds in windows:
         span = duration_text(seconds)
-        lines += _record(f"{ERROR_RATIO}{span}", _error_ratio(source.good, source.valid, span), labels)
+        lines += _record(f"{ERROR_RATIO}{span}", _error_ratio(source, span), labels)
     lines += _record("slo:error_budget:ratio", f"vector({decimal_text(objective.budget)})", labels)
     if isinstance(objective.period, RollingPeriod):
         span = duration_text(int(objective.period.seconds))
-        remaining = f"1 - {_error_ratio(source.good, source.valid, span)} / {decimal_text(objective.budget)}"
+        remaining = f"1 - {_error_ratio(source, span)} / {decimal_text(objective.budget)}"
         lines += _record("slo:error_budget_remaining:ratio", remaining, labels)
     for alert in alerts:
         lines += _alert(objective, alert, source.valid, labels)
     return "\n".join(lines) + "\n"
 
 
-def _error_ratio(good: str, valid: str, span: str) -> str:
+def _error_ratio(source: Counters | LatencyBuckets, span: str) -> str:
     # Below the line only where there was traffic: 0/0 would be recorded as NaN.
-    all_of = f"sum(rate({valid}[{span}]))"
-    return f"(1 - (sum(rate({good}[{span}])) or vector(0)) / ({all_of} > 0))"
+    all_of = f"(sum(rate({source.valid}[{span}])) > 0)"
+    good = f"sum(rate({source.good}[{span}]))"
+    if isinstance(source, Counters):
+        # A counter of good events that nobody ever counted does not exist. A bucket that does not is no edge of the
+        # histogram: that is a slip of the pen, and no outage.
+        good = f"({good} or vector(0))"
+    return f"(1 - {good} / {all_of})"
 
 
 def _record(name: str, expression: str, labels: dict[str, str]) -> list[str]:
@@ -126,4 +133,4 @@ def decimal_text(value: Decimal) -> str:
 
 def _text(value: str) -> str:
     # A JSON string is a YAML string in double quotes, whatever is in it; Prometheus' own templates are kept out.
-    return json.dumps(value.replace("{{", "{ {"), ensure_ascii=False)
+    return json.dumps(_OPENS.sub("{ ", value), ensure_ascii=False)

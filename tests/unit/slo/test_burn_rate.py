@@ -75,7 +75,7 @@ def test_without_traffic_nothing_fires_and_little_traffic_needs_its_minimum() ->
 def test_time_that_goes_backwards_and_counts_that_are_none_are_refused() -> None:
     monitor = BurnRateMonitor(FEED)
     monitor.observe(60.0, 1.0, 0.0)
-    with pytest.raises(InvalidInput, match="does not come after"):
+    with pytest.raises(InvalidInput, match="is no moment after"):
         monitor.observe(60.0, 1.0, 0.0)
     for valid, bad in ((1.0, 2.0), (float("nan"), 0.0), (1.0, -1.0), (float("inf"), 0.0)):
         with pytest.raises(InvalidInput, match="no counts"):
