@@ -154,7 +154,10 @@ def _row(result: ExperimentResult, found: MetricResult) -> MetricRow:
     notes = []
     if found.cuped is not None:
         names = ", ".join(name.removeprefix("before ") for name in found.cuped.covariates)
-        notes.append(f"adjusted by {names}: {found.cuped.variance_reduction:.0%} of the variance taken out")
+        notes.append(
+            f"adjusted by {names}: {found.cuped.variance_reduction:.0%} of the variance taken out; "
+            "the effect is that of the adjusted figures"
+        )
     if found.margin is not None:
         by = f"{found.margin.by:.2%}" if found.margin.relative else f"{found.margin.by:g} {found.unit}"
         notes.append(
