@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from fairlead import __version__
-from fairlead.errors import InvalidInput, NotEstimable, TooFewUnits
+from fairlead.errors import InvalidInput, TooFewUnits
 from fairlead.experiment.calendar import CalendarEntry
 from fairlead.experiment.comparison import Arms, Compared, compare_arms, harm_and_safety
 from fairlead.experiment.fairness import judge_fairness
@@ -328,13 +328,20 @@ def _margin(plan: ExperimentPlan, name: str, arms: Arms | None) -> MarginResult 
     margin = plan.margins.get(name)
     if margin is None or arms is None:
         return None
-    try:
-        harm, safe = harm_and_safety(arms, margin, alpha=plan.alpha)
-    except NotEstimable:  # said where the effect is computed
-        return None
-    return MarginResult(
-        by=margin.by, relative=margin.relative, p_not_worse=safe.p_value, p_worse=harm.p_value
+    harm, safe = (
+        _p_beside_margin(plan, found)
+        for found in harm_and_safety(arms, margin, alpha=plan.alpha, tuned_for=plan.planned_units)
     )
+    if harm is None or safe is None:  # why is said where the effect is computed
+        return None
+    return MarginResult(by=margin.by, relative=margin.relative, p_not_worse=safe, p_worse=harm)
+
+
+def _p_beside_margin(plan: ExperimentPlan, found: Compared) -> float | None:
+    """Of a watched experiment the p-value that holds at every look, for margins as for effects."""
+    if plan.sequential:
+        return None if found.sequential is None else found.sequential.effect.p_value
+    return None if found.effect is None else found.effect.p_value
 
 
 def _verdict(

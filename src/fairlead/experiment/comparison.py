@@ -135,27 +135,20 @@ def _over_stages(
     return SequentialEffect(effect=always, log_e_value=log_e)
 
 
-def harm_and_safety(arms: Arms, margin: Margin, *, alpha: float) -> tuple[Effect, Effect]:
-    """Two one-sided tests against the margin: that treatment is worse by more than it, and that it is not.
-
-    Raises NotEstimable.
-    """
+def harm_and_safety(
+    arms: Arms, margin: Margin, *, alpha: float, tuned_for: int | None
+) -> tuple[Compared, Compared]:
+    """Two one-sided comparisons with the margin: that treatment is worse by more than it, and that it is not."""
     safe = not_worse(by=margin.by, better=arms.metric.better, relative=margin.relative)
     harm = Hypothesis(
         alternative="greater" if safe.alternative == "less" else "less",
         ratio=safe.ratio,
         difference=safe.difference,
     )
-
-    def tested(hypothesis: Hypothesis) -> Effect:
-        if arms.covariates and arms.metric.kind not in ("quantile", "formula"):
-            try:
-                return _adjusted(arms, hypothesis, 1 - alpha).effect
-            except NotEstimable:  # said where the effect is computed
-                pass
-        return plain_effect(arms, hypothesis, 1 - alpha)
-
-    return tested(harm), tested(safe)
+    return (
+        compare_arms(arms, alpha=alpha, tuned_for=tuned_for, hypothesis=harm),
+        compare_arms(arms, alpha=alpha, tuned_for=tuned_for, hypothesis=safe),
+    )
 
 
 def plain_effect(arms: Arms, hypothesis: Hypothesis = NO_DIFFERENCE, confidence: float = 0.95) -> Effect:

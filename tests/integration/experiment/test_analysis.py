@@ -234,6 +234,22 @@ def test_a_guardrail_is_safe_within_its_margin_or_says_that_it_does_not_know(row
     assert analyse(narrow, units(rows, narrow)).metric("failed").verdict == "inconclusive"
 
 
+def test_a_watched_guardrail_is_judged_by_what_holds_at_every_look(rows: dict[str, Any]) -> None:
+    failed = dataclasses.replace(PLAN.metrics[1], role="guardrail")
+    once = dataclasses.replace(
+        PLAN,
+        metrics=(PLAN.metrics[0], failed),
+        fairness=(),
+        margins={"failed": Margin(by=0.01, relative=False)},
+    )
+    watched = dataclasses.replace(once, sequential=True)
+    fixed, always = (analyse(plan, units(rows, plan)).metric("failed").margin for plan in (once, watched))
+    assert fixed is not None
+    assert always is not None
+    assert fixed.p_not_worse < always.p_not_worse < 0.05
+    assert always.p_worse == 1.0
+
+
 def test_several_variants_pay_for_each_other(rows: dict[str, Any]) -> None:
     some = dict(rows)
     rng = np.random.default_rng(4)

@@ -135,7 +135,10 @@ def test_a_margin_is_asked_from_both_sides(shift: float, safe: bool, harmed: boo
     control, treatment = moments(latency, names=("latency",))
     metric = Metric.from_column("latency", "mean", "latency", better="lower")
     arms = Arms(metric=metric, columns=("latency",), control=control, treatment=treatment)
-    harm, safety = harm_and_safety(arms, Margin(by=0.05), alpha=0.05)
+    found = harm_and_safety(arms, Margin(by=0.05), alpha=0.05, tuned_for=None)
+    harm, safety = (each.effect for each in found)
+    assert harm is not None
+    assert safety is not None
     assert (safety.p_value < 0.05, harm.p_value < 0.05) == (safe, harmed)
 
 
