@@ -18,7 +18,7 @@ import msgspec
 from fairlead import __version__
 from fairlead.errors import InvalidInput, TooFewUnits
 from fairlead.experiment.calendar import CalendarEntry
-from fairlead.experiment.comparison import Arms, Compared, compare_arms, harm_and_safety
+from fairlead.experiment.comparison import Arms, Compared, compare_arms, harm_and_safety, used_covariates
 from fairlead.experiment.fairness import judge_fairness
 from fairlead.experiment.health import check_health, split_of
 from fairlead.experiment.plan import VARIANT, ExperimentPlan
@@ -261,7 +261,7 @@ def _result(
         cuped=None
         if found.cuped is None
         else CupedResult(
-            covariates=tuple(arms.covariates) if arms else (),
+            covariates=tuple(used_covariates(arms)) if arms else (),
             theta=found.cuped.theta,
             variance_reduction=found.cuped.variance_reduction,
             unadjusted_effect=found.cuped.unadjusted.effect,

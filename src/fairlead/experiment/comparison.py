@@ -38,7 +38,7 @@ from fairlead.statistics import (
 from fairlead.statistics.hypothesis import NO_DIFFERENCE
 from fairlead.statistics.tails import LEAST
 
-__all__ = ["Arms", "Compared", "compare_arms", "harm_and_safety"]
+__all__ = ["Arms", "Compared", "compare_arms", "harm_and_safety", "used_covariates"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +193,7 @@ def _as_mean(arms: Arms, hypothesis: Hypothesis, confidence: float) -> Effect | 
 
 def _adjusted(arms: Arms, hypothesis: Hypothesis, confidence: float) -> Cuped:
     control, treatment = _both(arms)
-    covariates = _usable(arms)
+    covariates = used_covariates(arms)
     if len(arms.columns) == 2:
         return cuped_ratio_effect(
             control, treatment, *arms.columns, covariates, hypothesis=hypothesis, confidence=confidence
@@ -203,7 +203,7 @@ def _adjusted(arms: Arms, hypothesis: Hypothesis, confidence: float) -> Cuped:
     )
 
 
-def _usable(arms: Arms) -> Sequence[str]:
+def used_covariates(arms: Arms) -> Sequence[str]:
     """Covariates that vary. A mark of units without a past is constant where all have one, and says nothing."""
     control, treatment = _both(arms)
     together = control + treatment

@@ -82,6 +82,7 @@ def test_a_planted_effect_is_found_with_its_interval(rows: dict[str, Any]) -> No
     assert watch.cuped is not None
     assert watch.cuped.variance_reduction > 0.4
     assert watch.cuped.covariates == ("before before", "before before is missing")
+    assert len(watch.cuped.theta) == 2
     assert watch.sequential is not None
     assert watch.sequential.tuned_for == N
     assert result.metric("failed").verdict == "no_difference_shown"
@@ -89,6 +90,18 @@ def test_a_planted_effect_is_found_with_its_interval(rows: dict[str, Any]) -> No
     assert result.sample_ratio.verdict == "as planned"
     assert not result.is_void
     assert [check.name for check in result.health if check.verdict == "failed"] == []
+
+
+def test_a_mark_that_no_unit_bears_is_not_named_as_a_covariate(rows: dict[str, Any]) -> None:
+    whole = dict(rows, before=[1.0 if value is None else value for value in rows["before"]])
+    plan = dataclasses.replace(PLAN, metrics=PLAN.metrics[:1])
+    made = units(whole, plan)
+    made.covariates = {"watch": ("before before", "before nothing")}
+    made.rows = made.rows.mutate(**{"before nothing": ibis.literal(0.0)})
+    watch = analyse(plan, made).metric("watch")
+    assert watch.cuped is not None
+    assert watch.cuped.covariates == ("before before",)
+    assert len(watch.cuped.theta) == 1
 
 
 def test_segments_are_exploratory_and_adjusted(rows: dict[str, Any]) -> None:
