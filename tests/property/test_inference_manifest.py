@@ -55,3 +55,7 @@ def test_any_value_in_any_field_is_refused_in_one_line(name: str, value: object)
 def test_any_value_in_a_file_entry_is_refused_in_one_line(name: str, value: object) -> None:
     entry = PLAIN["files"]["int8"] | {name: value}
     read(json.dumps(PLAIN | {"files": {"int8": entry}}).encode())
+
+
+def test_a_key_with_a_line_break_is_refused_in_one_line() -> None:
+    read(json.dumps(PLAIN | {"created_from": {"\n": None}}).encode())

@@ -113,7 +113,9 @@ def load_manifest(directory: str | Path) -> Manifest:
             )
         schema = manifest.schema
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BrokenDocument(f"{path}: {error}: {_NEXT_STEP}") from error
+        # A key of the file may stand in it, and hold a line break.
+        reason = " ".join(str(error).split())
+        raise BrokenDocument(f"{path}: {reason}: {_NEXT_STEP}") from error
     except InvalidInput as error:
         raise BrokenDocument(
             str(error) if str(path) in str(error) else f"{path}: {error}: {_NEXT_STEP}"
