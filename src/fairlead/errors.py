@@ -29,7 +29,9 @@
     ├── ProcessDied                a process that Fairlead started ended, or never became healthy
     ├── RunInvalid                 a measurement broke its own rules (late sends, no samples)
     ├── ScrapeIncomplete           the metrics of all workers could not be had whole
-    └── StoreUnavailable           a shared tier of the cache did not answer, or refused
+    ├── StaleEpoch                 another controller has taken over, or the rollout was rolled back
+    ├── StoreUnavailable           a shared tier of the cache did not answer, or refused
+    └── TrafficUnavailable         what splits the traffic did not answer, or serves something else
 
 A message names the thing, the value and the limit, and the next step, in one line. The driver's own error stays in
 `__cause__`. `INCONCLUSIVE` is a verdict, not an error.
@@ -61,8 +63,10 @@ __all__ = [
     "Refused",
     "RunInvalid",
     "ScrapeIncomplete",
+    "StaleEpoch",
     "StoreUnavailable",
     "TooFewUnits",
+    "TrafficUnavailable",
     "UndefinedRatio",
     "UnknownEvidence",
     "UnknownFlag",
@@ -225,5 +229,16 @@ class ScrapeIncomplete(FairleadError):
     """The aggregator of a service's workers did not answer; a sum without it would look like a restart."""
 
 
+class StaleEpoch(FairleadError):
+    """A controller that was paused or cut off came back late: another one leads the rollout now, or it was rolled back.
+
+    Nothing was written, and no traffic was moved.
+    """
+
+
 class StoreUnavailable(FairleadError):
     """A tier that processes share could not be asked, or told. A cache treats it as a miss."""
+
+
+class TrafficUnavailable(FairleadError):
+    """What splits the traffic did not answer, refused, or serves another split than the one it was given."""

@@ -44,6 +44,7 @@ from fairlead.statistics.ratios import ratio_effect, smooth_effect
 from fairlead.statistics.sample_ratio import SampleRatio, sample_ratio, sequential_sample_ratio
 from fairlead.statistics.sequential_counts import SequentialCounts, sequential_counts
 from fairlead.statistics.sequential_means import SequentialEffect, sequential_effect
+from fairlead.statistics.sequential_proportions import sequential_difference_bound
 from fairlead.statistics.sequential_quantile_effect import sequential_quantile_effect
 from fairlead.statistics.sequential_quantiles import quantile_ratio_bounds, sequential_quantile_interval
 from fairlead.statistics.winsor import pooled_cap, winsorise
@@ -93,6 +94,7 @@ __all__ = [
     "sample_ratio",
     "sample_size",
     "sequential_counts",
+    "sequential_difference_bound",
     "sequential_effect",
     "sequential_quantile_effect",
     "sequential_quantile_interval",

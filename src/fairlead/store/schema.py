@@ -15,7 +15,7 @@ except ImportError as missing:
 
 __all__ = ["LATEST", "VERSION_TABLE", "check", "refuse_newer", "version"]
 
-LATEST = "0001"
+LATEST = "0002"
 """The newest migration in `migrations/`."""
 VERSION_TABLE = "fairlead_schema"
 _VERSION = sa.text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - a name of ours

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         TendedWriter,
     )
     from fairlead.telemetry.spool import Spool, SpoolStats
+    from fairlead.telemetry.tail import EventTail
     from fairlead.telemetry.token_vault import TokenVault
     from fairlead.telemetry.totals import merge_snapshots
     from fairlead.telemetry.tracing import Span, Tracer
@@ -90,6 +91,7 @@ else:
                 "TendedWriter",
             ),
             "spool": ("Spool", "SpoolStats"),
+            "tail": ("EventTail",),
             "token_vault": ("TokenVault",),
             "tracing": ("Span", "Tracer"),
             "totals": ("merge_snapshots",),
@@ -124,6 +126,7 @@ __all__ = [
     "EventRegistry",
     "EventSchema",
     "EventSink",
+    "EventTail",
     "EventWriter",
     "Exporting",
     "Exposure",

@@ -159,6 +159,8 @@ class RequestFinished(Event, frozen=True, kw_only=True, gc=False):
     """Class name of the error that ended it; empty when none did."""
     variant: Internal[str] = ""
     """The variant that served it; empty when no flag was asked."""
+    targeting_key: Personal[str] = ""
+    """The unit that the variant was drawn for (user, device, shop): what a guardrail counts. Empty: none."""
     attributes: Internal[dict[str, str]] = {}
     """A few more dimensions, for grouping. Keep them small, they are written with every request, and impersonal."""
 

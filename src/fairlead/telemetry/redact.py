@@ -284,7 +284,8 @@ class Redactor:
         for name, default in plan.personal:
             value = getattr(event, name)
             if isinstance(value, str):
-                changes[name] = self.token(value) if value else value
+                if value:
+                    changes[name] = self.token(value)
             elif value is not None:
                 changes[name] = default
         for name in plan.others:

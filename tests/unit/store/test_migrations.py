@@ -8,7 +8,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import fairlead.store
-from fairlead.ledger.table import METADATA
+from fairlead.ledger.table import METADATA as LEDGER
+from fairlead.rollout.journal import METADATA as ROLLOUT
 from fairlead.store import Database
 from fairlead.store.schema import LATEST, VERSION_TABLE
 
@@ -32,4 +33,4 @@ def test_migrated_tables_are_those_that_the_rooms_use(tmp_path: Path):
 
 def differences(connection: sa.Connection) -> list[object]:
     options = {"compare_type": True, "compare_server_default": True, "version_table": VERSION_TABLE}
-    return compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
+    return compare_metadata(MigrationContext.configure(connection, opts=options), [LEDGER, ROLLOUT])

@@ -1,0 +1,580 @@
+"""Leads a rollout from its first stage to its end, and takes it back by itself.
+
+    every `look_every`:   read the journal → gather → evaluate → judge → write → carry out → read back
+
+What it wants is written before it is done, and what it has after it was read back, so a controller that is killed
+anywhere goes on where the journal ends. A rollback is the exception: traffic is moved at once, while the entry is being
+written, and goes on being moved though nothing can be written at all.
+
+One controller leads; a second one takes the lead by claiming a higher epoch, and the first finds its next entry refused
+and stops without touching traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.errors import FairleadError, InvalidInput, StaleEpoch
+from fairlead.rollout.entry import Decided, Ended, Entry, Had, Looked, Paged, Wanted
+from fairlead.rollout.evidence import DecisionLog
+from fairlead.rollout.facts import Facts
+from fairlead.rollout.guardrail import Evaluation, evaluate_beside_control, evaluate_limit, is_beyond
+from fairlead.rollout.journal import RolloutJournal, plan_sha256
+from fairlead.rollout.judgement import SAMPLE_RATIO_ALPHA, Judgement, Look, judge
+from fairlead.rollout.plan import Guardrail, RolloutPlan, Stage
+from fairlead.rollout.state import RolloutState, fold
+from fairlead.rollout.tally import Tally
+from fairlead.rollout.traffic import Split, Traffic
+
+__all__ = ["Controller", "Notice"]
+
+Notice = Callable[[str, RolloutState], Awaitable[None]]
+"""Tells a person: a sentence, and the state. Must not block; what it raises is recorded and harms nothing."""
+
+_Answer = TypeVar("_Answer")
+_RETRY = 1.0
+"""Seconds between attempts at what has to succeed: taking treatment away."""
+_POLL = 1.0
+"""Seconds between looks into the journal for what a person asked."""
+_RECENT = 60.0
+"""Seconds that a figure for an absolute limit covers, at most."""
+_EXPECTED = 20.0
+"""Events that an arm should have had since its last one before it counts as silent: e^-20 by chance."""
+_UNITS = 10_000
+"""Of a split whose size nobody knows beforehand: what its test is tuned for."""
+_WARM_UP = 10.0
+"""Seconds at most after a stage is first served in which it does not count: processes pick a flag up one by one."""
+
+
+class Controller:
+    """Leads one rollout. `run` until it ends; cancelled, it leaves traffic as it is, and another may go on."""
+
+    def __init__(
+        self,
+        plan: RolloutPlan,
+        *,
+        journal: RolloutJournal,
+        traffic: Traffic,
+        facts: Facts,
+        decisions: DecisionLog | None = None,
+        notice: Notice | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        by: str = "controller",
+    ) -> None:
+        """by: which process this is, for whoever reads the journal. decisions: where evidence and decisions are
+        recorded; None: in the journal only. Raises InvalidInput where the journal was started with another plan.
+        """
+        self._plan = plan
+        self._journal = journal
+        self._traffic = traffic
+        self._facts = facts
+        self._decisions = decisions
+        self._notice = notice
+        self._clock = clock
+        self._by = by
+        self._epoch = 0
+        self._state = RolloutState(rollout=journal.rollout)
+        self._tally: Tally | None = None
+        self._tally_stage = -1
+        self._looked_at = -math.inf
+        self._guarded_since: float | None = None
+        self._phase_key: tuple[object, ...] = ()
+        self._phase_at = 0.0
+        self._beyond: dict[str, float] = {}
+        self._arm_events: dict[str, tuple[int, float, int]] = {}
+        self._paged: set[tuple[object, ...]] = set()
+        self._told: list[asyncio.Task[None]] = []
+        self._held = ""
+        self._at_journal = asyncio.Lock()
+
+    @property
+    def state(self) -> RolloutState:
+        """Where the rollout stands, as this controller knows."""
+        return self._state
+
+    async def run(self) -> RolloutState:
+        """Leads the rollout to its end. Raises StaleEpoch when another controller takes the lead, InvalidInput."""
+        await self.begin()
+        try:
+            while not self._state.ended:
+                await self.step()
+                if not self._state.ended:
+                    await self._clock.sleep(min(self._plan.look_every, _POLL))
+            return self._state
+        finally:
+            await self._quiet()
+
+    async def begin(self) -> None:
+        """Takes the lead, and finds out where traffic is."""
+        self._epoch = await self._ask_journal(self._journal.claim, self._by)
+        await self._catch_up()
+        if self._state.plan_sha256 != plan_sha256(self._plan):
+            raise InvalidInput(
+                f"rollout {self._journal.rollout}: it was started with another plan; go on with the frozen one, or "
+                "roll it back and start anew"
+            )
+        if self._state.ended or self._state.withdrawn:
+            return
+        with contextlib.suppress(FairleadError, OSError, TimeoutError):
+            async with asyncio.timeout(self._plan.settle):
+                served = await self._traffic.read()
+            if served.latched and served.rollout == self._journal.rollout:
+                # Somebody took treatment away and could not write it down.
+                await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
+                return
+        if self._state.want is not None:
+            # Under this epoch from now on, so that the one before can move nothing.
+            await self._move(self._state.stage)
+
+    async def step(self) -> RolloutState:
+        """One turn: reads what was asked, looks if it is time, and carries out what follows."""
+        try:
+            await self._catch_up()
+        except StaleEpoch:
+            raise
+        except FairleadError as error:
+            await self._page(f"the journal cannot be read: {error}")
+        if self._state.ended:
+            return self._state
+        if self._state.withdrawn:
+            await self._roll_back(Judgement(verdict="rollback", reason=self._state.reason or "asked for"))
+            return self._state
+        if self._state.rollback_asked:
+            await self._roll_back(
+                judge(self._plan, self._state, Look(evaluations=(), guarded_seconds=0.0), waited=0.0)
+            )
+            return self._state
+        if self._state.want is None:
+            await self._move(0)
+        elif self._state.have is None or not self._state.have.serves_as(self._state.want):
+            await self._move(self._state.stage)
+        if self._state.stage_began_utc_seconds is None or self._state.withdrawn:
+            return self._state
+        if self._clock.now() - self._looked_at >= self._plan.look_every:
+            await self._look()
+        return self._state
+
+    # Reading and writing the journal ---------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        async with self._at_journal:
+            await self._read_on()
+
+    async def _read_on(self) -> None:
+        new = await self._ask_journal(self._journal.read, self._state.number)
+        self._state = fold(self._journal.rollout, new, after=self._state)
+        key = (self._state.phase, self._state.stage)
+        if key != self._phase_key:
+            self._phase_key, self._phase_at = key, self._clock.now()
+        if self._state.epoch > self._epoch:
+            raise StaleEpoch(
+                f"rollout {self._journal.rollout}: {self._state.leader} leads now, with epoch {self._state.epoch}"
+            )
+
+    async def _ask_journal(self, call: Callable[..., _Answer], *args: object) -> _Answer:
+        return await asyncio.to_thread(call, *args) if self._journal.blocks else call(*args)
+
+    async def _write(self, *entries: Entry) -> None:
+        async with self._at_journal:
+            await self._ask_journal(self._journal.append, entries, self._epoch)
+            await self._read_on()
+
+    # Moving traffic --------------------------------------------------------------------------------------------------
+
+    async def _move(self, index: int) -> None:
+        """Sends traffic to a stage, and says so when it is there. Rolls back what does not arrive in time."""
+        stage = self._plan.stages[index]
+        wanted = Wanted(stage=index, share=stage.share, audience=stage.audience)
+        want = self._state.want
+        if want is None or self._state.stage != index or want.epoch != self._epoch:
+            await self._write(wanted)
+        waited = self._clock.now() - self._phase_at
+        split = self._split(stage.share, stage.audience)
+        try:
+            async with asyncio.timeout(self._plan.settle):
+                await self._traffic.set(split)
+                served = await self._traffic.read()
+        except StaleEpoch:
+            await self._catch_up()
+            served = await self._traffic.read()
+            if served.latched and served.rollout == self._journal.rollout:
+                await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
+                return
+            raise
+        except (FairleadError, OSError, TimeoutError) as error:
+            if waited > self._plan.settle:
+                await self._roll_back(
+                    Judgement(
+                        verdict="rollback",
+                        reason=f"traffic could not be moved within {self._plan.settle:g} s: {error}",
+                        page=f"traffic could not be moved: {error}",
+                    )
+                )
+            return
+        if served.serves_as(split):
+            await self._write(Had(stage=index, share=served.share, audience=served.audience))
+            self._looked_at = self._clock.now()
+
+    def _split(self, share: float, audience: str = "", *, latched: bool = False) -> Split:
+        return Split(
+            share=share, audience=audience, rollout=self._journal.rollout, epoch=self._epoch, latched=latched
+        )
+
+    async def _roll_back(self, judgement: Judgement, ids: tuple[str, ...] = ()) -> None:
+        """Takes treatment away, writes it down, and does not return before both are done."""
+        written = asyncio.create_task(self._write_rollback(judgement, ids))
+        try:
+            began = self._clock.now()
+            while True:
+                problem = ""
+                try:
+                    async with asyncio.timeout(max(_RETRY, self._plan.settle)):
+                        await self._traffic.set(self._split(0.0, latched=True))
+                        served = await self._traffic.read()
+                    if served.share == 0 and not served.audience:
+                        break
+                    problem = f"{self._traffic.name} still serves {served.share:.4%}"
+                except StaleEpoch as error:
+                    # A later rollout's traffic: this one has none to take away.
+                    problem = str(error)
+                    break
+                except (FairleadError, OSError, TimeoutError) as error:
+                    problem = str(error) or type(error).__name__
+                if self._clock.now() - began > self._plan.settle:
+                    await self._page(f"treatment cannot be taken away: {problem}")
+                await self._clock.sleep(_RETRY)
+            await written
+        finally:
+            if not written.done():
+                written.cancel()
+                await asyncio.gather(written, return_exceptions=True)
+        if judgement.page:
+            await self._page(judgement.page)
+        await self._insist(Had(stage=self._state.stage, share=0.0, latched=True))
+        await self._insist(Ended(outcome="rolled_back", reason=judgement.reason))
+        await self._tell(f"rolled back: {judgement.reason}")
+
+    async def _write_rollback(self, judgement: Judgement, ids: tuple[str, ...]) -> None:
+        if self._state.phase != "rolling_back" or self._state.want is None or not self._state.want.latched:
+            stage = self._state.stage
+            await self._insist(
+                Decided(stage=stage, verdict="rollback", reason=judgement.reason, by=self._by, evidence=ids),
+                Wanted(stage=stage, share=0.0, latched=True),
+            )
+
+    async def _insist(self, *entries: Entry) -> None:
+        """Writes until it is written: for what has been done already."""
+        began = self._clock.now()
+        while True:
+            try:
+                await self._write(*entries)
+                return
+            except StaleEpoch:
+                raise
+            except FairleadError as error:
+                if self._clock.now() - began > self._plan.settle:
+                    await self._page(f"the journal cannot be written: {error}")
+                await self._clock.sleep(_RETRY)
+
+    # Looking ---------------------------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        if not await self._is_served():
+            return
+        state, stage = self._state, self._plan.stages[self._state.stage]
+        tally = self._tally_of(state)
+        problem = ""
+        try:
+            await self._facts.gather(tally)
+        except FairleadError as error:
+            problem = str(error)
+        now = self._clock.now()
+        units = tally.units()
+        ratio = self._sample_ratio(stage, units)
+        evaluations = [
+            found
+            for guardrail in self._plan.guardrails
+            if (found := await self._evaluate(guardrail, stage, tally, ratio, problem)) is not None
+        ]
+        blind = bool(evaluations) and all(each.reason == "query_error" for each in evaluations)
+        guarded = state.guarded_seconds
+        if self._guarded_since is not None and not blind:
+            guarded += max(0.0, now - self._guarded_since)
+        self._guarded_since = now
+        self._looked_at = now
+        look = Look(
+            evaluations=tuple(evaluations),
+            guarded_seconds=guarded,
+            units=units if stage.compares else {},
+            sample_ratio_p=ratio,
+            silent=self._silent(stage, tally, now),
+        )
+        judgement = judge(self._plan, state, look, waited=now - self._phase_at)
+        looked = Looked(
+            stage=state.stage,
+            guarded_seconds=guarded,
+            evaluations=look.evaluations,
+            units=dict(look.units),
+            sample_ratio_p=ratio,
+            silent=tuple(look.silent),
+        )
+        if judgement.verdict == "rollback":
+            await self._withdraw(judgement, looked)
+            return
+        try:
+            await self._carry_out(judgement, looked)
+        except StaleEpoch:
+            raise
+        except FairleadError as error:
+            # Nothing was decided, and nothing moved; the next look tries again.
+            await self._page(f"the journal cannot be written: {error}")
+
+    async def _is_served(self) -> bool:
+        """Whether traffic still is where it was sent: somebody may have moved it, or started the proxy again."""
+        want = self._state.want
+        assert want is not None  # noqa: S101 - the stage is served
+        try:
+            async with asyncio.timeout(self._plan.settle):
+                served = await self._traffic.read()
+        except (FairleadError, OSError, TimeoutError) as error:
+            await self._page(f"traffic cannot be asked: {error or type(error).__name__}")
+            return True  # what it serves goes on being watched
+        if served.latched and served.rollout == self._journal.rollout:
+            await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
+            return False
+        if not served.serves_as(want):
+            await self._page(
+                f"{self._traffic.name} served {served.share:.4%} where {want.share:.4%} was wanted; set again"
+            )
+            await self._move(self._state.stage)
+            return not self._state.withdrawn
+        return True
+
+    async def _withdraw(self, judgement: Judgement, looked: Looked) -> None:
+        """Rolls back first, and writes what it stood on after."""
+        with contextlib.suppress(FairleadError, OSError, TimeoutError):
+            # At once, whatever the disk does; `_roll_back` sets it again and reads it back.
+            async with asyncio.timeout(self._plan.settle):
+                await self._traffic.set(self._split(0.0, latched=True))
+        with contextlib.suppress(FairleadError):
+            await self._write(looked)
+        ids = await self._record(judgement, looked)
+        await self._roll_back(judgement, ids)
+
+    async def _carry_out(self, judgement: Judgement, looked: Looked) -> None:
+        if judgement.page:
+            await self._page(judgement.page)
+        if judgement.verdict == "hold":
+            hold = Decided(
+                stage=looked.stage,
+                verdict="hold",
+                reason=judgement.reason,
+                state=judgement.state,
+                by=self._by,
+            )
+            await self._write(looked, *([hold] if self._changed(judgement) else []))
+            return
+        ids = await self._record(judgement, looked)
+        advance = Decided(
+            stage=looked.stage,
+            verdict="advance",
+            reason=judgement.reason,
+            ground=judgement.ground,
+            by=self._by,
+            evidence=ids,
+        )
+        following = looked.stage + 1
+        if following == len(self._plan.stages):
+            await self._write(looked, advance, Ended(outcome="completed", reason=judgement.reason))
+            await self._tell(f"completed: {judgement.reason}")
+            return
+        stage = self._plan.stages[following]
+        await self._write(
+            looked, advance, Wanted(stage=following, share=stage.share, audience=stage.audience)
+        )
+        await self._tell(f"advanced to {stage.name}: {judgement.reason}")
+        await self._move(following)
+
+    def _changed(self, judgement: Judgement) -> bool:
+        """Whether a hold is worth an entry: its kind changed, not a figure in its sentence."""
+        kind = "".join(letter for letter in judgement.reason if not letter.isdigit())
+        changed = kind != self._held or judgement.state not in ("", self._state.phase)
+        self._held = kind
+        return changed
+
+    def _tally_of(self, state: RolloutState) -> Tally:
+        """The tally of this stage. After a restart it is shown everything again, and keeps what belongs here."""
+        if self._tally is None:
+            self._tally = Tally(self._plan, since_utc_seconds=state.started_utc_seconds)
+        if self._tally_stage != state.stage:
+            assert state.stage_began_utc_seconds is not None  # noqa: S101 - it is served
+            warm_up = min(_WARM_UP, self._plan.look_every)
+            self._tally.begin(state.stage_began_utc_seconds + warm_up)
+            self._tally_stage = state.stage
+            self._guarded_since = self._clock.now()
+            self._beyond.clear()
+            self._arm_events.clear()
+        return self._tally
+
+    async def _evaluate(
+        self, guardrail: Guardrail, stage: Stage, tally: Tally, ratio: float | None, problem: str
+    ) -> Evaluation | None:
+        if guardrail.is_relative:
+            return self._beside_control(guardrail, stage, tally, ratio, problem)
+        return await self._limit(guardrail, stage, tally, problem)
+
+    def _beside_control(
+        self, guardrail: Guardrail, stage: Stage, tally: Tally, ratio: float | None, problem: str
+    ) -> Evaluation | None:
+        if not stage.compares:
+            return None
+        if problem or not self._facts.names_units:
+            detail = problem or "nothing counts by unit here; use an absolute limit"
+            return Evaluation(
+                guardrail=guardrail.name, verdict="INCONCLUSIVE", reason="query_error", detail=detail
+            )
+        control, treatment = tally.arms(guardrail)
+        found = evaluate_beside_control(
+            self._plan,
+            guardrail,
+            control,
+            treatment,
+            share=stage.share,
+            past=self._state.log_e_values.get(guardrail.name, ()),
+            tuned_for=self._expected_units(stage),
+        )
+        if ratio is not None and ratio < SAMPLE_RATIO_ALPHA and found.verdict != "INCONCLUSIVE":
+            return replace(
+                found, verdict="INCONCLUSIVE", reason="sample_ratio", detail="the split is not as planned"
+            )
+        return found
+
+    async def _limit(
+        self, guardrail: Guardrail, stage: Stage, tally: Tally, problem: str
+    ) -> Evaluation | None:
+        now = self._clock.now()
+        value: float | None
+        control: float | None = None
+        n = n_control = 0
+        query = f"{guardrail.metric.definition()}; {self._plan.treatment}"
+        reason: object = "query_error" if problem else ""
+        reading = await self._facts.read(guardrail)
+        if reading is not None:
+            value, n, query = reading.value, round(reading.n or 0), reading.query
+            reason, problem = reading.reason or "", reading.detail
+        elif not stage.share and not stage.audience:
+            return None  # nobody is served treatment
+        elif problem:
+            value = None
+        else:
+            # The newest events are a little old: asked for up to now, the last second would always be half empty.
+            window = max(self._plan.look_every, min(_RECENT, guardrail.for_seconds))
+            until = math.floor(self._clock.utc()) + 1.0
+            recent = tally.recent(guardrail, self._plan.treatment, until, window)
+            beside = tally.recent(guardrail, self._plan.control, until, window)
+            value, n, control, n_control = recent.value, recent.n, beside.value, beside.n
+            query += f", the last {window:g} s"
+        if value is not None and is_beyond(guardrail, value):
+            self._beyond.setdefault(guardrail.name, now)
+        elif value is not None:
+            self._beyond.pop(guardrail.name, None)
+        return evaluate_limit(
+            self._plan,
+            guardrail,
+            value,
+            n=n,
+            control=control,
+            n_control=n_control,
+            beyond_since=self._beyond.get(guardrail.name),
+            now=now,
+            problem=reason,  # type: ignore[arg-type]  # a reading's reasons are among ours
+            detail=problem,
+            query=query,
+        )
+
+    def _sample_ratio(self, stage: Stage, units: dict[str, int]) -> float | None:
+        if not stage.compares or not sum(units.values()):
+            return None
+        from fairlead.statistics import sequential_sample_ratio
+
+        shares = {self._plan.control: 1 - stage.share, self._plan.treatment: stage.share}
+        tuned_for = self._expected_units(stage) or _UNITS
+        return sequential_sample_ratio([(units, shares)], tuned_for=tuned_for).p_value
+
+    def _expected_units(self, stage: Stage) -> int | None:
+        rate = self._plan.expected_rate
+        return None if rate is None else max(100, round(rate * stage.bake))
+
+    def _silent(self, stage: Stage, tally: Tally, now: float) -> dict[str, float]:
+        """Arms without events for longer than `stale_after`, and than chance allows, with the seconds."""
+        if not self._facts.names_units or not stage.share:
+            return {}
+        shares = {self._plan.control: 1 - stage.share, self._plan.treatment: stage.share}
+        quiet: dict[str, float] = {}
+        total = sum(tally.events.values())
+        for arm in shares:
+            count, since, all_then = self._arm_events.get(arm, (-1, now, total))
+            if tally.events[arm] != count:
+                since, all_then = now, total
+                self._arm_events[arm] = (tally.events[arm], since, all_then)
+            if now - since < self._plan.stale_after:
+                continue
+            other = next(each for each in shares if each != arm)
+            of_other = total - all_then
+            expected = of_other * shares[arm] / shares[other] if shares[other] else 0.0
+            if expected >= _EXPECTED or not of_other:
+                quiet[arm] = now - since
+        if len(quiet) == 1 and self._plan.treatment not in quiet:
+            return {}  # at 100 % control has nobody
+        return quiet
+
+    # Telling people --------------------------------------------------------------------------------------------------
+
+    async def _record(self, judgement: Judgement, looked: Looked) -> tuple[str, ...]:
+        if self._decisions is None:
+            return ()
+        try:
+            return await asyncio.to_thread(
+                self._decisions.record, self._plan, judgement, looked, self._clock.utc()
+            )
+        except FairleadError as error:
+            await self._page(f"the ledger cannot be written: {error}")
+            return ()
+
+    async def _page(self, what: str) -> None:
+        """Calls a person, once for each thing and phase."""
+        key = (*self._phase_key, "".join(letter for letter in what if not letter.isdigit())[:80])
+        if key in self._paged:
+            return
+        self._paged.add(key)
+        with contextlib.suppress(FairleadError):
+            await self._write(Paged(what=what))
+        await self._tell(f"page: {what}")
+
+    async def _tell(self, what: str) -> None:
+        if self._notice is not None:
+            self._told = [task for task in self._told if not task.done()]
+            self._told.append(asyncio.create_task(self._notified(what)))
+
+    async def _notified(self, what: str) -> None:
+        assert self._notice is not None  # noqa: S101 - asked by `_tell`
+        try:
+            await self._notice(what, self._state)
+        except Exception as error:  # a notice is the caller's, and must not end a rollout
+            with contextlib.suppress(FairleadError):
+                await self._write(Paged(what=f"a notice failed: {type(error).__name__}: {str(error)[:200]}"))
+
+    async def _quiet(self) -> None:
+        """Waits a little for notices that are on their way."""
+        if self._told:
+            _, late = await asyncio.wait(self._told, timeout=5.0)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)

@@ -1,0 +1,146 @@
+"""What a decision of a rollout stood on, as the ledger keeps it.
+
+Each guardrail leaves the figures of both arms and what was compared; the decision names them by id. Looks that decided
+nothing are in the journal only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import msgspec
+
+from fairlead.ledger import Decision, Evidence, Ledger
+from fairlead.metrics import Metric
+from fairlead.metrics.metric import percentile
+from fairlead.rollout.entry import Looked
+from fairlead.rollout.guardrail import Evaluation
+from fairlead.rollout.judgement import Judgement
+from fairlead.rollout.plan import Guardrail, RolloutPlan
+
+__all__ = ["DecisionLog"]
+
+
+class DecisionLog:
+    """Records decisions and their evidence in a ledger. Blocks; call it in a thread."""
+
+    def __init__(self, ledger: Ledger, *, by: str, caveats: tuple[str, ...] = ()) -> None:
+        """by: who decides, with its version. caveats: of all figures, such as that time was virtual."""
+        self._ledger = ledger
+        self._by = by
+        self._caveats = caveats
+
+    def record(
+        self, plan: RolloutPlan, judgement: Judgement, looked: Looked, at_utc_seconds: float
+    ) -> tuple[str, ...]:
+        """The ids of the evidence; the decision stands behind it. Recording the same twice records it once."""
+        ids = [
+            self._ledger.record_evidence(evidence)
+            for evaluation in looked.evaluations
+            for evidence in self._evidence(plan, evaluation, looked, at_utc_seconds)
+        ]
+        ids = list(dict.fromkeys(ids))
+        ground = f" (ground: {judgement.ground})" if judgement.ground == "no_harm_seen" else ""
+        self._ledger.record_decision(
+            Decision(
+                change=plan.name,
+                decided_by=self._by,
+                verdict=judgement.verdict,
+                reason=f"stage {plan.stages[looked.stage].name}: {judgement.reason}{ground}",
+                decided_at_utc_seconds=at_utc_seconds,
+                evidence=tuple(ids),
+            )
+        )
+        return tuple(ids)
+
+    def _evidence(
+        self, plan: RolloutPlan, found: Evaluation, looked: Looked, at: float
+    ) -> Iterator[Evidence]:
+        guardrail = plan.guardrail(found.guardrail)
+        metric = guardrail.metric
+        statistic = percentile(metric.q) if metric.q is not None else metric.kind
+        arms = (
+            (plan.control, found.control, found.n_control),
+            (plan.treatment, found.treatment, found.n_treatment),
+        )
+        for arm, value, n in arms:
+            if arm == plan.control and value is None and not guardrail.is_relative:
+                continue  # nobody asked for control's
+            yield self._one(
+                plan, guardrail, found, looked, at, arm, statistic, value, n, metric.unit, None, None
+            )
+        if guardrail.is_relative:
+            what = "treatment / control − 1" if guardrail.relative else "treatment − control"
+            low, high = (None, found.bound) if metric.better == "lower" else (_negative(found.bound), None)
+            effect = found.effect if metric.better == "lower" else _negative(found.effect)
+            yield self._one(
+                plan,
+                guardrail,
+                found,
+                looked,
+                at,
+                what.replace("treatment", plan.treatment).replace("control", plan.control),
+                f"{'relative ' if guardrail.relative else ''}effect on the {statistic}",
+                effect,
+                found.n_control + found.n_treatment,
+                "ratio" if guardrail.relative else metric.unit,
+                low,
+                high,
+            )
+
+    def _one(
+        self,
+        plan: RolloutPlan,
+        guardrail: Guardrail,
+        found: Evaluation,
+        looked: Looked,
+        at: float,
+        arm: str,
+        statistic: str,
+        value: float | None,
+        n: int,
+        unit: str,
+        low: float | None,
+        high: float | None,
+    ) -> Evidence:
+        metric: Metric = guardrail.metric
+        has_interval = low is not None or high is not None
+        caveats = [
+            *self._caveats,
+            f"guardrail {found.guardrail}: {found.verdict}"
+            + (f", {found.reason}" if found.reason else "")
+            + (f": {found.detail}" if found.detail else ""),
+        ]
+        if guardrail.is_relative:
+            caveats.append(f"log e-value {found.log_e_value:.3f} in this stage; one-sided")
+        return Evidence(
+            change=plan.name,
+            metric=metric.name,
+            definition=metric.definition(),
+            statistic=statistic,
+            arm=arm,
+            value=value if value is None or math.isfinite(value) else None,
+            unit=unit,
+            side=metric.side,
+            window=f"stage {plan.stages[looked.stage].name}, {looked.guarded_seconds:.0f} s under guard",
+            segment=metric.segment,
+            unit_of_analysis=metric.unit_of_analysis,
+            n=n,
+            low=low,
+            high=high,
+            confidence=1 - plan.alpha_each if has_interval else None,
+            design="controlled" if plan.stages[looked.stage].compares else "before_after",
+            method="anytime-valid, per unit"
+            if guardrail.is_relative
+            else "figure of the last seconds, every event",
+            query_sha256=hashlib.sha256(found.query.encode()).hexdigest(),
+            data_sha256=hashlib.sha256(msgspec.json.encode(looked)).hexdigest(),
+            measured_at_utc_seconds=at,
+            caveats=tuple(dict.fromkeys(caveats)),
+        )
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value

@@ -1,0 +1,275 @@
+"""What has happened to the units of both arms since the stage began: the only thing guardrails beside control look at.
+
+Units are what was randomised, so units are what is counted; a thousand errors of one broken phone are one unit:
+
+    proportion       units whose first bad event *of the rollout* fell into this stage
+    quantile, mean   one value a unit and stage: that of its first event
+
+A unit that failed once is not counted again in a later stage, in either arm. That is what lets the evidence of stages
+multiply: who has failed already, failed where the draw had put it, and the draw of all others is still unseen.
+
+Beside it, for limits that hold alone, the last minutes of treatment, event by event.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fairlead.metrics import Metric
+from fairlead.rollout.plan import Guardrail, RolloutPlan
+
+if TYPE_CHECKING:
+    from fairlead.statistics import CumulativeCounts
+
+__all__ = ["ArmSeen", "Recent", "Tally"]
+
+_DIGITS = 3
+"""Significant digits that values are counted with: some 900 different ones a decade, and 0.5 % at most."""
+_SLICE = 1.0
+"""Seconds that recent events are grouped in."""
+_MOST_SLICES = 4 * 3600
+
+
+@dataclass(slots=True)
+class ArmSeen:
+    """One arm in one stage, for one metric."""
+
+    units: int = 0
+    """Units with an event that counts."""
+    bad: int = 0
+    """Of a proportion: units whose first success (as the metric calls it) fell into this stage."""
+    values: Counter[float] = field(default_factory=Counter)
+    """Of a quantile or mean: how often each value was a unit's first, to three digits; +inf for what never came."""
+
+    def counts(self) -> CumulativeCounts:
+        """The values as `statistics` takes them. They are exact: both arms are rounded alike."""
+        import numpy as np
+
+        from fairlead.statistics import CumulativeCounts
+
+        edges = np.array(sorted(self.values), dtype=np.float64)
+        counts = np.array([self.values[edge] for edge in edges.tolist()], dtype=np.int64)
+        return CumulativeCounts(edges=edges, at_or_below=np.cumsum(counts), exact=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """A figure of one arm over the last seconds, every event alike."""
+
+    value: float | None
+    """None without events."""
+    n: int
+
+
+@dataclass(slots=True)
+class _Slice:
+    at: float
+    n: int = 0
+    bad: int = 0
+    total: float = 0.0
+    values: Counter[float] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One metric: how its events are read, and what was seen of it."""
+
+    metric: Metric
+    read: Callable[[Mapping[str, object]], tuple[bool, float] | None]
+    arms: dict[str, ArmSeen]
+    failed: set[str] = field(default_factory=set)
+    """Units that had their bad event, in whichever stage and arm."""
+    met: dict[str, str] = field(default_factory=dict)
+    """Units that were counted in this stage, and in which arm."""
+    recent: dict[str, deque[_Slice]] = field(default_factory=dict)
+
+
+class Tally:
+    """Counts the events of one rollout. Not thread-safe.
+
+    Memory: some 200 bytes for each unit that was seen in the stage, and for each that ever failed.
+    """
+
+    def __init__(self, plan: RolloutPlan, *, since_utc_seconds: float = -math.inf) -> None:
+        """since_utc_seconds: when the rollout began; what happened before it does not count at all."""
+        self._plan = plan
+        self._since = since_utc_seconds
+        self._arms = (plan.control, plan.treatment)
+        self._watched = {
+            guardrail.name: _Watched(
+                guardrail.metric,
+                _reader(guardrail.metric),
+                {arm: ArmSeen() for arm in self._arms},
+                recent={arm: deque() for arm in self._arms},
+            )
+            for guardrail in plan.guardrails
+        }
+        self._kinds = {guardrail.metric.event for guardrail in plan.guardrails}
+        self._variant: dict[str, str] = {}
+        self._units: dict[str, str] = {}
+        self._began = -math.inf
+        self.unattributed = 0
+        """Events that named no unit, or a unit whose arm is not known."""
+        self.crossed = 0
+        """Units that met both arms within one stage: they stay where they were counted first."""
+        self.events: Counter[str] = Counter()
+        """By arm, events of any metric so far: whether an arm reports at all."""
+        self.newest_utc_seconds = -math.inf
+        """Of the newest event, as the services' clocks say."""
+
+    def begin(self, at_utc_seconds: float) -> None:
+        """A new stage: of events before this moment only remains which units failed."""
+        self._began = at_utc_seconds
+        self._units = {}
+        self.crossed = 0
+        for each in self._watched.values():
+            each.arms = {arm: ArmSeen() for arm in self._arms}
+            each.met = {}
+
+    def see(self, kind: str, event: Mapping[str, object]) -> None:
+        """Takes one event, in any order; `kind` as its line names it. What no guardrail asks for is passed over.
+
+        The arm is the event's own `variant`; where it has none, that of the unit's last exposure, which therefore has
+        to come first.
+        """
+        if kind == "exposure":
+            if event.get("flag") == self._plan.flag and (unit := event.get("targeting_key")):
+                self._variant[str(unit)] = str(event.get("variant"))
+            return
+        if kind not in self._kinds:
+            return
+        at = event.get("at_utc_seconds")
+        if not isinstance(at, int | float) or not math.isfinite(at):
+            self.unattributed += 1
+            return
+        if at < self._since:
+            return
+        first = True
+        for each in self._watched.values():
+            if each.metric.event == kind:
+                self._count(each, event, float(at), first)
+                first = False
+
+    def arms(self, guardrail: Guardrail) -> tuple[ArmSeen, ArmSeen]:
+        """Control and treatment in this stage."""
+        seen = self._watched[guardrail.name].arms
+        return seen[self._plan.control], seen[self._plan.treatment]
+
+    def units(self) -> dict[str, int]:
+        """Units by arm that had any event in this stage; what the sample ratio is tested on."""
+        found = Counter(self._units.values())
+        return {arm: found[arm] for arm in self._arms}
+
+    def recent(self, guardrail: Guardrail, arm: str, until: float, window: float) -> Recent:
+        """The metric over the last `window` seconds before `until`, every event of the arm alike."""
+        each = self._watched[guardrail.name]
+        slices = [one for one in each.recent[arm] if until - window <= one.at < until]
+        n = sum(one.n for one in slices)
+        if not n:
+            return Recent(None, 0)
+        kind = each.metric.kind
+        if kind == "proportion":
+            return Recent(sum(one.bad for one in slices) / n, n)
+        if kind in ("rate", "count"):
+            return Recent(n / window if kind == "rate" else float(n), n)
+        if kind in ("mean", "total"):
+            return Recent(sum(one.total for one in slices) / n, n)
+        values: Counter[float] = Counter()
+        for one in slices:
+            values.update(one.values)
+        rank = 1 if each.metric.q is None else max(1, math.ceil(n * each.metric.q * (1 - 1e-15)))
+        if kind == "maximum":
+            rank = n
+        for value in sorted(values):
+            rank -= values[value]
+            if rank <= 0:
+                return Recent(value, n)
+        return Recent(None, 0)
+
+    def _count(self, each: _Watched, event: Mapping[str, object], at: float, first: bool) -> None:
+        named = event.get(each.metric.unit_field or "targeting_key")
+        unit = str(named) if named else ""
+        arm = event.get("variant") or self._variant.get(unit)
+        if not isinstance(arm, str) or arm not in each.arms:
+            self.unattributed += first
+            return
+        if first:
+            self.events[arm] += 1
+            self.newest_utc_seconds = max(self.newest_utc_seconds, at)
+        found = each.read(event)
+        if found is None:
+            return
+        success, value = found
+        self._keep(each, arm, at, success, value)
+        if at < self._began:
+            if success and unit:
+                each.failed.add(unit)
+            return
+        if not unit:
+            # No unit is named: the event stands for itself.
+            self._add(each, each.arms[arm], success, value)
+            return
+        if self._units.setdefault(unit, arm) != arm:
+            self.crossed += first
+        if unit not in each.met:
+            each.met[unit] = arm
+            seen = each.arms[arm]
+            seen.units += 1
+            if each.metric.kind != "proportion":
+                seen.values[_rounded(value)] += 1
+        if success and unit not in each.failed:
+            each.failed.add(unit)
+            each.arms[each.met[unit]].bad += 1
+
+    def _add(self, each: _Watched, seen: ArmSeen, success: bool, value: float) -> None:
+        seen.units += 1
+        if each.metric.kind == "proportion":
+            seen.bad += success
+        else:
+            seen.values[_rounded(value)] += 1
+
+    def _keep(self, each: _Watched, arm: str, at: float, success: bool, value: float) -> None:
+        slices = each.recent[arm]
+        start = math.floor(at / _SLICE) * _SLICE
+        if not slices or slices[-1].at < start:
+            slices.append(_Slice(start))
+            if len(slices) > _MOST_SLICES:
+                slices.popleft()
+        one = slices[-1]
+        if one.at > start:
+            # It came late, from another process. The newest that is not younger takes it, if any does.
+            one = next((older for older in reversed(slices) if older.at <= start), one)
+        one.n += 1
+        one.bad += success
+        if math.isfinite(value):
+            one.total += value
+        if each.metric.kind in ("quantile", "maximum"):
+            one.values[_rounded(value)] += 1
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS - 1}e}") if math.isfinite(value) else math.inf
+
+
+def _reader(metric: Metric) -> Callable[[Mapping[str, object]], tuple[bool, float] | None]:
+    """From an event to (success, value); None where it does not count."""
+    where, success, name = metric.condition, metric.success, metric.field
+
+    def read(event: Mapping[str, object]) -> tuple[bool, float] | None:
+        if where is not None and where.holds(event) is not True:
+            return None
+        if success is not None:
+            holds = success.holds(event)
+            return None if holds is None else (holds, 1.0 if holds else 0.0)
+        if name is None:
+            return False, 1.0
+        value = event.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            return None
+        return False, float(value)
+
+    return read
