@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fairlead.rollout.controller import Controller, Notice
     from fairlead.rollout.evidence import DecisionLog
     from fairlead.rollout.facts import EventFacts, Facts, ReadingFacts
+    from fairlead.rollout.flag_traffic import FlagTraffic
     from fairlead.rollout.journal import Journal, MemoryJournal
 else:
     # Imported when first asked for: a plan can be read and checked without a database.
@@ -31,6 +32,7 @@ else:
         "DecisionLog": "evidence",
         "EventFacts": "facts",
         "Facts": "facts",
+        "FlagTraffic": "flag_traffic",
         "Journal": "journal",
         "MemoryJournal": "journal",
         "Notice": "controller",
@@ -49,6 +51,7 @@ __all__ = [
     "Evaluation",
     "EventFacts",
     "Facts",
+    "FlagTraffic",
     "Guardrail",
     "Journal",
     "MemoryJournal",

@@ -1,9 +1,9 @@
 """For people who write drivers: contract suites, and the servers to run them against.
 
-`StoreContract` is what a `fairlead.cache.Store` must do, and `TransportContract` what any client that sends calls
-through a Policy must. `RedisServer`, `RedisCluster`, `NatsServer` and `PostgresServer` start real servers on private
-ports that a test can hang, kill and restart; nothing of them outlives the process that started them. `HttpPeer` is a
-server on loopback that misbehaves as told.
+`StoreContract` is what a `fairlead.cache.Store` must do, `TransportContract` what any client that sends calls through a
+Policy must, and `TrafficContract` whatever moves a rollout's traffic. `RedisServer`, `RedisCluster`, `NatsServer`,
+`PostgresServer` start real servers on private ports that a test can hang, kill and restart; nothing
+of them outlives the process that started them. `HttpPeer` is a server on loopback that misbehaves as told.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fairlead.testing.nats_server import NatsServer
 from fairlead.testing.postgres_server import PostgresServer
 from fairlead.testing.redis_server import RedisCluster, RedisServer
 from fairlead.testing.store_contract import StoreContract
+from fairlead.testing.traffic_contract import TrafficContract, TrafficTarget
 from fairlead.testing.transports import Act, Arrived, Peer, Send, TransportContract
 
 __all__ = [
@@ -26,5 +27,7 @@ __all__ = [
     "RedisServer",
     "Send",
     "StoreContract",
+    "TrafficContract",
+    "TrafficTarget",
     "TransportContract",
 ]
