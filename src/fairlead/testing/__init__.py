@@ -2,12 +2,13 @@
 
 `StoreContract` is what a `fairlead.cache.Store` must do, `TransportContract` what any client that sends calls through a
 Policy must, and `TrafficContract` whatever moves a rollout's traffic. `RedisServer`, `RedisCluster`, `NatsServer`,
-`PostgresServer` start real servers on private ports that a test can hang, kill and restart; nothing
+`PostgresServer` and `HaproxyServer` start real servers on private ports that a test can hang, kill and restart; nothing
 of them outlives the process that started them. `HttpPeer` is a server on loopback that misbehaves as told.
 """
 
 from __future__ import annotations
 
+from fairlead.testing.haproxy_server import HaproxyServer
 from fairlead.testing.http_peer import HttpPeer
 from fairlead.testing.nats_server import NatsServer
 from fairlead.testing.postgres_server import PostgresServer
@@ -19,6 +20,7 @@ from fairlead.testing.transports import Act, Arrived, Peer, Send, TransportContr
 __all__ = [
     "Act",
     "Arrived",
+    "HaproxyServer",
     "HttpPeer",
     "NatsServer",
     "Peer",
