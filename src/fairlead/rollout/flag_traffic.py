@@ -36,6 +36,7 @@ __all__ = ["FlagTraffic"]
 
 _ROLLOUT, _EPOCH, _LATCHED = "fairlead_rollout", "fairlead_epoch", "fairlead_latched"
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
+_LONGEST = 512
 Answer = TypeVar("Answer")
 _DECODER = json.JSONDecoder()
 
@@ -75,10 +76,16 @@ class FlagTraffic:
         self.name = f"flag {quoted(flag)} in {self._file.path}"
 
     async def set(self, split: Split) -> None:
-        """Serves this split to whoever reads the file from now on. Raises StaleEpoch, TrafficUnavailable.
+        """Serves this split to whoever reads the file from now on.
 
+        Raises StaleEpoch, TrafficUnavailable; InvalidInput for a rollout or an audience that is not one line.
         Before treatment is let in, the file that a rollback would write lies on the disk beside it.
         """
+        for what, text in (("rollout", split.rollout), ("audience", split.audience)):
+            if not _is_line(text):
+                raise InvalidInput(
+                    f"{what} {text[:80]!r}: write one printable line of up to {_LONGEST} characters"
+                )
         # A rollback does not wait for a step that hangs; the file's lock keeps them apart.
         if not split.latched:
             await self._finished()
@@ -227,7 +234,13 @@ class FlagTraffic:
     def _marks(self, flag: Flag) -> Split:
         rollout = flag.metadata.get(_ROLLOUT, "")
         epoch, latched = flag.metadata.get(_EPOCH, 0), flag.metadata.get(_LATCHED, False)
-        if not isinstance(rollout, str) or type(epoch) is not int or epoch < 0 or type(latched) is not bool:
+        if (
+            not isinstance(rollout, str)
+            or not _is_line(rollout)
+            or type(epoch) is not int
+            or epoch < 0
+            or type(latched) is not bool
+        ):
             raise TrafficUnavailable(
                 f"{self.name}: {_ROLLOUT}, {_EPOCH} and {_LATCHED} in its metadata are not what a rollout writes; "
                 "remove all three"
@@ -310,6 +323,10 @@ class FlagTraffic:
         if not split.audience:
             return rule
         return {"if": [{"===": [{"var": "audience"}, split.audience]}, self._treatment, rule]}
+
+
+def _is_line(text: str) -> bool:
+    return text.isprintable() and len(text) <= _LONGEST
 
 
 def _audience(test: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ itself; who did not answer is named, and finds the rollback in the file when it 
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import os
 import re
@@ -44,7 +45,7 @@ Answer = TypeVar("Answer")
 class HaproxyTraffic:
     """A `Traffic` on one map of one or several HAProxy processes that start from the same file.
 
-    A call that is cancelled goes on to its end, and the next one waits for it; a rollback ends it instead.
+    A call that is cancelled goes on to its end, and the next one waits for it; a rollback ends a step forward instead.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class HaproxyTraffic:
         self._processes = [RuntimeApi(each, name, timeout=timeout) for each in sockets]
         self._backends = {"control": control, "treatment": treatment}
         self._timeout = timeout
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: builtins.set[asyncio.Task[Any]] = builtins.set()
+        self._steps: builtins.set[asyncio.Task[Any]] = builtins.set()
+        """Those that go forward; a rollback ends them."""
         self.name = f"HAProxy's map {self._file.path}"
 
     async def set(self, split: Split) -> None:
@@ -83,12 +86,12 @@ class HaproxyTraffic:
         split = replace(split, share=split.slots / SLOTS)
         entries = _entries_of(split)
         if split.latched:
-            for task in self._running:
-                task.cancel()
+            for step in self._steps:
+                step.cancel()
             await self._to_its_end(self._roll_back(split, entries))
         else:
             await self._finished()
-            await self._to_its_end(self._forward(split, entries))
+            await self._to_its_end(self._forward(split, entries), self._steps)
 
     async def read(self) -> Split:
         """The split that every process serves, and that is in the file.
@@ -275,20 +278,31 @@ class HaproxyTraffic:
             if lock is not None:
                 os.close(lock)
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _to_its_end(
+        self, work: Coroutine[Any, Any, None], *kinds: builtins.set[asyncio.Task[Any]]
+    ) -> None:
         task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at, for a caller who was cancelled
+        for running in (self._running, *kinds):
+            running.add(task)
+            task.add_done_callback(running.discard)
+        task.add_done_callback(_looked_at)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and caller is not None and not caller.cancelling():
+                raise TrafficUnavailable(f"{self.name}: a rollback has ended this step") from None
+            raise
 
     async def _finished(self) -> None:
         while self._running:
             await asyncio.wait(self._running)
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    """So that the error of a call whose caller was cancelled is not reported as forgotten."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _in_thread(work: Callable[..., Answer], *arguments: object) -> Answer:
@@ -298,8 +312,7 @@ async def _in_thread(work: Callable[..., Answer], *arguments: object) -> Answer:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()
+        _looked_at(task)
         raise
 
 
@@ -345,6 +358,8 @@ def _split_of(entries: Entries, where: str) -> Split:
         )
     audience, rollout = found.get("audience", ""), found.get("rollout", "")
     try:
+        for key in ("audience", "rollout"):
+            word_of(f"{key} in its map", found.get(key, "-"))
         return Split(
             share=int(slots) / SLOTS,
             audience=audience,

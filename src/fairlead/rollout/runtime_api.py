@@ -96,7 +96,8 @@ class RuntimeApi:
         return found
 
     def _refused(self, answer: bytes) -> TrafficUnavailable:
-        said = " ".join(answer.decode(errors="replace").split())[:200]
+        words = " ".join(answer[:1000].decode(errors="replace").split())
+        said = "".join(each if each.isprintable() else "?" for each in words)[:200]
         if "Unknown map" in said:
             said = f"it knows no map {self._map}; name it as its configuration does"
         elif "ermission denied" in said:

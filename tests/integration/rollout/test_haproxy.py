@@ -281,7 +281,7 @@ async def test_a_rollback_does_not_wait_for_a_step_that_hangs(
         pass
     servers[0].resume()
     await rollback
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(TrafficUnavailable, match="a rollback has ended this step"):
         await forward
     assert await traffic.read() == ROLLBACK
 
@@ -401,6 +401,49 @@ async def test_the_runtime_api_may_be_reached_over_tcp(map_file: Path, tmp_path:
         traffic = HaproxyTraffic(map_file, sockets=[f"127.0.0.1:{server.port}"])
         await traffic.set(FORWARD)
         assert await traffic.read() == FORWARD
+
+
+SETTER = """
+import asyncio, sys
+from fairlead.rollout import Split
+from fairlead.rollout.haproxy import HaproxyTraffic
+
+path, *sockets = sys.argv[1:]
+traffic = HaproxyTraffic(path, sockets=sockets)
+
+async def main():
+    print("ready", flush=True)
+    for turn in range(1_000_000):
+        await traffic.set(Split(share=(1 + turn % 5_000) / 10_000, rollout="feed/1", epoch=3))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_controller_that_is_killed_leaves_one_split_or_a_difference_that_reading_tells(
+    map_file: Path, servers: tuple[HaproxyServer, HaproxyServer]
+):
+    traffic, rng = driver(map_file, *servers), random.Random(11)
+    for turn in range(8):
+        setter = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", SETTER, str(map_file), *(each.socket for each in servers)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert setter.stdout is not None
+        await setter.stdout.readline()
+        await asyncio.sleep(rng.uniform(0.0, 0.05))
+        setter.kill()
+        await setter.wait()
+        try:
+            served = (await traffic.read()).share
+        except TrafficUnavailable:
+            served = None
+        shares = {await asyncio.to_thread(share_of, each) for each in servers}
+        assert served is None or shares == {expected(round(served * 10_000))}
+        wanted = FORWARD if turn < 7 else ROLLBACK
+        await traffic.set(wanted)
+        assert await traffic.read() == wanted
+        assert {await asyncio.to_thread(share_of, each) for each in servers} == {expected(wanted.slots)}
 
 
 @pytest.mark.parametrize(

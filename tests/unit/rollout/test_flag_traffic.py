@@ -197,15 +197,26 @@ async def test_treatment_that_came_back_by_hand_after_a_rollback_is_told(path: P
         ),
         ({"metadata": {"fairlead_epoch": True}}, "in its metadata are not what a rollout writes"),
         ({"metadata": {"fairlead_latched": 1}}, "in its metadata are not what a rollout writes"),
+        ({"metadata": {"fairlead_rollout": 1}}, "in its metadata are not what a rollout writes"),
+        ({"metadata": {"fairlead_rollout": "\x1b[2J"}}, "in its metadata are not what a rollout writes"),
         ({"targeting": {"fractional": []}}, "operator 'fractional' is not supported"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 async def test_a_flag_that_cannot_be_moved_is_refused_with_the_fix(path: Path, flag: dict, words: str):
     written(path, **flag)
     before = text_of(path)
     with pytest.raises(TrafficUnavailable, match=words):
         await FlagTraffic(path, "feed").set(FORWARD)
+    assert text_of(path) == before
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "\ud800", "x" * 513], ids=range(4))
+async def test_a_name_that_is_no_line_is_refused_before_anything_is_written(path: Path, text: str):
+    before = text_of(path)
+    for split in (Split(share=0.1, rollout=text), Split(share=0.1, audience=text)):
+        with pytest.raises(InvalidInput, match="write one printable line"):
+            await FlagTraffic(path, "feed").set(split)
     assert text_of(path) == before
 
 
