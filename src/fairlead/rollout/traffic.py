@@ -58,9 +58,12 @@ class Traffic(Protocol):
     """How messages call it: "flags at flags.json"."""
 
     async def set(self, split: Split) -> None:
-        """Serves this split from now on, or raises and serves the one before.
+        """Serves this split from now on, or raises and serves the one before; read back before it returns.
 
-        Refuses what `check_replacement` refuses. Raises StaleEpoch, TrafficUnavailable.
+        A rollback (`latched`) does not go back: one that raises has reached all but what it names, and is to be set
+        again. Refuses what `check_replacement` refuses. A target that is being reloaded may come back with the split
+        before, so whoever must be sure reads again. Raises StaleEpoch, TrafficUnavailable; InvalidInput for names that
+        the target cannot carry.
         """
         ...
 
