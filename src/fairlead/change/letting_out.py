@@ -34,7 +34,7 @@ def letting_out(file: ChangeFile) -> Iterator[Raw]:
     if not rollout.stages:
         yield "stage", "error", "rollout.stages", "no stage: give shares that grow, each with a bake"
     yield from _stages(rollout)
-    if not rollout.guardrails:
+    if not rollout.guardrails and not rollout.presets:
         yield "guardrail", "error", "rollout", "no guardrail: nothing would stop this rollout"
     for index, guardrail in enumerate(rollout.guardrails):
         yield from _guardrail(f"rollout.guardrails[{index}]", guardrail, file)
@@ -80,16 +80,19 @@ def _guardrail(at: str, guardrail: GuardrailTable, file: ChangeFile) -> Iterator
             f"{guardrail.metric!r} is no metric of this file; there are {known or 'none'}",
         )  # fmt: skip
     limits = [guardrail.worse_by != "", guardrail.above is not None, guardrail.below is not None]
-    if sum(limits) != 1:
+    if (guardrail.burn_rate is None) != (guardrail.target is None):
+        yield "guardrail", "error", at, "burn_rate and target go together: burn_rate = 14.4, target = 0.999"
+    if sum(limits) + (guardrail.burn_rate is not None) != 1:
         yield (
             "guardrail",
             "error",
             at,
-            "give one of worse_by (beside control), above or below (an absolute limit)",
+            "give one of worse_by (beside control), above, below or burn_rate (an absolute limit)",
         )
     elif guardrail.worse_by:
         yield from _relative(f"{at}.worse_by", guardrail, file)
-    if guardrail.for_ or guardrail.above is not None or guardrail.below is not None:
+    absolute = [guardrail.above, guardrail.below, guardrail.burn_rate]
+    if guardrail.for_ or any(limit is not None for limit in absolute):
         try:
             parse_duration(guardrail.for_)
         except InvalidInput as error:

@@ -211,7 +211,26 @@ class StageTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     audience: str = ""
     """Whom a stage without a share lets in: "internal"."""
     bake: str = ""
-    """How long it stays: "1h"."""
+    """How long it stays under guard: "1h"."""
+    longest: str = ""
+    """After how long it has to end, one way or the other; empty: three times `bake`."""
+    minimum_units: int = 0
+    """Units of the smaller arm before it may end."""
+    gate: Literal["automatic", "manual"] = "automatic"
+    """manual: a person says when it may end."""
+
+
+class PresetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[rollout.presets]]`: guardrails that are common practice, for metrics of this file."""
+
+    name: str
+    """canary, latency_budget, availability or sustained_latency."""
+    errors: str = ""
+    """The metric that is a share of failures."""
+    latency: str = ""
+    """The metric that is a quantile of latency, in seconds."""
+    runbook: str = ""
+    """What to read when one of them trips."""
 
 
 class GuardrailTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,6 +245,13 @@ class GuardrailTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """In the metric's unit; with `for`."""
     for_: str = msgspec.field(default="", name="for")
     """How long beyond the limit: "10m"."""
+    burn_rate: float | None = None
+    """In place of `above`: how fast the error budget of `target` may be spent; 14.4 spends 2 % of 30 days in an
+    hour."""
+    target: float | None = None
+    """With `burn_rate`: the objective, such as 0.999."""
+    query: str = ""
+    """With an absolute limit: PromQL whose one number is treatment's figure, where no event names its unit."""
     runbook: str = ""
     """What to read when it trips."""
 
@@ -237,6 +263,28 @@ class RolloutTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether it answers unseen beside control first."""
     stages: tuple[StageTable, ...] = ()
     guardrails: tuple[GuardrailTable, ...] = ()
+    presets: tuple[PresetTable, ...] = ()
+    """Guardrails that are common practice."""
+    dependencies: tuple[str, ...] = ()
+    """What else feels it: services, stores, queues."""
+    treatment: str = "treatment"
+    """The variant that is let out."""
+    control: str = "control"
+    """The variant that it is compared with."""
+    alpha: float = 0.05
+    """Chance that a treatment no worse than control is rolled back by a guardrail beside control, in the whole
+    rollout."""
+    advance_on: Literal["pass", "no_harm_seen"] = "pass"
+    """pass: a stage ends well when every guardrail passed. no_harm_seen: after its longest bake, when none has
+    failed."""
+    look_every: str = "10s"
+    """How often guardrails are evaluated."""
+    stale_after: str = "60s"
+    """Without events for so long, an arm may be silent."""
+    silence: str = "5m"
+    """Treatment silent for so long while control reports: rolled back."""
+    patience: str = "7d"
+    """How long a gate, a pause or a freeze waits for somebody; then it is rolled back."""
 
 
 class TriggerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

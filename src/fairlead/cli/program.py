@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "experiment",
         "Analyses an experiment, sizes one from history, and tries the analysis on splits without an effect.",
     ),
+    "rollout": ("rollout", "Lets a change out by stages behind guardrails, and takes it back by itself."),
     "slo": ("slo", "Checks objectives, shows their error budgets, and writes a Prometheus' rules for them."),
     "audit": ("audit", "Verifies the ledger, and shows what was recorded and decided."),
     "events": ("events", "Checks events, shows them as they come, and prints their schemas."),

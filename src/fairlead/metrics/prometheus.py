@@ -145,6 +145,27 @@ class PrometheusServer:
             counted = f"sum(increase({series}[{span}]))"
         return self._read(query, window, series, counted)
 
+    def value(self, query: str) -> Reading:
+        """The one number that a query of PromQL yields now; no result, or NaN, is no data.
+
+        Whether it is fresh is the query's own matter: Prometheus takes samples of up to five minutes ago. Raises
+        InvalidInput for a query that is empty or beyond 4,000 characters.
+        """
+        if not isinstance(query, str) or not query.strip() or len(query) > 4_000:
+            raise InvalidInput("query: write PromQL of up to 4,000 characters")
+        now = time.time()
+        found, problem = self._ask(query, time.monotonic() + self._timeout)
+        reason: Reason | None = "query_error" if problem else None
+        if not problem and (found is None or not math.isfinite(found)):
+            reason, problem = "no_data", f"{self._name}: the query yields nothing"
+        return Reading(
+            value=found if reason is None else None,
+            reason=reason,
+            detail=problem,
+            query=query,
+            at_utc_seconds=now,
+        )
+
     def _read(self, query: str, window: float, series: str, counted: str) -> Reading:
         now = time.time()
 

@@ -133,6 +133,21 @@ class Controller:
             # Under this epoch from now on, so that the one before can move nothing.
             await self._move(self._state.stage)
 
+    async def take_back(self, reason: str) -> RolloutState:
+        """Takes the lead and treatment away, whatever the plan; returns when nobody is served it any more.
+
+        A rollout that has ended stays as it is.
+        """
+        self._epoch = await self._ask_journal(self._journal.claim, self._by)
+        await self._catch_up()
+        if not self._state.ended:
+            judgement = Judgement(verdict="rollback", reason=reason)
+            await self._roll_back(judgement)
+            await self._record(
+                judgement, Looked(stage=self._state.stage, guarded_seconds=0.0, evaluations=())
+            )
+        return self._state
+
     async def step(self) -> RolloutState:
         """One turn: reads what was asked, looks if it is time, and carries out what follows."""
         try:

@@ -43,6 +43,8 @@ class Started(_Entry, frozen=True, kw_only=True, tag="started"):
     """Of the plan, which must be the same whenever a controller goes on."""
     by: str
     """Who started it."""
+    places: dict[str, str] = {}
+    """Where its traffic and its facts are, for commands that come later: `flags` a file, `events` a folder."""
 
 
 class Claimed(_Entry, frozen=True, kw_only=True, tag="claimed"):

@@ -45,7 +45,7 @@ class EventFacts:
     def __init__(
         self, tail: EventTail, *, readings: Mapping[str, Callable[[], Reading]] | None = None
     ) -> None:
-        """readings: by the metric's name; called in a thread."""
+        """readings: by the guardrail's name; called in a thread."""
         self._tail = tail
         self._readings = ReadingFacts(readings or {})
 
@@ -70,7 +70,7 @@ class ReadingFacts:
         return None
 
     async def read(self, guardrail: Guardrail) -> Reading | None:
-        reading = self._readings.get(guardrail.metric.name)
+        reading = self._readings.get(guardrail.name)
         return None if reading is None else await asyncio.to_thread(reading)
 
 

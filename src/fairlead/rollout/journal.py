@@ -12,7 +12,7 @@ Methods block; call them in a thread. Any number of processes may use one databa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -141,8 +141,19 @@ class Journal:
         self.rollout = f"{change}/{run}"
 
     @classmethod
-    def start(cls, database: Database, plan: RolloutPlan, *, by: str, clock: Clock = SYSTEM_CLOCK) -> Journal:
-        """A new rollout of this change. Raises InvalidInput while the last one has not ended."""
+    def start(
+        cls,
+        database: Database,
+        plan: RolloutPlan,
+        *,
+        by: str,
+        places: Mapping[str, str] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> Journal:
+        """A new rollout of this change. Raises InvalidInput while the last one has not ended.
+
+        places: where its traffic and its facts are, for commands that come later.
+        """
         with database.write() as connection:
             last = _last_run(connection, plan.name)
             if last:
@@ -154,17 +165,16 @@ class Journal:
                     )
             journal = cls(database, plan.name, last + 1, clock=clock)
             epoch = _epoch(connection, plan.name)
-            journal._insert(connection, [Started(plan_sha256=plan_sha256(plan), by=by)], 0, epoch)
+            started = Started(plan_sha256=plan_sha256(plan), by=by, places=dict(places or {}))
+            journal._insert(connection, [started], 0, epoch)
         return journal
 
     @classmethod
-    def last(cls, database: Database, change: str, *, clock: Clock = SYSTEM_CLOCK) -> Journal:
-        """The last rollout of a change. Raises InvalidInput where there was none."""
+    def last(cls, database: Database, change: str, *, clock: Clock = SYSTEM_CLOCK) -> Journal | None:
+        """The last rollout of a change; None where there was none."""
         with database.read() as connection:
             run = _last_run(connection, change)
-        if not run:
-            raise InvalidInput(f"{change}: no rollout of it in {database.name}; start one")
-        return cls(database, change, run, clock=clock)
+        return cls(database, change, run, clock=clock) if run else None
 
     def state(self) -> RolloutState:
         """Where the rollout stands."""

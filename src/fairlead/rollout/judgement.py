@@ -18,6 +18,7 @@ Guardrails are thus live in gates, pauses and holds, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -105,14 +106,15 @@ def _ending(
     short = stage.compares and fewest < stage.minimum_units
     mismatch = look.sample_ratio_p is not None and look.sample_ratio_p < SAMPLE_RATIO_ALPHA
     if look.guarded_seconds < stage.bake:
-        return _hold(f"{look.guarded_seconds:.0f} of {stage.bake:g} s baked")
+        return _hold("baking")
     if mismatch:
         if over:
             return _rollback("the split is not as planned (sample ratio), so nothing could be shown")
         return _hold("the split is not as planned (sample ratio): nothing counts until it is explained")
     open_ones = [each for each in look.evaluations if each.verdict != "PASS" and each.reason != "no_control"]
     if not short and not open_ones:
-        return _gate(plan, state, waited, "every guardrail passed", "pass")
+        passed = "every guardrail passed" if look.evaluations else "no guardrail applies to this stage"
+        return _gate(plan, state, waited, passed, "pass")
     waiting = ", ".join(f"{each.guardrail} ({each.reason})" for each in open_ones[:4])
     said = f"{fewest} of {stage.minimum_units} units" if short else f"not yet shown: {waiting}"
     if not over:
@@ -145,9 +147,12 @@ def _gate(
 
 def _failed(plan: RolloutPlan, failed: list[Evaluation]) -> Judgement:
     first = failed[0]
-    said = f"{first.guardrail}: {plan.treatment} {_figure(first.treatment)}"
+    unit = plan.guardrail(first.guardrail).metric.unit
+    said = f"{first.guardrail}: {plan.treatment} {_figure(first.treatment, unit)}"
     if first.control is not None:
-        said += f" against {_figure(first.control)} of {plan.control}"
+        said += f" against {_figure(first.control, unit)} of {plan.control}"
+    if first.reason == "harm":
+        said += f" (e-value {math.exp(min(50.0, first.log_wealth)):,.0f}, {math.exp(first.log_needed):,.0f} needed)"
     more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
     sick = next((each for each in failed if each.detail), None)
     return Judgement(
@@ -160,8 +165,10 @@ def _failed(plan: RolloutPlan, failed: list[Evaluation]) -> Judgement:
     )
 
 
-def _figure(value: float | None) -> str:
-    return "?" if value is None else f"{value:.4g}"
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return "?"
+    return f"{value:.3%}" if unit == "ratio" else f"{value:.4g} {unit}"
 
 
 def _hold(reason: str, state: Literal["", "baking", "gate", "frozen"] = "baking") -> Judgement:

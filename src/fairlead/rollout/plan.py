@@ -91,6 +91,9 @@ class Guardrail:
     """Absolute: how long it has to be beyond the limit, at every look."""
     runbook: str = ""
     """What to read when it trips."""
+    query: str = ""
+    """Absolute: PromQL whose one number is treatment's figure, for a service whose events name no units. Empty: from
+    events."""
 
     def __post_init__(self) -> None:
         limits = [each is not None for each in (self.worse_by, self.above, self.below)]
@@ -107,6 +110,11 @@ class Guardrail:
                 "time; allow a margin above 0"
             )
         check_number(f"guardrail {self.metric.name}: for_seconds", self.for_seconds, low=0, high=366 * _DAY)
+        if self.query and self.worse_by is not None:
+            raise InvalidInput(
+                f"guardrail {self.metric.name}: a query counts no units, so it serves absolute limits only; "
+                "write above or below"
+            )
         kind = self.metric.kind
         if self.worse_by is not None and kind not in ("proportion", "quantile", "mean"):
             raise InvalidInput(
@@ -168,7 +176,9 @@ class RolloutPlan:
     settle: float = 60.0
     """Seconds within which traffic has to be where it was sent; a forward step that is not is rolled back."""
     expected_rate: float | None = None
-    """Units a second in both arms, if known: what evaluations are tuned for, and what `blast radius` reckons with."""
+    """Units a second in both arms, if known: what evaluations are tuned for, and what `blast_radius` reckons with."""
+    dependencies: tuple[str, ...] = ()
+    """What else feels the change: services, stores, queues."""
 
     def __post_init__(self) -> None:
         for name in ("name", "flag", "treatment", "control"):

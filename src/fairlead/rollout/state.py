@@ -79,6 +79,9 @@ class RolloutState:
     reason: str = ""
     """Of the last decision, or of the end."""
     started_utc_seconds: float = 0.0
+    started_by: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where its traffic and its facts are."""
 
     @property
     def ended(self) -> bool:
@@ -106,7 +109,14 @@ def _after(state: RolloutState, written: Written) -> RolloutState:
         return state  # a wish that came late; nothing else is written behind an end
     match entry:
         case Started():
-            return replace(state, plan_sha256=entry.plan_sha256, started_utc_seconds=at, since_utc_seconds=at)
+            return replace(
+                state,
+                plan_sha256=entry.plan_sha256,
+                started_utc_seconds=at,
+                since_utc_seconds=at,
+                started_by=entry.by,
+                places=entry.places,
+            )
         case Claimed():
             return replace(state, epoch=written.epoch, leader=entry.by)
         case Wanted():
@@ -194,7 +204,13 @@ def _asked(state: RolloutState, entry: Asked, at: float) -> RolloutState:
     if state.withdrawn:
         return state
     if entry.what == "pause":
-        return replace(state, paused=True, phase="paused", since_utc_seconds=at)
+        return replace(
+            state,
+            paused=True,
+            phase="paused",
+            since_utc_seconds=at,
+            reason=entry.why or f"paused by {entry.by}",
+        )
     if entry.what == "resume":
         phase: Phase = "moving" if state.stage_began_utc_seconds is None else "baking"
         return replace(

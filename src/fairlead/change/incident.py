@@ -1,0 +1,63 @@
+"""Writes an incident into a change file, where a person adds cause, fix and learning.
+
+The table is added at the end: nothing that stands there is touched, and what was promised stays as it was frozen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from fairlead.change.parse import parse_change, read_change
+from fairlead.errors import InvalidInput
+
+__all__ = ["add_incident"]
+
+_LONGEST = 1_000
+
+
+def add_incident(path: Path, *, at: str, what: str) -> None:
+    """Adds `[[incidents]]` with this moment and sentence. Blocks; whole or not at all.
+
+    Raises InvalidInput, BrokenDocument where the file would no longer be a change file; then nothing was written.
+    """
+    content = read_change(path)
+    lines = [
+        "",
+        "[[incidents]]",
+        f"at = {_quoted(at)}",
+        f"what = {_quoted(what)}",
+        'cause = ""',
+        'fix = ""',
+        'learning = ""',
+        "",
+    ]
+    text = content.rstrip(b"\n") + b"\n" + "\n".join(lines).encode()
+    try:
+        parse_change(text, str(path))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{path}: the incident does not fit into it ({error}); write it by hand: {what}"
+        ) from error
+    _replace(path, text)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """In one step, with the rights that the file has."""
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        with beside.open("wb") as file:
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: as JSON writes it, but for DEL, which TOML wants escaped."""
+    return json.dumps(text[:_LONGEST], ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -1,0 +1,519 @@
+"""`fairlead rollout`: let a change out by stages, see where it stands, stop it, take it back."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from fairlead import __version__
+from fairlead.change import freeze_change, parse_change, read_change
+from fairlead.change.incident import add_incident
+from fairlead.change.rollout import rollout_plan
+from fairlead.cli.exit_codes import ExitCode
+from fairlead.cli.outcome import one_line
+from fairlead.cli.rollout_view import print_blast_radius, print_history, print_status, where
+from fairlead.cli.schemas_option import SchemasOption, import_schemas
+from fairlead.cli.store_option import DEFAULT_STORE, StoreOption
+from fairlead.errors import FairleadError, InvalidInput, StaleEpoch
+from fairlead.ledger import Ledger
+from fairlead.metrics import Reading, parse_duration
+from fairlead.rollout import (
+    Controller,
+    DecisionLog,
+    EventFacts,
+    Facts,
+    FlagTraffic,
+    Journal,
+    ReadingFacts,
+    RolloutPlan,
+    RolloutState,
+    Traffic,
+)
+from fairlead.rollout.drill import Drilled, drill_plan
+from fairlead.rollout.drill import drill as run_drill
+from fairlead.rollout.entry import Asked
+from fairlead.rollout.journal import plan_sha256
+from fairlead.store import Database
+from fairlead.telemetry import EventTail
+
+__all__ = ["STATUS_SCHEMA", "app"]
+
+STATUS_SCHEMA = "fairlead.rollout.status/1"
+
+app = typer.Typer(
+    help="Lets a change out by stages behind guardrails, and takes it back by itself.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Change = Annotated[Path, typer.Argument(metavar="CHANGE", help="A change file in TOML.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+By = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Who does it, for the journal.", show_default="you", envvar="FAIRLEAD_USER"
+    ),
+]
+Flags = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The flag file whose flag is moved.", show_default=False)
+]
+Haproxy = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOCKET",
+        help="Runtime API of an HAProxy: a path or HOST:PORT; once for each.",
+        show_default=False,
+    ),
+]
+Map = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="With --haproxy: the map file that it reads.", show_default=False),
+]
+Events = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The folder that services write their events into.", show_default=False),
+]
+Prometheus = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="A Prometheus, for guardrails that have a query.", show_default=False),
+]
+WebhookUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Where notices are posted to.", show_default=False, envvar="FAIRLEAD_WEBHOOK"
+    ),
+]
+
+
+@app.command()
+def start(
+    change: Change,
+    flags: Flags = None,
+    haproxy: Haproxy = None,
+    map: Map = None,
+    events: Events = None,
+    prometheus: Prometheus = None,
+    schemas: SchemasOption = None,
+    webhook: WebhookUrl = None,
+    slack: Annotated[
+        bool, typer.Option("--slack", help="The webhook is Slack's, or takes its form.")
+    ] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Print the blast radius, and start nothing.")
+    ] = False,
+    by: By = "",
+    store: StoreOption = DEFAULT_STORE,
+) -> int:
+    """Leads a rollout to its end: a new one, after saying whom it reaches, or the one that has not ended.
+
+    The change file is frozen first. Ends with 0 when everybody is served, 3 when it was rolled back. Ctrl-C leaves
+    traffic as it is, without a guard: start again to go on.
+    """
+    content = read_change(change)
+    plan = rollout_plan(parse_change(content, str(change)))
+    import_schemas(schemas)
+    if plan_only:
+        print_blast_radius(plan)
+        return ExitCode.OK
+    with Database(store) as database:
+        database.migrate()
+        journal = Journal.last(database, plan.name)
+        state = journal.state() if journal is not None else None
+        goes_on = state is not None and not state.ended
+        given = _places(plan, flags, haproxy, map, events, prometheus)
+        places = {**(state.places if goes_on and state else {}), **given}
+        setting = _Setting(plan, places)
+        setting.traffic(), setting.facts()  # refused before anything is written
+        if goes_on and journal is not None and state is not None:
+            if state.plan_sha256 != plan_sha256(plan):
+                raise InvalidInput(
+                    f"{change}: rollout {journal.rollout} runs with another version of it; go on with that one "
+                    f"(fairlead change show {change} --diff), or: fairlead rollout rollback {change}"
+                )
+            typer.echo(
+                f"going on with {journal.rollout}: stage {plan.stages[state.stage].name}, {state.phase}"
+            )
+        else:
+            ledger = Ledger(database)
+            frozen = freeze_change(content, ledger, name=str(change))
+            print_blast_radius(plan)
+            journal = Journal.start(database, plan, by=by or _me(), places=places)
+            typer.echo(f"started {journal.rollout} (change file version {frozen.version})")
+        assert journal is not None  # noqa: S101 - one of both
+        final = asyncio.run(_lead(setting, journal, database, webhook, slack))
+    typer.echo(f"{final.rollout}: {final.phase.replace('_', ' ')}: {one_line(final.reason)}")
+    if final.phase == "rolled_back":
+        _write_incident(change, plan, final)
+    return ExitCode.OK if final.phase == "completed" else ExitCode.BREACHED
+
+
+@app.command()
+def status(
+    change: Change,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for its end.")] = False,
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="With --watch: how long, at most.")
+    ] = "10m",
+    history: Annotated[bool, typer.Option("--history", help="Print every decision and step.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> int:
+    """Says where the rollout stands and what every guardrail said last.
+
+    With --watch it ends with 0 when everybody is served, 3 when it was rolled back, 7 when the time ran out.
+    """
+    plan = _plan(change)
+    end = time.monotonic() + parse_duration(timeout)
+    shown = ""
+    with Database(store) as database:
+        journal = _journal(database, plan)
+        state = journal.state()
+        while watch and not state.ended and time.monotonic() < end:
+            stands = f"{state.phase} {state.stage} {state.reason}"
+            if not json and stands != shown:
+                typer.echo(f"{state.rollout}: {where(plan, state)}: {one_line(state.reason)}")
+                shown = stands
+            time.sleep(0.5)
+            state = journal.state()
+        if json:
+            typer.echo(msgspec.json.format(msgspec.json.encode(_record(plan, state)), indent=2).decode())
+        else:
+            print_status(plan, state)
+            if history:
+                print_history(plan, journal.read())
+    if watch and not state.ended:
+        return ExitCode.TIMED_OUT
+    return ExitCode.BREACHED if state.phase == "rolled_back" and watch else ExitCode.OK
+
+
+@app.command()
+def pause(
+    change: Change,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="For whoever reads the journal.")] = "",
+    by: By = "",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Stops the rollout where it is; guardrails stay live."""
+    _wish(change, store, "pause", by, why)
+
+
+@app.command()
+def resume(change: Change, by: By = "", store: StoreOption = DEFAULT_STORE) -> None:
+    """Goes on with a rollout that was paused."""
+    _wish(change, store, "resume", by, "")
+
+
+@app.command()
+def advance(change: Change, by: By = "", store: StoreOption = DEFAULT_STORE) -> None:
+    """Opens the gate of the stage: it ends as soon as its guardrails let it."""
+    _wish(change, store, "advance", by, "")
+
+
+@app.command()
+def rollback(
+    change: Change,
+    why: Annotated[
+        str, typer.Option(metavar="TEXT", help="For whoever reads the journal.")
+    ] = "asked for by hand",
+    by: By = "",
+    json: Json = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> int:
+    """Takes treatment away at once, for good, whether or not a controller runs."""
+    plan = _plan(change)
+    with Database(store) as database:
+        journal = _journal(database, plan)
+        state = journal.state()
+        if state.ended:
+            typer.echo(f"{state.rollout}: {state.phase.replace('_', ' ')} already")
+            return ExitCode.OK if state.phase == "rolled_back" else ExitCode.USAGE
+        began = time.monotonic()
+        journal.ask(Asked(what="rollback", by=by or _me(), why=why))
+        setting = _Setting(plan, state.places)
+        final = asyncio.run(_take_back(setting, journal, database, f"{by or _me()} asked for it: {why}"))
+    seconds = time.monotonic() - began
+    if json:
+        record = {**_record(plan, final), "rollback_seconds": round(seconds, 3)}
+        typer.echo(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
+    else:
+        typer.echo(f"{final.rollout}: rolled back in {seconds:.2f} s: {one_line(final.reason)}")
+    return ExitCode.OK
+
+
+@app.command()
+def drill(
+    change: Change,
+    flags: Flags = None,
+    haproxy: Haproxy = None,
+    map: Map = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATIO", help="Of the units; default: the first share of the plan.", show_default=False
+        ),
+    ] = None,
+    any_time: Annotated[
+        bool, typer.Option("--any-time", help="Also outside working hours (Mon–Fri, 9 to 17).")
+    ] = False,
+    by: By = "",
+    json: Json = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> int:
+    """Practises a rollback: serves a little, takes it back, and records how long that took."""
+    now = time.localtime()  # the working hours are those of whoever practises
+    if not any_time and not (now.tm_wday < 5 and 9 <= now.tm_hour < 17):
+        raise InvalidInput(
+            "drill: it is outside working hours (Mon–Fri, 9 to 17); add --any-time to practise all the same"
+        )
+    plan = _plan(change)
+    practised = drill_plan(plan, share)
+    with Database(store) as database:
+        database.migrate()
+        last = Journal.last(database, plan.name)
+        before = last.state().places if last is not None else {}
+        places = {**before, **_places(plan, flags, haproxy, map, None, None)}
+        setting = _Setting(practised, places)
+        traffic = setting.traffic()
+        journal = Journal.start(database, practised, by=by or _me(), places=places)
+        found = asyncio.run(_drilled(practised, journal, traffic, database))
+    if json:
+        record = {"schema": "fairlead.rollout.drill/1", **msgspec.to_builtins(found)}
+        typer.echo(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
+    else:
+        typer.echo(
+            f"{found.rollout}: {found.share:.2%} served after {found.served_seconds:.2f} s, "
+            f"taken back after {found.rollback_seconds:.2f} s"
+        )
+    return ExitCode.OK
+
+
+@dataclass
+class _Setting:
+    """Where the traffic and the facts of a rollout are."""
+
+    plan: RolloutPlan
+    places: Mapping[str, str]
+
+    def traffic(self) -> Traffic:
+        """Raises InvalidInput where none was named, or where it cannot be used."""
+        if sockets := self.places.get("haproxy"):
+            if "map" not in self.places:
+                raise InvalidInput("--haproxy: add --map, the map file that its configuration names")
+            from fairlead.rollout.haproxy import HaproxyTraffic
+
+            return HaproxyTraffic(self.places["map"], sockets=sockets.split("\n"))
+        if flags := self.places.get("flags"):
+            return FlagTraffic(
+                flags,
+                self.places.get("flag", self.plan.flag),
+                treatment=self.places.get("treatment", self.plan.treatment),
+                control=self.places.get("control", self.plan.control),
+            )
+        raise InvalidInput("what splits the traffic? name it: --flags FILE, or --haproxy SOCKET --map FILE")
+
+    def facts(self) -> Facts:
+        """Raises InvalidInput where a guardrail would have nothing to look at."""
+        readings: dict[str, Callable[[], Reading]] = {}
+        asked = [guardrail for guardrail in self.plan.guardrails if guardrail.query]
+        if asked:
+            if "prometheus" not in self.places:
+                raise InvalidInput(
+                    f"guardrail {asked[0].name} has a query: name the server that answers it, --prometheus URL"
+                )
+            from fairlead.metrics.prometheus import PrometheusServer
+
+            server = PrometheusServer(self.places["prometheus"])
+            for guardrail in asked:
+                readings[guardrail.name] = partial(server.value, guardrail.query)
+        if events := self.places.get("events"):
+            return EventFacts(EventTail(events), readings=readings)
+        blind = [guardrail.name for guardrail in self.plan.guardrails if not guardrail.query]
+        if blind:
+            raise InvalidInput(
+                f"guardrail {blind[0]} is computed from events: name their folder, --events DIR (or give it a query)"
+            )
+        return ReadingFacts(readings)
+
+
+async def _lead(
+    setting: _Setting, journal: Journal, database: Database, webhook: str | None, slack: bool
+) -> RolloutState:
+    said: RolloutState | None = None
+    hook = None
+    if webhook:
+        from fairlead.rollout.httpx import Webhook
+
+        hook = Webhook(webhook, form="slack" if slack else "json")
+
+    async def notice(what: str, state: RolloutState) -> None:
+        typer.echo(f"{time.strftime('%H:%M:%S')} {one_line(what)}")
+        if hook is not None:
+            await hook(what, state)
+
+    traffic = setting.traffic()
+    controller = Controller(
+        setting.plan,
+        journal=journal,
+        traffic=traffic,
+        facts=setting.facts(),
+        decisions=_decisions(database),
+        notice=notice,
+        by=_process(),
+    )
+    try:
+        said = await controller.run()
+    except StaleEpoch:
+        # Rolled back from elsewhere, as a rule: then its end is this one's, too.
+        for _ in range(50):
+            said = await asyncio.to_thread(journal.state)
+            if said.ended:
+                break
+            await asyncio.sleep(0.2)
+        else:
+            raise
+    finally:
+        await traffic.close()
+        if hook is not None:
+            await hook.close()
+    return said
+
+
+async def _take_back(setting: _Setting, journal: Journal, database: Database, reason: str) -> RolloutState:
+    traffic = setting.traffic()
+    controller = Controller(
+        setting.plan,
+        journal=journal,
+        traffic=traffic,
+        facts=ReadingFacts({}),
+        decisions=_decisions(database),
+        by=_process(),
+    )
+    try:
+        return await controller.take_back(reason)
+    except StaleEpoch:
+        state = await asyncio.to_thread(journal.state)
+        if not state.ended:
+            raise
+        return state
+    finally:
+        await traffic.close()
+
+
+async def _drilled(plan: RolloutPlan, journal: Journal, traffic: Traffic, database: Database) -> Drilled:
+    controller = Controller(
+        plan,
+        journal=journal,
+        traffic=traffic,
+        facts=ReadingFacts({}),
+        decisions=_decisions(database),
+        by=_process(),
+    )
+    try:
+        return await run_drill(controller, plan.stages[0].share)
+    finally:
+        await traffic.close()
+
+
+def _decisions(database: Database) -> DecisionLog:
+    return DecisionLog(Ledger(database), by=f"fairlead rollout {__version__}")
+
+
+def _places(
+    plan: RolloutPlan,
+    flags: Path | None,
+    haproxy: list[str] | None,
+    map: Path | None,
+    events: Path | None,
+    prometheus: str | None,
+) -> dict[str, str]:
+    """What was named on the command line; paths whole, so that later commands find them from anywhere."""
+    if flags and haproxy:
+        raise InvalidInput("give --flags or --haproxy: one of them splits the traffic")
+    places = {"flag": plan.flag, "treatment": plan.treatment, "control": plan.control}
+    for name, path in (("flags", flags), ("map", map), ("events", events)):
+        if path is not None:
+            places[name] = str(path.absolute())
+    if haproxy:
+        places["haproxy"] = "\n".join(haproxy)
+    if prometheus:
+        places["prometheus"] = prometheus
+    return places
+
+
+def _plan(change: Path) -> RolloutPlan:
+    return rollout_plan(parse_change(read_change(change), str(change)))
+
+
+def _journal(database: Database, plan: RolloutPlan) -> Journal:
+    journal = Journal.last(database, plan.name)
+    if journal is None:
+        raise InvalidInput(
+            f"{plan.name}: no rollout of it in {database.name}; fairlead rollout start begins one"
+        )
+    return journal
+
+
+def _me() -> str:
+    return getpass.getuser()
+
+
+def _process() -> str:
+    return f"{_me()} on {socket.gethostname()}, process {os.getpid()}"
+
+
+def _record(plan: RolloutPlan, state: RolloutState) -> dict[str, object]:
+    stage = plan.stages[state.stage] if state.stage < len(plan.stages) else None
+    return {
+        "schema": STATUS_SCHEMA,
+        "rollout": state.rollout,
+        "state": state.phase,
+        "stage": {"index": state.stage, "name": stage.name if stage else "?"},
+        "want": msgspec.to_builtins(state.want),
+        "have": msgspec.to_builtins(state.have),
+        "guarded_seconds": state.guarded_seconds,
+        "looked_utc_seconds": state.looked_utc_seconds,
+        "epoch": state.epoch,
+        "leader": state.leader,
+        "reason": state.reason,
+        "units": dict(state.units),
+        "guardrails": msgspec.to_builtins(state.evaluations),
+    }
+
+
+def _write_incident(change: Path, plan: RolloutPlan, final: RolloutState) -> None:
+    """A person adds cause, fix and learning; what happened stands there already."""
+    stage = plan.stages[final.stage].name
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(final.since_utc_seconds))
+    what = f"{final.rollout} was rolled back at stage {stage}: {final.reason}"
+    try:
+        add_incident(change, at=at, what=what)
+    except (FairleadError, OSError) as error:
+        typer.echo(f"{change}: the incident could not be written: {error}", err=True)
+    else:
+        typer.echo(f"{change}: the incident stands at its end; add cause, fix and learning")
+
+
+def _wish(change: Path, store: str, what: Literal["pause", "resume", "advance"], by: str, why: str) -> None:
+    plan = _plan(change)
+    with Database(store) as database:
+        journal = _journal(database, plan)
+        state = journal.state()
+        if state.ended or state.withdrawn:
+            raise InvalidInput(
+                f"rollout {state.rollout} is {state.phase.replace('_', ' ')}; there is nothing to {what}"
+            )
+        if what == "resume" and not state.paused:
+            raise InvalidInput(f"rollout {state.rollout} is not paused; it is {state.phase}")
+        journal.ask(Asked(what=what, by=by or _me(), why=why))
+    typer.echo(f"{state.rollout}: {what} is asked for; its controller does it within seconds")

@@ -1,0 +1,183 @@
+"""What `fairlead rollout` shows in a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import typer
+
+from fairlead.cli.outcome import one_line
+from fairlead.errors import MissingExtra
+from fairlead.metrics import Metric
+from fairlead.rollout import Evaluation, Guardrail, RolloutPlan, RolloutState
+from fairlead.rollout.blast_radius import blast_radius
+from fairlead.rollout.entry import (
+    Asked,
+    Claimed,
+    Decided,
+    Ended,
+    Had,
+    Looked,
+    Paged,
+    Started,
+    Wanted,
+    Written,
+)
+
+try:
+    from rich.console import Console
+    from rich.table import Table
+except ImportError as missing:
+    raise MissingExtra("rich", "cli") from missing
+
+__all__ = ["print_blast_radius", "print_history", "print_status", "where"]
+
+
+def where(plan: RolloutPlan, state: RolloutState) -> str:
+    """ "stage 5 % (3 of 5), baking, 12m under guard (bakes 6h, at most 18h)" """
+    if state.ended:
+        return state.phase.replace("_", " ")
+    stage = plan.stages[min(state.stage, len(plan.stages) - 1)]
+    said = f"stage {stage.name} ({state.stage + 1} of {len(plan.stages)}), {state.phase.replace('_', ' ')}"
+    if state.phase in ("baking", "gate", "paused", "frozen"):
+        said += f", {span(state.guarded_seconds)} under guard (bakes {span(stage.bake)}, at most {span(stage.most)})"
+    return said
+
+
+def print_blast_radius(plan: RolloutPlan) -> None:
+    """Whom each stage reaches, and how long it takes to see anything."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("stage", "who", "units", "bakes", "at most", "until harm of twice the limit is seen"):
+        table.add_column(heading)
+    for reach in blast_radius(plan):
+        needed = "; ".join(
+            f"{name}: {span(seconds) if seconds is not None else 'not known'}"
+            for name, seconds in reach.needed_seconds.items()
+        )
+        table.add_row(
+            reach.stage + (" (gate)" if reach.gate == "manual" else ""),
+            reach.who,
+            "?" if reach.units is None else f"{reach.units:,.0f}",
+            span(reach.bake_seconds),
+            span(reach.longest_seconds),
+            needed or "compares nothing",
+        )
+    Console(highlight=False, soft_wrap=True).print(table)
+    feels = ", ".join(map(one_line, plan.dependencies)) or "not said ([rollout] dependencies)"
+    typer.echo(f"also feels it: {feels}")
+    if plan.expected_rate is None:
+        typer.echo("units are not known: say units_per_day in [experiment]")
+
+
+def print_status(plan: RolloutPlan, state: RolloutState) -> None:
+    """Where it stands, and what each guardrail said last."""
+    typer.echo(f"{state.rollout}: {where(plan, state)}")
+    if state.reason:
+        typer.echo(f"  {one_line(state.reason)}")
+    if state.have is not None:
+        served = f"{state.have.share:.2%} of units"
+        typer.echo(
+            f"  served: {served}" + (f" and audience {state.have.audience}" if state.have.audience else "")
+        )
+    if not state.ended and state.looked_utc_seconds is not None:
+        age = max(0.0, time.time() - state.looked_utc_seconds)
+        alone = (
+            "; no controller looks: fairlead rollout start goes on" if age > 6 * plan.look_every + 30 else ""
+        )
+        typer.echo(f"  last look {span(age)} ago by {one_line(state.leader)}{alone}")
+    if not state.evaluations:
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("guardrail", "verdict", plan.control, plan.treatment, "worse by", "at most", "n"):
+        table.add_column(heading)
+    known = {guardrail.name: guardrail for guardrail in plan.guardrails}
+    for found in state.evaluations:
+        table.add_row(*_row(found, known.get(found.guardrail)))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def print_history(plan: RolloutPlan, entries: Sequence[Written]) -> None:
+    """Every step and decision; looks that changed nothing are left out."""
+    for written in entries:
+        said = _said(plan, written)
+        if said:
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(written.at_utc_seconds))
+            typer.echo(f"{written.number:>6}  {at}  {one_line(said)}")
+
+
+def span(seconds: float) -> str:
+    """A duration as a person says it.
+
+    >>> span(45), span(600), span(5400), span(200000)
+    ('45s', '10m', '1.5h', '2.3d')
+    """
+    for size, unit in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m")):
+        if seconds >= 2 * size or (seconds >= size and unit != "d"):
+            return f"{seconds / size:.2g}{unit}" if seconds < 10 * size else f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def _row(found: Evaluation, guardrail: Guardrail | None) -> tuple[str, ...]:
+    metric = guardrail.metric if guardrail else None
+    verdict = found.verdict + (f" ({found.reason})" if found.reason else "")
+    relative = guardrail is not None and guardrail.is_relative
+    share = relative and guardrail is not None and guardrail.relative
+    return (
+        found.guardrail,
+        verdict,
+        _figure(found.control, metric),
+        _figure(found.treatment, metric),
+        _effect(found.effect, metric, share) if relative else "",
+        _effect(found.bound, metric, share) if relative else _figure(found.bound, metric),
+        f"{found.n_control:,} / {found.n_treatment:,}",
+    )
+
+
+def _figure(value: float | None, metric: Metric | None) -> str:
+    if value is None:
+        return "–"
+    if metric is not None and metric.unit == "ratio":
+        return f"{value:.3%}"
+    if metric is not None and metric.unit == "seconds":
+        return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+    return f"{value:.4g}"
+
+
+def _effect(value: float | None, metric: Metric | None, share: bool) -> str:
+    if value is None:
+        return "–"
+    if share:
+        return f"{value:+.1%}"
+    if metric is not None and metric.unit == "ratio":
+        return f"{value * 100:+.3g} pp"
+    return f"{value:+.4g}"
+
+
+def _said(plan: RolloutPlan, written: Written) -> str:
+    entry = written.entry
+    match entry:
+        case Started():
+            return f"started by {entry.by}"
+        case Claimed():
+            return f"led by {entry.by} (epoch {written.epoch})"
+        case Wanted():
+            return "treatment is to be taken away" if entry.latched else f"to be served: {_served(entry)}"
+        case Had():
+            return "nobody is served treatment" if entry.latched else f"served: {_served(entry)}"
+        case Decided():
+            ground = f" [{entry.ground}]" if entry.ground else ""
+            return f"{entry.verdict}{ground}: {entry.reason}"
+        case Asked():
+            return f"{entry.by} asks: {entry.what}" + (f" ({entry.why})" if entry.why else "")
+        case Paged():
+            return f"page: {entry.what}"
+        case Ended():
+            return entry.outcome.replace("_", " ")
+        case Looked():
+            return ""
+
+
+def _served(entry: Wanted | Had) -> str:
+    share = f"{entry.share:.2%} of units"
+    return f"{share} and audience {entry.audience}" if entry.audience else share
