@@ -62,7 +62,7 @@ class HaproxyTraffic:
 
         sockets: of every process, a path or host:port each; `level admin`.
         treatment, control: names of the backends, for `observed`.
-        timeout: seconds that one exchange, or the wait for the file's lock, may take. A rollback has four of them.
+        timeout: seconds that one exchange, or the wait for the file's lock, may take.
         """
         check_number("timeout", timeout, above=0, high=60)
         if isinstance(sockets, str) or not sockets or len(set(sockets)) < len(sockets):
@@ -184,14 +184,19 @@ class HaproxyTraffic:
                 error.add_note(f"{process.address}: could not be put back: {failed}")
 
     async def _roll_back(self, split: Split, entries: Mapping[str, str]) -> None:
+        def allowed(current: Split) -> None:
+            check_replacement(current, split, self.name)
+
+        async def reach() -> list[BaseException | None]:
+            return await self._outcomes(lambda each: self._alone(each, split, allowed))
+
+        if self._is_held():
+            await (
+                reach()
+            )  # at once; and again below, since who holds the lock may have been in the middle of a step
         async with self._locked(regardless=True):
-
-            def allowed(current: Split) -> None:
-                check_replacement(current, split, self.name)
-
             written, outcomes = await asyncio.gather(
-                _in_thread(self._write_rollback, split, _text_of(entries)),
-                self._outcomes(lambda each: self._alone(each, split, allowed)),
+                _in_thread(self._write_rollback, split, _text_of(entries)), reach()
             )
         failures = [each for each in (*outcomes, written) if each is not None]
         for failure in failures:
@@ -265,13 +270,25 @@ class HaproxyTraffic:
     def _each_with(self, answers: list[Answer]) -> list[tuple[RuntimeApi, Answer]]:
         return list(zip(self._processes, answers, strict=True))
 
+    def _is_held(self) -> bool:
+        with contextlib.suppress(TrafficUnavailable):
+            if (lock := self._file.try_lock()) is None:
+                return True
+            os.close(lock)
+        return False
+
     @contextlib.asynccontextmanager
     async def _locked(self, *, regardless: bool) -> AsyncIterator[None]:
-        end = time.monotonic() + self._timeout
-        while (lock := self._file.try_lock()) is None and time.monotonic() < end:  # noqa: ASYNC110 (as said below)
-            await asyncio.sleep(_LOOK)  # another process's lock rings no bell
-        if lock is None and not regardless:
-            raise self._file.held(self._timeout)
+        lock = None
+        try:
+            end = time.monotonic() + self._timeout
+            while (lock := self._file.try_lock()) is None and time.monotonic() < end:  # noqa: ASYNC110 (as said below)
+                await asyncio.sleep(_LOOK)  # another process's lock rings no bell
+            if lock is None:
+                raise self._file.held(self._timeout)
+        except TrafficUnavailable:  # held, or its folder is gone or not ours to write in
+            if not regardless:
+                raise
         try:
             yield
         finally:

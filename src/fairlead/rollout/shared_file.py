@@ -96,11 +96,16 @@ class SharedFile:
 
         regardless: then goes on without it, as a rollback must when a controller hangs while it holds the lock.
         """
-        end = time.monotonic() + timeout
-        while (lock := self.try_lock()) is None and time.monotonic() < end:
-            time.sleep(_LOOK)
-        if lock is None and not regardless:
-            raise self.held(timeout)
+        lock = None
+        try:
+            end = time.monotonic() + timeout
+            while (lock := self.try_lock()) is None and time.monotonic() < end:
+                time.sleep(_LOOK)
+            if lock is None:
+                raise self.held(timeout)
+        except TrafficUnavailable:  # held, or its folder is gone or not ours to write in
+            if not regardless:
+                raise
         try:
             yield
         finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,6 +286,38 @@ async def test_a_rollback_does_not_wait_for_a_step_that_hangs(
     with pytest.raises(TrafficUnavailable, match="a rollback has ended this step"):
         await forward
     assert await traffic.read() == ROLLBACK
+
+
+async def test_a_rollback_does_not_wait_for_a_controller_that_holds_the_lock(
+    map_file: Path, server: HaproxyServer
+):
+    traffic = driver(map_file, server, timeout=30.0)
+    await traffic.set(FORWARD)
+    lock = os.open(f"{map_file}.lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    rollback = asyncio.create_task(traffic.set(ROLLBACK))
+    while await asyncio.to_thread(share_of, server) > 0:
+        pass
+    assert not rollback.done()
+    os.close(lock)
+    await rollback
+    assert await traffic.read() == ROLLBACK
+
+
+async def test_a_rollback_reaches_the_processes_though_the_folder_of_the_map_is_gone(tmp_path: Path):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    map_file = folder / "feed.map"
+    map_file.touch()
+    with proxy(map_file) as server:
+        traffic = driver(map_file, server)
+        await traffic.set(FORWARD)
+        shutil.rmtree(folder)
+        with pytest.raises(
+            TrafficUnavailable, match=r"in 1 of 1 processes; .*a reload would bring treatment back"
+        ):
+            await traffic.set(ROLLBACK)
+        assert await asyncio.to_thread(share_of, server) == 0
 
 
 async def test_processes_that_fail_at_the_last_step_put_the_others_back(
