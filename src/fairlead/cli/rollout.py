@@ -241,8 +241,10 @@ def rollback(
         began = time.monotonic()
         journal.ask(Asked(what="rollback", by=by or _me(), why=why))
         setting = _Setting(plan, state.places)
-        final = asyncio.run(_take_back(setting, journal, database, f"{by or _me()} asked for it: {why}"))
-    seconds = time.monotonic() - began
+        final, withdrawn_at = asyncio.run(
+            _take_back(setting, journal, database, f"{by or _me()} asked for it: {why}")
+        )
+    seconds = withdrawn_at - began
     if json:
         record = {**_record(plan, final), "rollback_seconds": round(seconds, 3)}
         typer.echo(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
@@ -389,7 +391,10 @@ async def _lead(
     return said
 
 
-async def _take_back(setting: _Setting, journal: Journal, database: Database, reason: str) -> RolloutState:
+async def _take_back(
+    setting: _Setting, journal: Journal, database: Database, reason: str
+) -> tuple[RolloutState, float]:
+    """The state, and when nobody was served treatment any more, by the monotonic clock."""
     traffic = setting.traffic()
     controller = Controller(
         setting.plan,
@@ -400,12 +405,13 @@ async def _take_back(setting: _Setting, journal: Journal, database: Database, re
         by=_process(),
     )
     try:
-        return await controller.take_back(reason)
+        state = await controller.take_back(reason)
+        return state, controller.withdrawn_at or time.monotonic()
     except StaleEpoch:
         state = await asyncio.to_thread(journal.state)
         if not state.ended:
             raise
-        return state
+        return state, time.monotonic()
     finally:
         await traffic.close()
 

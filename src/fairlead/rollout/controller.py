@@ -41,6 +41,8 @@ Notice = Callable[[str, RolloutState], Awaitable[None]]
 _Answer = TypeVar("_Answer")
 _RETRY = 1.0
 """Seconds between attempts at what has to succeed: taking treatment away."""
+_ASK_AGAIN = 3
+"""Times that traffic is asked again after treatment was taken away."""
 _POLL = 1.0
 """Seconds between looks into the journal for what a person asked."""
 _RECENT = 60.0
@@ -92,6 +94,8 @@ class Controller:
         self._paged: set[tuple[object, ...]] = set()
         self._told: list[asyncio.Task[None]] = []
         self._held = ""
+        self.withdrawn_at: float | None = None
+        """By the clock, when treatment was read back as taken away; None while it was not."""
         self._at_journal = asyncio.Lock()
 
     @property
@@ -272,9 +276,21 @@ class Controller:
                 await asyncio.gather(written, return_exceptions=True)
         if judgement.page:
             await self._page(judgement.page)
+        self.withdrawn_at = self._clock.now()
         await self._insist(Had(stage=self._state.stage, share=0.0, latched=True))
+        await self._stays_withdrawn()
         await self._insist(Ended(outcome="rolled_back", reason=judgement.reason))
         await self._tell(f"rolled back: {judgement.reason}")
+
+    async def _stays_withdrawn(self) -> None:
+        """Asks again for a few seconds: a proxy that was just starting anew may have read what was served before."""
+        for _ in range(_ASK_AGAIN):
+            await self._clock.sleep(_RETRY)
+            with contextlib.suppress(FairleadError, OSError, TimeoutError):
+                async with asyncio.timeout(max(_RETRY, self._plan.settle)):
+                    served = await self._traffic.read()
+                    if served.share or served.audience:
+                        await self._traffic.set(self._split(0.0, latched=True))
 
     async def _write_rollback(self, judgement: Judgement, ids: tuple[str, ...]) -> None:
         if self._state.phase != "rolling_back" or self._state.want is None or not self._state.want.latched:

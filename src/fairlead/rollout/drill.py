@@ -51,6 +51,10 @@ async def drill(controller: Controller, share: float, *, clock: Clock = SYSTEM_C
     served = clock.now() - began
     began = clock.now()
     state = await controller.take_back("drill")
+    assert controller.withdrawn_at is not None  # noqa: S101 - it was taken back
     return Drilled(
-        share=share, served_seconds=served, rollback_seconds=clock.now() - began, rollout=state.rollout
+        share=share,
+        served_seconds=served,
+        rollback_seconds=controller.withdrawn_at - began,
+        rollout=state.rollout,
     )
