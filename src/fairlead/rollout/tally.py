@@ -2,19 +2,21 @@
 
 Units are what was randomised, so units are what is counted; a thousand errors of one broken phone are one unit:
 
-    proportion       units whose first bad event *of the rollout* fell into this stage
+    proportion       units whose first bad event *of the rollout* fell into this stage, of those without one before
     quantile, mean   one value a unit and stage: that of its first event
 
 A unit that failed once is not counted again in a later stage, in either arm. That is what lets the evidence of stages
-multiply: who has failed already, failed where the draw had put it, and the draw of all others is still unseen.
+multiply: who has failed already, failed where the draw had put it, and the draw of all others is still unseen. Who was
+let in as an audience was not drawn at all, and is not counted either.
 
-Beside it, for limits that hold alone, the last minutes of treatment, event by event.
+Beside it, for limits that hold alone, the last minutes of treatment, event by event, each with its weight (1 / the
+probability with which it was kept).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,9 +31,11 @@ __all__ = ["ArmSeen", "Recent", "Tally"]
 
 _DIGITS = 3
 """Significant digits that values are counted with: some 900 different ones a decade, and 0.5 % at most."""
-_SLICE = 1.0
-"""Seconds that recent events are grouped in."""
 _MOST_SLICES = 4 * 3600
+_AHEAD = 3600
+"""Seconds that an event's clock may be ahead; what is further ahead is no figure of the last minutes."""
+_BY_AUDIENCE = "TARGETING_MATCH"
+"""Reason of an exposure after which the unit's arm was not left to chance."""
 
 
 @dataclass(slots=True)
@@ -67,11 +71,12 @@ class Recent:
 
 @dataclass(slots=True)
 class _Slice:
-    at: float
     n: int = 0
-    bad: int = 0
+    """Events."""
+    weight: float = 0.0
+    bad: float = 0.0
     total: float = 0.0
-    values: Counter[float] = field(default_factory=Counter)
+    values: dict[float, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -81,17 +86,19 @@ class _Watched:
     metric: Metric
     read: Callable[[Mapping[str, object]], tuple[bool, float] | None]
     arms: dict[str, ArmSeen]
-    failed: set[str] = field(default_factory=set)
-    """Units that had their bad event, in whichever stage and arm."""
+    failed: dict[str, bool] = field(default_factory=dict)
+    """Units that had their bad event, in whichever arm, and whether it fell into this stage."""
     met: dict[str, str] = field(default_factory=dict)
     """Units that were counted in this stage, and in which arm."""
-    recent: dict[str, deque[_Slice]] = field(default_factory=dict)
+    recent: dict[str, dict[int, _Slice]] = field(default_factory=dict)
+    """By arm and second."""
 
 
 class Tally:
     """Counts the events of one rollout. Not thread-safe.
 
-    Memory: some 200 bytes for each unit that was seen in the stage, and for each that ever failed.
+    Memory: some 200 bytes for each unit that was seen in the stage, for each that ever failed, and for each that was
+    exposed to the flag.
     """
 
     def __init__(self, plan: RolloutPlan, *, since_utc_seconds: float = -math.inf) -> None:
@@ -104,12 +111,13 @@ class Tally:
                 guardrail.metric,
                 _reader(guardrail.metric),
                 {arm: ArmSeen() for arm in self._arms},
-                recent={arm: deque() for arm in self._arms},
+                recent={arm: {} for arm in self._arms},
             )
             for guardrail in plan.guardrails
         }
         self._kinds = {guardrail.metric.event for guardrail in plan.guardrails}
         self._variant: dict[str, str] = {}
+        self._audience: set[str] = set()
         self._units: dict[str, str] = {}
         self._began = -math.inf
         self.unattributed = 0
@@ -129,6 +137,12 @@ class Tally:
         for each in self._watched.values():
             each.arms = {arm: ArmSeen() for arm in self._arms}
             each.met = {}
+            each.failed = dict.fromkeys(each.failed, False)
+
+    def set_back(self, seconds: float) -> None:
+        """The clock that gave the beginnings was moved back: events are stamped earlier from now on."""
+        self._since -= seconds
+        self._began -= seconds
 
     def see(self, kind: str, event: Mapping[str, object]) -> None:
         """Takes one event, in any order; `kind` as its line names it. What no guardrail asks for is passed over.
@@ -138,7 +152,7 @@ class Tally:
         """
         if kind == "exposure":
             if event.get("flag") == self._plan.flag and (unit := event.get("targeting_key")):
-                self._variant[str(unit)] = str(event.get("variant"))
+                self._expose(str(unit), event)
             return
         if kind not in self._kinds:
             return
@@ -154,6 +168,15 @@ class Tally:
                 self._count(each, event, float(at), first)
                 first = False
 
+    def _expose(self, unit: str, event: Mapping[str, object]) -> None:
+        variant = event.get("variant")
+        # The plan's own string: a copy a unit would be most of the memory.
+        self._variant[unit] = next((arm for arm in self._arms if arm == variant), "")
+        if event.get("reason") == _BY_AUDIENCE:
+            self._audience.add(unit)
+        else:
+            self._audience.discard(unit)
+
     def arms(self, guardrail: Guardrail) -> tuple[ArmSeen, ArmSeen]:
         """Control and treatment in this stage."""
         seen = self._watched[guardrail.name].arms
@@ -167,28 +190,35 @@ class Tally:
     def recent(self, guardrail: Guardrail, arm: str, until: float, window: float) -> Recent:
         """The metric over the last `window` seconds before `until`, every event of the arm alike."""
         each = self._watched[guardrail.name]
-        slices = [one for one in each.recent[arm] if until - window <= one.at < until]
+        seconds = each.recent[arm]
+        for second in [second for second in seconds if second >= until + _AHEAD]:
+            del seconds[second]  # a clock that is wrong, or was until now: it would keep the right ones out
+        slices = [one for second, one in seconds.items() if until - window <= second < until]
         n = sum(one.n for one in slices)
         if not n:
             return Recent(None, 0)
+        weight = math.fsum(one.weight for one in slices)
         kind = each.metric.kind
         if kind == "proportion":
-            return Recent(sum(one.bad for one in slices) / n, n)
+            return Recent(math.fsum(one.bad for one in slices) / weight, n)
         if kind in ("rate", "count"):
-            return Recent(n / window if kind == "rate" else float(n), n)
-        if kind in ("mean", "total"):
-            return Recent(sum(one.total for one in slices) / n, n)
-        values: Counter[float] = Counter()
+            return Recent(weight / window if kind == "rate" else weight, n)
+        if kind == "mean":
+            return Recent(sum(one.total for one in slices) / weight, n)
+        if kind not in ("quantile", "maximum"):
+            return Recent(None, 0)  # a ratio or a total is no figure of single events; it takes a reading
+        values: dict[float, float] = {}
         for one in slices:
-            values.update(one.values)
-        rank = 1 if each.metric.q is None else max(1, math.ceil(n * each.metric.q * (1 - 1e-15)))
-        if kind == "maximum":
-            rank = n
-        for value in sorted(values):
-            rank -= values[value]
-            if rank <= 0:
-                return Recent(value, n)
-        return Recent(None, 0)
+            for value, count in one.values.items():
+                values[value] = values.get(value, 0.0) + count
+        rank = weight if each.metric.q is None else weight * each.metric.q * (1 - 1e-15)
+        ordered = sorted(values)
+        if kind == "quantile":
+            for value in ordered:
+                rank -= values[value]
+                if rank <= weight * 1e-12:
+                    return Recent(value, n)
+        return Recent(ordered[-1], n)
 
     def _count(self, each: _Watched, event: Mapping[str, object], at: float, first: bool) -> None:
         named = event.get(each.metric.unit_field or "targeting_key")
@@ -204,26 +234,39 @@ class Tally:
         if found is None:
             return
         success, value = found
-        self._keep(each, arm, at, success, value)
-        if at < self._began:
-            if success and unit:
-                each.failed.add(unit)
+        self._keep(each, arm, event, at, success, value)
+        if unit in self._audience:
             return
         if not unit:
             # No unit is named: the event stands for itself.
-            self._add(each, each.arms[arm], success, value)
+            if at >= self._began:
+                self._add(each, each.arms[arm], success, value)
+            return
+        if at < self._began:
+            if success and each.metric.kind == "proportion":
+                self._failed_before(each, unit)
             return
         if self._units.setdefault(unit, arm) != arm:
             self.crossed += first
-        if unit not in each.met:
-            each.met[unit] = arm
-            seen = each.arms[arm]
-            seen.units += 1
-            if each.metric.kind != "proportion":
-                seen.values[_rounded(value)] += 1
-        if success and unit not in each.failed:
-            each.failed.add(unit)
-            each.arms[each.met[unit]].bad += 1
+        if each.metric.kind != "proportion":
+            if unit not in each.met:
+                each.met[unit] = arm
+                self._add(each, each.arms[arm], success, value)
+        elif unit not in each.failed:
+            if unit not in each.met:
+                each.met[unit] = arm
+                each.arms[arm].units += 1
+            if success:
+                each.failed[unit] = True
+                each.arms[each.met[unit]].bad += 1
+
+    def _failed_before(self, each: _Watched, unit: str) -> None:
+        """It failed before this stage, whenever that is told: so it is none of this stage's units."""
+        arm = each.met.pop(unit, None)
+        if arm is not None:
+            each.arms[arm].units -= 1
+            each.arms[arm].bad -= each.failed.get(unit, False)
+        each.failed[unit] = False
 
     def _add(self, each: _Watched, seen: ArmSeen, success: bool, value: float) -> None:
         seen.units += 1
@@ -232,23 +275,32 @@ class Tally:
         else:
             seen.values[_rounded(value)] += 1
 
-    def _keep(self, each: _Watched, arm: str, at: float, success: bool, value: float) -> None:
+    def _keep(
+        self,
+        each: _Watched,
+        arm: str,
+        event: Mapping[str, object],
+        at: float,
+        success: bool,
+        value: float,
+    ) -> None:
+        kept = event.get("inclusion_probability", 1.0)
+        weight = 1 / kept if isinstance(kept, int | float) and 1e-9 <= kept <= 1 else 1.0
         slices = each.recent[arm]
-        start = math.floor(at / _SLICE) * _SLICE
-        if not slices or slices[-1].at < start:
-            slices.append(_Slice(start))
+        one = slices.get(second := math.floor(at))
+        if one is None:
+            one = slices[second] = _Slice()
             if len(slices) > _MOST_SLICES:
-                slices.popleft()
-        one = slices[-1]
-        if one.at > start:
-            # It came late, from another process. The newest that is not younger takes it, if any does.
-            one = next((older for older in reversed(slices) if older.at <= start), one)
+                for old in sorted(slices)[: _MOST_SLICES // 4]:
+                    del slices[old]
         one.n += 1
-        one.bad += success
+        one.weight += weight
+        one.bad += weight * success
         if math.isfinite(value):
-            one.total += value
+            one.total += weight * value
         if each.metric.kind in ("quantile", "maximum"):
-            one.values[_rounded(value)] += 1
+            rounded = _rounded(value)
+            one.values[rounded] = one.values.get(rounded, 0.0) + weight
 
 
 def _rounded(value: float) -> float:
@@ -258,6 +310,7 @@ def _rounded(value: float) -> float:
 def _reader(metric: Metric) -> Callable[[Mapping[str, object]], tuple[bool, float] | None]:
     """From an event to (success, value); None where it does not count."""
     where, success, name = metric.condition, metric.success, metric.field
+    ordered = metric.kind in ("quantile", "maximum")
 
     def read(event: Mapping[str, object]) -> tuple[bool, float] | None:
         if where is not None and where.holds(event) is not True:
@@ -268,8 +321,15 @@ def _reader(metric: Metric) -> Callable[[Mapping[str, object]], tuple[bool, floa
         if name is None:
             return False, 1.0
         value = event.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        return False, float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf if value > 0 else -math.inf
+        # +inf is what never came, and among the slowest; the mean of it is no figure.
+        if math.isnan(number) or number == -math.inf or (number == math.inf and not ordered):
+            return None
+        return False, number
 
     return read
