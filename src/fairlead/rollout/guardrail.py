@@ -135,18 +135,24 @@ def evaluate_beside_control(
         undecided,
         control=found.control,
         treatment=found.treatment,
-        effect=found.effect,
-        bound=found.bound,
+        effect=_finite(found.effect),
+        bound=_finite(found.bound),
         log_e_value=found.log_e,
         log_wealth=wealth,
     )
-    # Nothing is relative to a control of 0; that treatment is shown to be worse is beyond any share of it.
+    # Nothing is relative to a control of 0, or to what never came back; that treatment is shown to be worse is beyond
+    # any share of it.
     beyond = found.log_e > 0 if found.effect is None else found.effect > guardrail.worse_by
     if wealth >= needed and beyond:
         return replace(judged, verdict="FAIL", reason="harm")
     if found.bound is not None and found.bound <= guardrail.worse_by:
         return replace(judged, verdict="PASS", reason="")
     return judged
+
+
+def _finite(value: float | None) -> float | None:
+    """A ratio to next to nothing is beyond what a float, or a journal, can hold: as one to nothing, it is not given."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def evaluate_limit(
@@ -192,7 +198,7 @@ def evaluate_limit(
         return replace(judged, verdict="FAIL", reason="beyond_limit", detail=said)
     return replace(
         judged,
-        reason="control_unhealthy" if both else "waiting",
+        reason="control_unhealthy" if both else "beyond_limit",
         detail=said or f"beyond the limit for {beyond:.0f} of {guardrail.for_seconds:g} s",
     )
 
@@ -250,7 +256,12 @@ def _compared(
     higher = guardrail.metric.better == "lower"
     better = Hypothesis(alternative="less" if higher else "greater")
     if kind == "quantile":
-        found, log_e = _compared_quantiles(guardrail, control, treatment, better, confidence, tuned_for)
+        effect_found, log_e = _compared_quantiles(
+            guardrail, control, treatment, better, confidence, tuned_for
+        )
+        if effect_found is None:
+            return _Found(control=None, treatment=None, effect=None, bound=None, log_e=log_e)
+        found = effect_found
     else:
         from fairlead.statistics import mean_effect, sequential_effect
 
@@ -285,8 +296,8 @@ def _compared_quantiles(
     better: Hypothesis,
     confidence: float,
     tuned_for: int | None,
-) -> tuple[Effect, float]:
-    """The effect with its bound, and the evidence of harm alone, which costs a tenth of an interval."""
+) -> tuple[Effect | None, float]:
+    """The effect with its bound, if there is one; and the evidence of harm alone, a tenth of an interval's work."""
     from fairlead.statistics import sequential_quantile_effect
     from fairlead.statistics.sequential_counts import tuned_strength
     from fairlead.statistics.sequential_quantile_effect import EvidenceAbove
@@ -295,9 +306,16 @@ def _compared_quantiles(
     assert q is not None  # noqa: S101 - a quantile has its q
     size = max(2, round((tuned_for or 2 * _FEWEST_VALUES) / 2))
     arms = control.counts(), treatment.counts()
-    found = sequential_quantile_effect(*arms, q, tuned_for=size, hypothesis=better, confidence=confidence)
-    harm = EvidenceAbove(*(arms if better.alternative == "less" else arms[::-1]), q, tuned_strength(size))
-    return found.effect, harm.log_e(1.0, 0.0)
+    evidence = EvidenceAbove(*(arms if better.alternative == "less" else arms[::-1]), q, tuned_strength(size))
+    harm = evidence.log_e(1.0, 0.0)
+    try:
+        found = sequential_quantile_effect(*arms, q, tuned_for=size, hypothesis=better, confidence=confidence)
+    except NotEstimable:
+        # Worse than any figure: the quantile lies among the requests of treatment that never came back.
+        if harm <= 0:
+            raise
+        return None, harm
+    return found.effect, harm
 
 
 def _compared_counts(
