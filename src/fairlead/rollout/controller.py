@@ -21,7 +21,8 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
-from fairlead.errors import FairleadError, InvalidInput, StaleEpoch
+from fairlead.errors import DatabaseUnavailable, FairleadError, InvalidInput, NoSpace, StaleEpoch
+from fairlead.metrics import Reading
 from fairlead.rollout.entry import Decided, Ended, Entry, Had, Looked, Paged, Wanted
 from fairlead.rollout.evidence import DecisionLog
 from fairlead.rollout.facts import Facts
@@ -53,6 +54,9 @@ _UNITS = 10_000
 """Of a split whose size nobody knows beforehand: what its test is tuned for."""
 _WARM_UP = 10.0
 """Seconds at most after a stage is first served in which it does not count: processes pick a flag up one by one."""
+
+_JUMP = 1.0
+"""Seconds that the wall clock may fall behind before it counts as moved back."""
 
 
 class Controller:
@@ -86,7 +90,11 @@ class Controller:
         self._tally: Tally | None = None
         self._tally_stage = -1
         self._looked_at = -math.inf
-        self._guarded_since: float | None = None
+        self._guarded_since = 0.0
+        self._seen_at = 0.0
+        self._written_at = 0.0
+        self._moving_since: float | None = None
+        self._utc_offset = 0.0
         self._phase_key: tuple[object, ...] = ()
         self._phase_at = 0.0
         self._beyond: dict[str, float] = {}
@@ -117,23 +125,22 @@ class Controller:
 
     async def begin(self) -> None:
         """Takes the lead, and finds out where traffic is."""
-        self._epoch = await self._ask_journal(self._journal.claim, self._by)
-        await self._catch_up()
+        async with self._at_journal:
+            await self._read_on()
+        # Before the lead is taken: whoever cannot lead must not stop the one who does.
         if self._state.plan_sha256 != plan_sha256(self._plan):
             raise InvalidInput(
                 f"rollout {self._journal.rollout}: it was started with another plan; go on with the frozen one, or "
                 "roll it back and start anew"
             )
-        if self._state.ended or self._state.withdrawn:
+        if self._state.ended:
             return
-        with contextlib.suppress(FairleadError, OSError, TimeoutError):
-            async with asyncio.timeout(self._plan.settle):
-                served = await self._traffic.read()
-            if served.latched and served.rollout == self._journal.rollout:
-                # Somebody took treatment away and could not write it down.
-                await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
-                return
-        if self._state.want is not None:
+        self._epoch = await self._ask_journal(self._journal.claim, self._by)
+        await self._catch_up()
+        if self._state.ended or self._state.withdrawn or self._state.rollback_asked:
+            return
+        # Somebody may have taken treatment away, and could not write it down.
+        if not await self._found_rolled_back() and self._state.want is not None:
             # Under this epoch from now on, so that the one before can move nothing.
             await self._move(self._state.stage)
 
@@ -147,9 +154,6 @@ class Controller:
         if not self._state.ended:
             judgement = Judgement(verdict="rollback", reason=reason)
             await self._roll_back(judgement)
-            await self._record(
-                judgement, Looked(stage=self._state.stage, guarded_seconds=0.0, evaluations=())
-            )
         return self._state
 
     async def step(self) -> RolloutState:
@@ -172,7 +176,11 @@ class Controller:
             return self._state
         if self._state.want is None:
             await self._move(0)
-        elif self._state.have is None or not self._state.have.serves_as(self._state.want):
+        elif (
+            self._state.have is None
+            or not self._state.have.serves_as(self._state.want)
+            or self._state.want.epoch != self._epoch
+        ):
             await self._move(self._state.stage)
         if self._state.stage_began_utc_seconds is None or self._state.withdrawn:
             return self._state
@@ -185,17 +193,18 @@ class Controller:
     async def _catch_up(self) -> None:
         async with self._at_journal:
             await self._read_on()
+        if self._state.epoch > self._epoch:
+            raise StaleEpoch(
+                f"rollout {self._journal.rollout}: {self._state.leader} leads now, with epoch {self._state.epoch}"
+            )
 
     async def _read_on(self) -> None:
         new = await self._ask_journal(self._journal.read, self._state.number)
         self._state = fold(self._journal.rollout, new, after=self._state)
         key = (self._state.phase, self._state.stage)
         if key != self._phase_key:
-            self._phase_key, self._phase_at = key, self._clock.now()
-        if self._state.epoch > self._epoch:
-            raise StaleEpoch(
-                f"rollout {self._journal.rollout}: {self._state.leader} leads now, with epoch {self._state.epoch}"
-            )
+            # What the controllers before this one have waited counts: a deadline is not put off by starting again.
+            self._phase_key, self._phase_at = key, self._clock.now() - self._state.waited_seconds
 
     async def _ask_journal(self, call: Callable[..., _Answer], *args: object) -> _Answer:
         return await asyncio.to_thread(call, *args) if self._journal.blocks else call(*args)
@@ -209,12 +218,32 @@ class Controller:
 
     async def _move(self, index: int) -> None:
         """Sends traffic to a stage, and says so when it is there. Rolls back what does not arrive in time."""
+        if self._moving_since is None:
+            self._moving_since = self._clock.now()
+        try:
+            problem = await self._moved(index)
+        except StaleEpoch:
+            raise
+        except FairleadError as error:
+            # What cannot be written down is not guarded either: no look comes before the entry.
+            problem = f"the journal cannot be written: {error}"
+        if not problem:
+            self._moving_since = None
+        elif self._clock.now() - self._moving_since > self._plan.settle:
+            await self._roll_back(
+                Judgement(
+                    verdict="rollback",
+                    reason=f"traffic could not be moved within {self._plan.settle:g} s: {problem}",
+                    page=f"traffic could not be moved: {problem}",
+                )
+            )
+
+    async def _moved(self, index: int) -> str:
+        """Sends traffic to a stage; returns what stood in the way, empty when it is there."""
         stage = self._plan.stages[index]
-        wanted = Wanted(stage=index, share=stage.share, audience=stage.audience)
         want = self._state.want
         if want is None or self._state.stage != index or want.epoch != self._epoch:
-            await self._write(wanted)
-        waited = self._clock.now() - self._phase_at
+            await self._write(Wanted(stage=index, share=stage.share, audience=stage.audience))
         split = self._split(stage.share, stage.audience)
         try:
             async with asyncio.timeout(self._plan.settle):
@@ -222,33 +251,42 @@ class Controller:
                 served = await self._traffic.read()
         except StaleEpoch:
             await self._catch_up()
-            served = await self._traffic.read()
-            if served.latched and served.rollout == self._journal.rollout:
-                await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
-                return
+            if await self._found_rolled_back():
+                return ""
             raise
-        except (FairleadError, OSError, TimeoutError) as error:
-            if waited > self._plan.settle:
-                await self._roll_back(
-                    Judgement(
-                        verdict="rollback",
-                        reason=f"traffic could not be moved within {self._plan.settle:g} s: {error}",
-                        page=f"traffic could not be moved: {error}",
-                    )
-                )
-            return
-        if served.serves_as(split):
-            await self._write(Had(stage=index, share=served.share, audience=served.audience))
-            self._looked_at = self._clock.now()
+        except (
+            Exception
+        ) as error:  # a driver's defect, too, has to end in a rollback and not in nobody's guard
+            return _said(error)
+        if not served.serves_as(split):
+            return f"{self._traffic.name} serves {served.share:.4%} and not {split.share:.4%}"
+        await self._write(Had(stage=index, share=served.share, audience=served.audience))
+        self._looked_at = self._clock.now()
+        return ""
+
+    async def _found_rolled_back(self) -> bool:
+        """Whether traffic was rolled back without a word in the journal, which then gets it."""
+        try:
+            async with asyncio.timeout(self._plan.settle):
+                served = await self._traffic.read()
+        except Exception:  # what cannot be read is set, and read, next
+            return False
+        return await self._follow(served)
+
+    async def _follow(self, served: Split) -> bool:
+        if not (served.latched and served.rollout == self._journal.rollout):
+            return False
+        await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
+        return True
 
     def _split(self, share: float, audience: str = "", *, latched: bool = False) -> Split:
         return Split(
             share=share, audience=audience, rollout=self._journal.rollout, epoch=self._epoch, latched=latched
         )
 
-    async def _roll_back(self, judgement: Judgement, ids: tuple[str, ...] = ()) -> None:
-        """Takes treatment away, writes it down, and does not return before both are done."""
-        written = asyncio.create_task(self._write_rollback(judgement, ids))
+    async def _roll_back(self, judgement: Judgement, looked: Looked | None = None) -> None:
+        """Takes treatment away, writes it down, and does not return before both are done. looked: what it stands on."""
+        written = asyncio.create_task(self._write_rollback(judgement, looked))
         try:
             began = self._clock.now()
             while True:
@@ -264,8 +302,8 @@ class Controller:
                     # A later rollout's traffic: this one has none to take away.
                     problem = str(error)
                     break
-                except (FairleadError, OSError, TimeoutError) as error:
-                    problem = str(error) or type(error).__name__
+                except Exception as error:  # whatever a driver raises, treatment has to go
+                    problem = _said(error)
                 if self._clock.now() - began > self._plan.settle:
                     await self._page(f"treatment cannot be taken away: {problem}")
                 await self._clock.sleep(_RETRY)
@@ -292,13 +330,20 @@ class Controller:
                     if served.share or served.audience:
                         await self._traffic.set(self._split(0.0, latched=True))
 
-    async def _write_rollback(self, judgement: Judgement, ids: tuple[str, ...]) -> None:
-        if self._state.phase != "rolling_back" or self._state.want is None or not self._state.want.latched:
-            stage = self._state.stage
-            await self._insist(
-                Decided(stage=stage, verdict="rollback", reason=judgement.reason, by=self._by, evidence=ids),
-                Wanted(stage=stage, share=0.0, latched=True),
-            )
+    async def _write_rollback(self, judgement: Judgement, looked: Looked | None) -> None:
+        state = self._state
+        if state.phase == "rolling_back" and state.want is not None and state.want.latched:
+            return  # by a controller that was killed after it
+        # The ledger first: killed in between, the next one finds traffic rolled back and the journal silent, and says
+        # so in both; the other way round the ledger would never hear of it.
+        ids = await self._record_surely(judgement, looked)
+        await self._insist(
+            *([looked] if looked is not None else []),
+            Decided(
+                stage=state.stage, verdict="rollback", reason=judgement.reason, by=self._by, evidence=ids
+            ),
+            Wanted(stage=state.stage, share=0.0, latched=True),
+        )
 
     async def _insist(self, *entries: Entry) -> None:
         """Writes until it is written: for what has been done already."""
@@ -321,51 +366,90 @@ class Controller:
             return
         state, stage = self._state, self._plan.stages[self._state.stage]
         tally = self._tally_of(state)
-        problem = ""
-        try:
-            await self._facts.gather(tally)
-        except FairleadError as error:
-            problem = str(error)
+        problem, readings = await asyncio.gather(self._gathered(tally), self._readings())
         now = self._clock.now()
         units = tally.units()
         ratio = self._sample_ratio(stage, units)
         evaluations = [
             found
             for guardrail in self._plan.guardrails
-            if (found := await self._evaluate(guardrail, stage, tally, ratio, problem)) is not None
+            if (found := self._evaluated(guardrail, stage, tally, ratio, problem, readings)) is not None
         ]
-        blind = bool(evaluations) and all(each.reason == "query_error" for each in evaluations)
+        silent = self._silent(stage, tally, now)
+        if not self._is_blind(evaluations):
+            self._seen_at = now
         guarded = state.guarded_seconds
-        if self._guarded_since is not None and not blind:
-            guarded += max(0.0, now - self._guarded_since)
+        if self._seen_at == now and not silent:
+            # A controller that was stopped for an hour has not guarded for an hour.
+            most = max(3 * self._plan.look_every, self._plan.stale_after)
+            guarded += min(max(0.0, now - self._guarded_since), most)
         self._guarded_since = now
         self._looked_at = now
+        waited = now - self._phase_at
         look = Look(
             evaluations=tuple(evaluations),
             guarded_seconds=guarded,
             units=units if stage.compares else {},
             sample_ratio_p=ratio,
-            silent=self._silent(stage, tally, now),
+            silent=silent,
+            blind_seconds=now - self._seen_at,
         )
-        judgement = judge(self._plan, state, look, waited=now - self._phase_at)
+        judgement = judge(self._plan, state, look, waited=waited)
         looked = Looked(
             stage=state.stage,
             guarded_seconds=guarded,
+            waited_seconds=waited,
             evaluations=look.evaluations,
             units=dict(look.units),
             sample_ratio_p=ratio,
             silent=tuple(look.silent),
         )
         if judgement.verdict == "rollback":
-            await self._withdraw(judgement, looked)
+            await self._roll_back(judgement, looked)
             return
         try:
             await self._carry_out(judgement, looked)
+            self._written_at = now
         except StaleEpoch:
             raise
         except FairleadError as error:
             # Nothing was decided, and nothing moved; the next look tries again.
-            await self._page(f"the journal cannot be written: {error}")
+            await self._page(f"nothing can be decided, as it cannot be written down: {error}")
+            if now - self._written_at > self._plan.patience:
+                reason = f"nothing could be written down for {self._plan.patience:g} s: {error}"
+                await self._roll_back(Judgement(verdict="rollback", reason=reason), looked)
+
+    async def _gathered(self, tally: Tally) -> str:
+        """Shows the tally what is new; returns what went wrong, empty when nothing did."""
+        try:
+            async with asyncio.timeout(self._plan.settle):
+                await self._facts.gather(tally)
+        except TimeoutError:
+            return f"events were not read to their end within {self._plan.settle:g} s"
+        except Exception as error:  # a source that breaks is a reason, and must not end the guard
+            return _said(error)
+        return ""
+
+    async def _readings(self) -> dict[str, Reading | None]:
+        """The live readings, by guardrail, all at once: the slowest is waited for, and no longer than `settle`."""
+        limits = [each for each in self._plan.guardrails if not each.is_relative]
+        found = await asyncio.gather(*(self._reading(each) for each in limits))
+        return {each.name: reading for each, reading in zip(limits, found, strict=True)}
+
+    async def _reading(self, guardrail: Guardrail) -> Reading | None:
+        try:
+            async with asyncio.timeout(self._plan.settle):
+                return await self._facts.read(guardrail)
+        except TimeoutError:
+            detail = f"no answer within {self._plan.settle:g} s"
+        except Exception as error:  # as above
+            detail = _said(error)
+        return Reading(value=None, reason="query_error", detail=detail)
+
+    def _is_blind(self, evaluations: list[Evaluation]) -> bool:
+        """Whether no guardrail has a figure. Where events are counted, arms without any are told by their silence."""
+        blind = {"query_error", "stale"} if self._facts.names_units else {"query_error", "stale", "no_data"}
+        return bool(evaluations) and all(each.reason in blind for each in evaluations)
 
     async def _is_served(self) -> bool:
         """Whether traffic still is where it was sent: somebody may have moved it, or started the proxy again."""
@@ -374,11 +458,10 @@ class Controller:
         try:
             async with asyncio.timeout(self._plan.settle):
                 served = await self._traffic.read()
-        except (FairleadError, OSError, TimeoutError) as error:
-            await self._page(f"traffic cannot be asked: {error or type(error).__name__}")
+        except Exception as error:  # as above
+            await self._page(f"traffic cannot be asked: {_said(error)}")
             return True  # what it serves goes on being watched
-        if served.latched and served.rollout == self._journal.rollout:
-            await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
+        if await self._follow(served):
             return False
         if not served.serves_as(want):
             await self._page(
@@ -387,17 +470,6 @@ class Controller:
             await self._move(self._state.stage)
             return not self._state.withdrawn
         return True
-
-    async def _withdraw(self, judgement: Judgement, looked: Looked) -> None:
-        """Rolls back first, and writes what it stood on after."""
-        with contextlib.suppress(FairleadError, OSError, TimeoutError):
-            # At once, whatever the disk does; `_roll_back` sets it again and reads it back.
-            async with asyncio.timeout(self._plan.settle):
-                await self._traffic.set(self._split(0.0, latched=True))
-        with contextlib.suppress(FairleadError):
-            await self._write(looked)
-        ids = await self._record(judgement, looked)
-        await self._roll_back(judgement, ids)
 
     async def _carry_out(self, judgement: Judgement, looked: Looked) -> None:
         if judgement.page:
@@ -442,24 +514,49 @@ class Controller:
 
     def _tally_of(self, state: RolloutState) -> Tally:
         """The tally of this stage. After a restart it is shown everything again, and keeps what belongs here."""
+        offset = self._clock.utc() - self._clock.now()
         if self._tally is None:
-            self._tally = Tally(self._plan, since_utc_seconds=state.started_utc_seconds)
+            # Stamps that are yet to come were written before the clock was moved back.
+            self._tally = Tally(
+                self._plan, since_utc_seconds=min(state.started_utc_seconds, self._clock.utc())
+            )
+            self._utc_offset = offset
+            for each in state.evaluations:  # what was beyond its limit when the one before stopped looking
+                guardrail = self._plan.guardrail(each.guardrail)
+                if each.treatment is not None and is_beyond(guardrail, each.treatment):
+                    self._beyond[each.guardrail] = self._clock.now() - each.beyond_seconds
+        elif self._tally_stage != state.stage:
+            self._beyond.clear()
+        if offset < self._utc_offset - _JUMP:
+            self._tally.set_back(self._utc_offset - offset)
+            self._utc_offset = offset
+        self._utc_offset = max(self._utc_offset, offset)
         if self._tally_stage != state.stage:
             assert state.stage_began_utc_seconds is not None  # noqa: S101 - it is served
             warm_up = min(_WARM_UP, self._plan.look_every)
-            self._tally.begin(state.stage_began_utc_seconds + warm_up)
+            self._tally.begin(min(state.stage_began_utc_seconds + warm_up, self._clock.utc() + warm_up))
             self._tally_stage = state.stage
-            self._guarded_since = self._clock.now()
-            self._beyond.clear()
+            self._guarded_since = self._seen_at = self._written_at = self._clock.now()
             self._arm_events.clear()
         return self._tally
 
-    async def _evaluate(
-        self, guardrail: Guardrail, stage: Stage, tally: Tally, ratio: float | None, problem: str
+    def _evaluated(
+        self,
+        guardrail: Guardrail,
+        stage: Stage,
+        tally: Tally,
+        ratio: float | None,
+        problem: str,
+        readings: dict[str, Reading | None],
     ) -> Evaluation | None:
-        if guardrail.is_relative:
-            return self._beside_control(guardrail, stage, tally, ratio, problem)
-        return await self._limit(guardrail, stage, tally, problem)
+        try:
+            if guardrail.is_relative:
+                return self._beside_control(guardrail, stage, tally, ratio, problem)
+            return self._limit(guardrail, stage, tally, problem, readings[guardrail.name])
+        except Exception as error:  # figures that cannot be judged are a reason, and must not end the guard
+            return Evaluation(
+                guardrail=guardrail.name, verdict="INCONCLUSIVE", reason="query_error", detail=_said(error)
+            )
 
     def _beside_control(
         self, guardrail: Guardrail, stage: Stage, tally: Tally, ratio: float | None, problem: str
@@ -487,8 +584,8 @@ class Controller:
             )
         return found
 
-    async def _limit(
-        self, guardrail: Guardrail, stage: Stage, tally: Tally, problem: str
+    def _limit(
+        self, guardrail: Guardrail, stage: Stage, tally: Tally, problem: str, reading: Reading | None
     ) -> Evaluation | None:
         now = self._clock.now()
         value: float | None
@@ -496,12 +593,13 @@ class Controller:
         n = n_control = 0
         query = f"{guardrail.metric.definition()}; {self._plan.treatment}"
         reason: object = "query_error" if problem else ""
-        reading = await self._facts.read(guardrail)
+        nobody = not stage.share and not stage.audience
+        if nobody and (reading is None or reading.reason == "no_data"):
+            return None  # is served treatment
         if reading is not None:
-            value, n, query = reading.value, round(reading.n or 0), reading.query
+            value, query = reading.value, reading.query
+            n = round(reading.n) if reading.n is not None and math.isfinite(reading.n) else 0
             reason, problem = reading.reason or "", reading.detail
-        elif not stage.share and not stage.audience:
-            return None  # nobody is served treatment
         elif problem:
             value = None
         else:
@@ -512,6 +610,8 @@ class Controller:
             beside = tally.recent(guardrail, self._plan.control, until, window)
             value, n, control, n_control = recent.value, recent.n, beside.value, beside.n
             query += f", the last {window:g} s"
+        if value is not None and (math.isnan(value) or value == -math.inf):
+            value = None
         if value is not None and is_beyond(guardrail, value):
             self._beyond.setdefault(guardrail.name, now)
         elif value is not None:
@@ -569,15 +669,25 @@ class Controller:
     # Telling people --------------------------------------------------------------------------------------------------
 
     async def _record(self, judgement: Judgement, looked: Looked) -> tuple[str, ...]:
+        """The ids of the evidence in the ledger."""
         if self._decisions is None:
             return ()
-        try:
-            return await asyncio.to_thread(
-                self._decisions.record, self._plan, judgement, looked, self._clock.utc()
-            )
-        except FairleadError as error:
-            await self._page(f"the ledger cannot be written: {error}")
-            return ()
+        at = self._clock.utc()
+        return await asyncio.to_thread(self._decisions.record, self._plan, judgement, looked, at)
+
+    async def _record_surely(self, judgement: Judgement, looked: Looked | None) -> tuple[str, ...]:
+        """Records a rollback as soon as it can be; what the ledger refuses for good, the journal still gets."""
+        state = self._state
+        looked = looked or Looked(stage=state.stage, guarded_seconds=state.guarded_seconds, evaluations=())
+        while True:
+            try:
+                return await self._record(judgement, looked)
+            except (DatabaseUnavailable, NoSpace) as error:
+                await self._page(f"the ledger cannot be written: {error}")
+                await self._clock.sleep(_RETRY)
+            except FairleadError as error:
+                await self._page(f"the ledger refuses a decision: {error}")
+                return ()
 
     async def _page(self, what: str) -> None:
         """Calls a person, once for each thing and phase."""
@@ -609,3 +719,7 @@ class Controller:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__

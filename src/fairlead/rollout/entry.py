@@ -79,6 +79,8 @@ class Looked(_Entry, frozen=True, kw_only=True, tag="looked"):
     stage: int
     guarded_seconds: float
     """Of this stage, in which guardrails were evaluated."""
+    waited_seconds: float = 0.0
+    """In the phase that it was in, while a controller led it."""
     evaluations: tuple[Evaluation, ...]
     units: dict[str, int] = {}
     """Units by arm in this stage."""

@@ -7,9 +7,12 @@ In this order, the first that holds:
     neither arm reports                                    hold, frozen         rollback after `patience`
     treatment is silent while control reports              hold                 rollback after `silence`
     paused                                                 hold                 rollback after `patience`
+    no guardrail has a figure                              hold; then frozen    rollback after `patience`
     not baked, or too few units                            hold
     the split is not as planned                            hold                 rollback after the longest bake
     every guardrail that can pass here has passed          advance, or hold at a manual gate (rollback after `patience`)
+    at a gate, one no longer passes                        hold at the gate     rollback after `patience`
+    an absolute limit is broken, not yet for its time      hold                 it fails in its time, or passes
     longest bake over: none has shown harm                 advance, if the plan says so
     longest bake over                                      rollback
 
@@ -44,6 +47,8 @@ class Look:
     sample_ratio_p: float | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
     """By arm: seconds for which it has been silent, where that is longer than chance allows."""
+    blind_seconds: float = 0.0
+    """For which no guardrail has had a figure; 0: one has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,24 +68,19 @@ class Judgement:
 
 def judge(plan: RolloutPlan, state: RolloutState, look: Look, *, waited: float) -> Judgement:
     """The decision after this look. waited: seconds in the state's phase, by a clock that does not jump."""
-    stage = plan.stages[state.stage]
     if state.rollback_asked:
         return _rollback(f"{state.wish_by or 'somebody'} asked for it: {state.rollback_asked}")
     failed = [each for each in look.evaluations if each.verdict == "FAIL"]
     if failed:
         return _failed(plan, failed)
-    both_silent = len(look.silent) == 2
-    if both_silent:
-        seconds = min(look.silent.values())
-        if state.phase == "frozen" and waited > plan.patience:
-            return _rollback(
-                f"no events of either arm for {seconds:.0f} s, and nobody came within {plan.patience:g} s"
-            )
-        return Judgement(
-            verdict="hold",
-            reason="neither arm reports; frozen until events arrive",
-            state="frozen",
-            page="neither arm reports: telemetry is down, or the service" if state.phase != "frozen" else "",
+    if len(look.silent) == 2:
+        return _frozen(
+            plan,
+            state,
+            waited,
+            "neither arm reports; frozen until events arrive",
+            f"no events of either arm for {min(look.silent.values()):.0f} s",
+            page="neither arm reports: telemetry is down, or the service",
         )
     if plan.treatment in look.silent:
         seconds = look.silent[plan.treatment]
@@ -88,40 +88,64 @@ def judge(plan: RolloutPlan, state: RolloutState, look: Look, *, waited: float) 
             return _rollback(
                 f"{plan.treatment} has been silent for {seconds:.0f} s while {plan.control} reports"
             )
-        return _hold(f"{plan.treatment} is silent while {plan.control} reports")
+        return _hold(state, f"{plan.treatment} is silent while {plan.control} reports")
+    why = next((each.detail for each in look.evaluations if each.detail), "no data")
+    page = f"no guardrail has a figure: {why}" if look.blind_seconds >= plan.stale_after else ""
     if state.paused:
         if waited > plan.patience:
             return _rollback(f"paused for more than {plan.patience:g} s")
-        return Judgement(verdict="hold", reason="paused")
-    return _ending(plan, state, look, waited, longest=stage.most)
+        return Judgement(verdict="hold", reason="paused", page=page)
+    if page:
+        return _frozen(
+            plan, state, waited, f"no guardrail has a figure ({why}); frozen until one has", page, page=page
+        )
+    if look.blind_seconds:
+        return _hold(state, f"no guardrail has a figure ({why})")
+    return _ending(plan, state, look, waited)
 
 
-def _ending(
-    plan: RolloutPlan, state: RolloutState, look: Look, waited: float, *, longest: float
+def _frozen(
+    plan: RolloutPlan, state: RolloutState, waited: float, reason: str, fact: str, *, page: str
 ) -> Judgement:
+    # A pause does not end by a freeze, and has the same deadline.
+    if state.phase in ("frozen", "paused") and waited > plan.patience:
+        return _rollback(f"{fact}, and nobody came within {plan.patience:g} s")
+    return Judgement(
+        verdict="hold", reason=reason, state="frozen", page=page if state.phase != "frozen" else ""
+    )
+
+
+def _ending(plan: RolloutPlan, state: RolloutState, look: Look, waited: float) -> Judgement:
     """Whether the stage may end; nothing is wrong with it."""
     stage = plan.stages[state.stage]
+    # A stage without a bake is not given up on by its first look, which may have come before the first event.
+    longest = stage.most if stage.longest is not None else max(stage.most, plan.stale_after)
     over = look.guarded_seconds >= longest
     fewest = min((look.units.get(arm, 0) for arm in (plan.control, plan.treatment)), default=0)
     short = stage.compares and fewest < stage.minimum_units
     mismatch = look.sample_ratio_p is not None and look.sample_ratio_p < SAMPLE_RATIO_ALPHA
     if look.guarded_seconds < stage.bake:
-        return _hold("baking")
+        return _hold(state, "baking")
     if mismatch:
         if over:
             return _rollback("the split is not as planned (sample ratio), so nothing could be shown")
-        return _hold("the split is not as planned (sample ratio): nothing counts until it is explained")
+        return _hold(
+            state, "the split is not as planned (sample ratio): nothing counts until it is explained"
+        )
     open_ones = [each for each in look.evaluations if each.verdict != "PASS" and each.reason != "no_control"]
     if not short and not open_ones:
         passed = "every guardrail passed" if look.evaluations else "no guardrail applies to this stage"
         return _gate(plan, state, waited, passed, "pass")
     waiting = ", ".join(f"{each.guardrail} ({each.reason})" for each in open_ones[:4])
     said = f"{fewest} of {stage.minimum_units} units" if short else f"not yet shown: {waiting}"
-    if not over:
-        return _hold(said, state="gate" if state.phase == "gate" else "baking")
     harmless = not short and all(each.reason == "waiting" for each in open_ones)
-    if plan.advance_on == "no_harm_seen" and harmless:
+    if over and harmless and plan.advance_on == "no_harm_seen":
         return _gate(plan, state, waited, f"no guardrail has shown harm; {said}", "no_harm_seen")
+    if state.phase == "gate" and waited > plan.patience:
+        return _rollback(f"nobody opened the gate within {plan.patience:g} s")
+    breaking = any(each.reason in ("beyond_limit", "control_unhealthy") for each in open_ones)
+    if not over or breaking or state.phase == "gate":
+        return _hold(state, said)
     return _rollback(f"{longest:g} s were not enough: {said}")
 
 
@@ -171,8 +195,9 @@ def _figure(value: float | None, unit: str) -> str:
     return f"{value:.3%}" if unit == "ratio" else f"{value:.4g} {unit}"
 
 
-def _hold(reason: str, state: Literal["", "baking", "gate", "frozen"] = "baking") -> Judgement:
-    return Judgement(verdict="hold", reason=reason, state=state)
+def _hold(state: RolloutState, reason: str) -> Judgement:
+    # Who waits for a person goes on waiting, by the same deadline.
+    return Judgement(verdict="hold", reason=reason, state="gate" if state.phase == "gate" else "baking")
 
 
 def _rollback(reason: str) -> Judgement:

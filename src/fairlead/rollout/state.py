@@ -60,6 +60,8 @@ class RolloutState:
     """When the stage was first served; None while it is not."""
     guarded_seconds: float = 0.0
     """Of this stage, under guard."""
+    waited_seconds: float = 0.0
+    """In this phase, as of the last look: what a deadline is measured by, whoever led meanwhile."""
     looked_utc_seconds: float | None = None
     """When guardrails were last evaluated."""
     evaluations: tuple[Evaluation, ...] = ()
@@ -98,7 +100,9 @@ def fold(rollout: str, entries: Iterable[Written], *, after: RolloutState | None
     """The state after these entries. after: the state that they follow; None: they are all of the rollout's."""
     state = after or RolloutState(rollout=rollout)
     for written in entries:
-        state = _after(state, written)
+        before, state = state, _after(state, written)
+        if (state.phase, state.stage) != (before.phase, before.stage):
+            state = replace(state, waited_seconds=0.0)
     return state
 
 
@@ -127,6 +131,7 @@ def _after(state: RolloutState, written: Written) -> RolloutState:
             return replace(
                 state,
                 guarded_seconds=entry.guarded_seconds,
+                waited_seconds=entry.waited_seconds,
                 looked_utc_seconds=at,
                 evaluations=entry.evaluations,
                 units=entry.units,
@@ -146,8 +151,15 @@ def _wanted(state: RolloutState, entry: Wanted, epoch: int, at: float) -> Rollou
     want = Split(
         share=entry.share, audience=entry.audience, rollout=state.rollout, epoch=epoch, latched=entry.latched
     )
-    if entry.latched or state.withdrawn:
-        return replace(state, want=want, phase="rolling_back")
+    if entry.latched:
+        return replace(
+            state,
+            want=want,
+            phase="rolling_back",
+            since_utc_seconds=state.since_utc_seconds if state.withdrawn else at,
+        )
+    if state.withdrawn:
+        return state  # nothing is let in again
     if entry.stage == state.stage and state.want is not None and state.want.serves_as(want):
         return replace(state, want=want)  # a controller that took over sets it once more, under its own epoch
     behind = state.log_e_values

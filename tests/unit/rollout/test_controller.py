@@ -36,7 +36,7 @@ async def played(world: World, seconds: float, by: str = "first") -> RolloutStat
 
 
 async def test_a_harmless_change_reaches_everybody_and_each_step_says_its_ground(make_world: Make) -> None:
-    world = make_world()
+    world = make_world(rate=14.0)
     state = await played(world, 20_000)
     assert state.phase == "completed"
     assert world.traffic.served.share == 1.0

@@ -1,0 +1,484 @@
+"""Sources, disks, drivers and clocks that fail under a controller: treatment never stays without a guard for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fairlead.errors import DatabaseUnavailable, InvalidInput, TrafficUnavailable
+from fairlead.metrics import Reading
+from fairlead.rollout import Guardrail, RolloutPlan, Split, Stage
+from fairlead.rollout.controller import Controller
+from fairlead.rollout.entry import Asked, Had, Wanted
+from fairlead.rollout.state import RolloutState, fold
+from tests.unit.rollout.conftest import ERRORS
+
+if TYPE_CHECKING:
+    from tests.unit.rollout.conftest import World
+
+Make = Callable[..., "World"]
+MakePlan = Callable[..., RolloutPlan]
+
+LIMIT = Guardrail(metric=ERRORS, above=0.1, for_seconds=120.0)
+
+
+async def led(world: World, seconds: float, controller: Controller | None = None) -> RolloutState:
+    """Leads the rollout turn by turn, five seconds each, for so long or to its end."""
+    if controller is None:
+        controller = world.controller()
+        await controller.begin()
+    for _ in range(round(seconds / 5)):
+        if controller.state.ended:
+            break
+        world.clock.advance(5.0)
+        await controller.step()
+    return controller.state
+
+
+class Ledger:
+    """Takes decisions, unless it is told to fail."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str]] = []
+        self.failure: Exception | None = None
+
+    def record(self, plan: object, judgement: object, looked: object, at: float) -> tuple[str, ...]:
+        if self.failure is not None:
+            raise self.failure
+        self.taken.append((judgement.verdict, judgement.reason))  # type: ignore[attr-defined]
+        return ()
+
+
+def with_ledger(world: World, ledger: Ledger) -> Controller:
+    return Controller(
+        world.plan,
+        journal=world.journal,
+        traffic=world.traffic,
+        facts=world.service,
+        decisions=ledger,  # type: ignore[arg-type]
+        clock=world.clock,
+    )
+
+
+# Sources of figures -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [PermissionError("events"), RuntimeError("a defect")], ids=["os", "defect"])
+async def test_a_source_of_events_that_breaks_neither_ends_the_guard_nor_passes(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 60, controller)
+
+    async def broken(tally: object) -> None:
+        raise error
+
+    monkeypatch.setattr(world.service, "gather", broken)
+    state = await led(world, 300, controller)
+    assert (state.stage, state.phase) == (0, "frozen")
+    assert state.evaluations[0].reason == "query_error"
+    assert str(error) in state.evaluations[0].detail
+
+
+async def test_a_reading_that_raises_is_a_reason(make_world: Make, make_plan: MakePlan) -> None:
+    world = make_world(make_plan(guardrails=(LIMIT,)))
+
+    def broken(guardrail: object) -> Reading:
+        raise OSError("connection reset")
+
+    world.service.reading = broken
+    state = await led(world, 60)
+    assert state.evaluations[0].reason == "query_error"
+    assert "connection reset" in state.evaluations[0].detail
+
+
+async def test_sources_that_hang_are_waited_for_no_longer_than_settle(
+    make_world: Make, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(make_plan(guardrails=(LIMIT,), settle=0.02))
+
+    async def hanging(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.service, "gather", hanging)
+    monkeypatch.setattr(world.service, "read", hanging)
+    state = await led(world, 60)
+    assert state.evaluations[0].reason == "query_error"
+    world.journal.ask(Asked(what="rollback", by="ann"))
+    state = await led(world, 5)
+    assert state.phase == "rolled_back"
+
+
+async def test_figures_that_are_gone_for_good_freeze_and_are_rolled_back(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    world = make_world(make_plan(guardrails=(LIMIT,), patience=300.0))
+    world.service.reading = lambda _: Reading(value=None, reason="query_error", detail="no answer")
+    state = await led(world, 200)
+    assert (state.phase, state.guarded_seconds) == ("frozen", 0.0)
+    state = await led(world, 400)
+    assert state.phase == "rolled_back"
+    assert "no guardrail has a figure: no answer" in state.reason
+
+
+async def test_figures_that_come_back_thaw(make_world: Make, make_plan: MakePlan) -> None:
+    world = make_world(make_plan(guardrails=(LIMIT,), stages=(Stage(share=0.1, bake=500.0),)))
+    world.service.reading = lambda _: Reading(value=None, reason="stale")
+    assert (await led(world, 200)).phase == "frozen"
+    world.service.reading = lambda _: None
+    assert (await led(world, 60)).phase == "baking"
+
+
+async def test_one_event_beyond_all_bounds_ends_no_guard(make_world: Make, make_plan: MakePlan) -> None:
+    mean = replace(ERRORS, name="latency", kind="mean", field="latency_seconds", unit="seconds")
+    world = make_world(make_plan(guardrails=(Guardrail(metric=mean, worse_by=0.5), LIMIT)))
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 60, controller)
+    assert controller._tally is not None
+    controller._tally.see(
+        "request_finished",
+        {
+            "at_utc_seconds": world.clock.utc(),
+            "targeting_key": "x",
+            "variant": "treatment",
+            "latency_seconds": 1e200,
+        },
+    )
+    world.service.treatment_errors = 0.9
+    state = await led(world, 400, controller)
+    assert state.phase == "rolled_back"
+    assert "above 0.1" in state.reason
+
+
+# Traffic and journal ------------------------------------------------------------------------------------------------
+
+
+async def test_traffic_that_serves_something_else_than_was_set_is_rolled_back_in_time(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    read = world.traffic.read
+
+    async def stuck() -> Split:
+        served = await read()
+        return served if served.latched else Split(share=0.5)
+
+    monkeypatch.setattr(world.traffic, "read", stuck)
+    state = await led(world, 100)
+    assert state.phase == "rolled_back"
+    assert "memory serves 50.0000% and not 5.0000%" in state.reason
+
+
+async def test_one_failure_to_move_traffic_back_does_not_end_a_good_rollout(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 100, controller)
+    world.traffic.served = replace(world.traffic.served, share=0.0)
+    set_, failures = world.traffic.set, [TrafficUnavailable("memory: a hiccup")]
+
+    async def once(split: Split) -> None:
+        if failures:
+            raise failures.pop()
+        await set_(split)
+
+    monkeypatch.setattr(world.traffic, "set", once)
+    state = await led(world, 60, controller)
+    assert state.phase == "baking"
+    assert world.traffic.served.share == 0.05
+
+
+@pytest.mark.parametrize("kind", [Wanted, Had], ids=["wanted", "had"])
+async def test_a_step_that_cannot_be_written_down_is_taken_back_in_time(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, kind: type[object]
+) -> None:
+    world = make_world()
+    append, full = world.journal.append, True
+
+    def refusing(entries: list[object], epoch: int) -> object:
+        if full and not (isinstance(entries[0], Wanted) and kind is Had):
+            raise DatabaseUnavailable("fairlead.db: the disk is full")
+        return append(entries, epoch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.journal, "append", refusing)
+    controller = world.controller()
+    await controller.begin()
+    task = asyncio.create_task(controller.run())
+    for _ in range(100):
+        await world.clock.run_for(1.0)
+    assert world.traffic.served.latched
+    full = False
+    for _ in range(10):
+        await world.clock.run_for(1.0)
+    assert (await task).phase == "rolled_back"
+
+
+async def test_a_driver_with_a_defect_does_not_keep_treatment(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    await led(world, 60)
+    set_, failures = world.traffic.set, [KeyError("slots"), KeyError("slots")]
+
+    async def defective(split: Split) -> None:
+        if split.latched and failures:
+            raise failures.pop()
+        await set_(split)
+
+    monkeypatch.setattr(world.traffic, "set", defective)
+    world.journal.ask(Asked(what="rollback", by="ann"))
+    task = asyncio.create_task(world.controller().run())
+    for _ in range(10):
+        await world.clock.run_for(1.0)
+    assert (await task).phase == "rolled_back"
+    assert world.traffic.served.share == 0.0
+
+
+async def test_a_decision_that_can_never_be_written_is_rolled_back_after_patience(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    world = make_world(make_plan(patience=300.0, stages=(Stage(share=0.2, bake=40.0), Stage(share=1.0))))
+    ledger = Ledger()
+    ledger.failure = InvalidInput("evidence: low is no number")
+    controller = with_ledger(world, ledger)
+    await controller.begin()
+    state = await led(world, 600, controller)
+    assert state.phase == "rolled_back"
+    assert "nothing could be written down" in state.reason
+
+
+# Who leads, and what was asked --------------------------------------------------------------------------------------
+
+
+async def test_what_was_wished_while_nobody_led_outranks_the_step_that_was_begun(make_world: Make) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 60, controller)
+    # Killed between the entry and the move.
+    world.journal.append([Wanted(stage=1, share=0.5)], controller._epoch)
+    world.journal.ask(Asked(what="rollback", by="ann"))
+    before = len(world.traffic.sets)
+    state = await led(world, 5)
+    assert state.phase == "rolled_back"
+    assert [split.share for split in world.traffic.sets[before:]] == [0.0]
+
+
+async def test_a_controller_with_another_plan_does_not_stop_the_one_that_leads(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 30, controller)
+    world.plan = make_plan(alpha=0.01)
+    with pytest.raises(InvalidInput, match="another plan"):
+        await world.controller("second").begin()
+    state = await led(world, 30, controller)
+    assert state.leader == "first"
+
+
+async def test_a_rollout_that_has_ended_is_not_claimed(make_world: Make) -> None:
+    world = make_world()
+    world.journal.ask(Asked(what="rollback", by="ann"))
+    await led(world, 5)
+    entries = len(world.journal.read())
+    assert (await world.controller("late").run()).phase == "rolled_back"
+    assert len(world.journal.read()) == entries
+
+
+# Deadlines ----------------------------------------------------------------------------------------------------------
+
+
+async def test_starting_again_does_not_put_off_the_deadline_of_a_gate(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    stages = (Stage(share=0.2, bake=40.0, gate="manual"), Stage(share=1.0, bake=0.0))
+    world = make_world(make_plan(stages=stages, patience=300.0))
+    state = await led(world, 200)
+    assert state.phase == "gate"
+    for _ in range(6):
+        state = await led(world, 100)
+    assert state.phase == "rolled_back"
+    assert "nobody opened the gate" in state.reason
+
+
+async def test_starting_again_does_not_forgive_a_limit_that_is_broken(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    world = make_world(make_plan(guardrails=(LIMIT,)), treatment_errors=0.5)
+    for _ in range(4):
+        state = await led(world, 60)
+    assert state.phase == "rolled_back"
+    assert "errors above 0.1 for 120 s" in state.reason
+
+
+async def test_a_pause_in_which_nothing_reports_has_its_deadline(make_world: Make) -> None:
+    world = make_world()
+    await led(world, 60)
+    world.journal.ask(Asked(what="pause", by="ann"))
+    world.service.silent = frozenset({"control", "treatment"})
+    state = await led(world, 1_000)
+    assert state.phase == "rolled_back"
+
+
+async def test_a_moment_without_proof_does_not_end_the_wait_at_a_gate(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    stages = (Stage(share=0.2, bake=40.0, longest=60.0, gate="manual"), Stage(share=1.0, bake=0.0))
+    relative = Guardrail(metric=ERRORS, worse_by=0.2, relative=False)
+    world = make_world(make_plan(stages=stages, guardrails=(relative, LIMIT)))
+    controller = world.controller()
+    await controller.begin()
+    assert (await led(world, 200, controller)).phase == "gate"
+    world.service.reading = lambda _: Reading(value=None, reason="query_error", detail="restarted")
+    assert (await led(world, 40, controller)).phase == "gate"
+    world.service.reading = lambda _: None
+    world.journal.ask(Asked(what="advance", by="ann"))
+    assert (await led(world, 40, controller)).stage == 1
+
+
+# What bakes ---------------------------------------------------------------------------------------------------------
+
+
+async def test_time_in_which_nothing_reports_does_not_bake(make_world: Make) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    guarded = (await led(world, 100, controller)).guarded_seconds
+    world.service.silent = frozenset({"control", "treatment"})
+    state = await led(world, 400, controller)
+    assert state.phase == "frozen"
+    assert state.guarded_seconds <= guarded + 80
+
+
+async def test_a_controller_that_was_stopped_for_an_hour_has_not_guarded_for_an_hour(
+    make_world: Make,
+) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 60, controller)
+    world.clock.advance(3_600.0)
+    state = await led(world, 20, controller)
+    assert state.stage == 0
+    assert state.guarded_seconds <= 140
+
+
+async def test_a_limit_that_is_broken_is_harm_in_the_making(make_world: Make, make_plan: MakePlan) -> None:
+    stages = (Stage(share=0.2, bake=60.0, longest=60.0), Stage(share=1.0, bake=0.0))
+    world = make_world(make_plan(stages=stages, guardrails=(LIMIT,)), treatment_errors=0.5)
+    state = await led(world, 600)
+    assert state.phase == "rolled_back"
+    assert max(split.share for split in world.traffic.sets) == 0.2
+    assert "errors above 0.1" in state.reason
+
+
+async def test_a_stage_without_a_bake_waits_for_its_first_figure(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    world = make_world(make_plan(stages=(Stage(share=1.0, bake=0.0),), guardrails=(LIMIT,)))
+    world.service.reading = lambda _: Reading(value=None, reason="stale")
+    assert (await led(world, 45)).phase == "baking"
+    world.service.reading = lambda _: None
+    assert (await led(world, 45)).phase == "completed"
+
+
+@pytest.mark.parametrize("seconds", [-3_000.0, 3_000.0], ids=["back", "forward"])
+async def test_a_wall_clock_that_is_moved_hides_no_harm(make_world: Make, seconds: float) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    world.clock.advance(10_000.0)
+    await led(world, 60, controller)
+    world.clock.set_utc(world.clock.utc() + seconds)
+    world.service._until = world.clock.utc()
+    world.service.treatment_errors = 0.6
+    state = await led(world, 300, controller)
+    assert state.phase == "rolled_back"
+    assert "worse_by" in state.reason
+
+
+async def test_a_controller_that_starts_after_the_clock_was_moved_back_still_sees_harm(
+    make_world: Make,
+) -> None:
+    world = make_world()
+    await led(world, 60)
+    world.clock.set_utc(world.clock.utc() - 3_000.0)
+    world.service._until = world.clock.utc()
+    world.service.treatment_errors = 0.6
+    state = await led(world, 300)
+    assert state.phase == "rolled_back"
+    assert "worse_by" in state.reason
+
+
+# The ledger ---------------------------------------------------------------------------------------------------------
+
+
+async def test_every_rollback_stands_in_the_ledger(make_world: Make) -> None:
+    for wish in (True, False):
+        world, ledger = make_world(), Ledger()
+        await led(world, 60)
+        if wish:
+            world.journal.ask(Asked(what="rollback", by="ann", why="a bad feeling"))
+        else:
+            world.traffic.served = replace(world.traffic.served, share=0.0, latched=True)
+        controller = with_ledger(world, ledger)
+        await controller.begin()
+        state = await led(world, 5, controller)
+        assert state.phase == "rolled_back"
+        assert [verdict for verdict, _ in ledger.taken] == ["rollback"]
+        assert ledger.taken[0][1] == state.reason
+
+
+async def test_nothing_is_let_out_that_the_ledger_did_not_take(make_world: Make, make_plan: MakePlan) -> None:
+    world, ledger = make_world(make_plan(stages=(Stage(share=0.2, bake=40.0), Stage(share=1.0)))), Ledger()
+    ledger.failure = DatabaseUnavailable("fairlead.db: the disk is full")
+    controller = with_ledger(world, ledger)
+    await controller.begin()
+    state = await led(world, 300, controller)
+    assert (state.stage, state.phase) == (0, "baking")
+    ledger.failure = None
+    state = await led(world, 60, controller)
+    assert state.stage == 1
+    assert [verdict for verdict, _ in ledger.taken] == ["advance"]
+
+
+async def test_a_ledger_that_is_full_delays_no_rollback_and_hears_of_it_later(make_world: Make) -> None:
+    world, ledger = make_world(), Ledger()
+    await led(world, 60)
+    ledger.failure = DatabaseUnavailable("fairlead.db: the disk is full")
+    world.journal.ask(Asked(what="rollback", by="ann"))
+    task = asyncio.create_task(with_ledger(world, ledger).run())
+    for _ in range(20):
+        await world.clock.run_for(1.0)
+        await asyncio.sleep(0.001)  # the ledger is asked in a thread
+    assert world.traffic.served.latched
+    ledger.failure = None
+    for _ in range(200):
+        await world.clock.run_for(1.0)
+        await asyncio.sleep(0.001)
+        if task.done():
+            break
+    assert (await task).phase == "rolled_back"
+    assert [verdict for verdict, _ in ledger.taken] == ["rollback"]
+
+
+async def test_a_ledger_that_refuses_for_good_keeps_no_rollback_from_its_end(make_world: Make) -> None:
+    world, ledger = make_world(), Ledger()
+    await led(world, 60)
+    ledger.failure = InvalidInput("evidence: low is no number")
+    world.journal.ask(Asked(what="rollback", by="ann"))
+    controller = with_ledger(world, ledger)
+    await controller.begin()
+    assert (await led(world, 5, controller)).phase == "rolled_back"
+    assert fold("feed/1", world.journal.read()).ended
