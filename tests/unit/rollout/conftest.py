@@ -17,6 +17,14 @@ from fairlead.rollout.controller import Controller
 from fairlead.rollout.journal import MemoryJournal
 from fairlead.rollout.tally import Tally
 from fairlead.rollout.traffic import check_replacement
+from fairlead.statistics import (
+    sequential_difference_bound,
+    sequential_quantile_effect,
+    sequential_sample_ratio,
+)
+
+# Imported before the first test's two seconds begin: it is numpy and scipy that take most of one.
+_STATISTICS = (sequential_difference_bound, sequential_quantile_effect, sequential_sample_ratio)
 
 ERRORS = Metric(
     name="errors", title="errors", role="guardrail", kind="proportion", event="request_finished",
