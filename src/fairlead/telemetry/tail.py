@@ -1,7 +1,8 @@
 """Follows the folder of a sink while services write into it: each event once, soon after it is on the disk.
 
 Whole lines only; a line that is still being written is read when it is whole. Segments are rotated, compacted to
-Parquet and deleted meanwhile: what was read of a segment is not read again from its Parquet file.
+Parquet and deleted meanwhile, perhaps before their last lines were read here. So a Parquet file that is new is read as
+well, and of its events those whose ids were not met before.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairlead.errors import BrokenDocument, InvalidInput
-from fairlead.telemetry.catalogue import read_catalogue
+from fairlead.telemetry.catalogue import Catalogue, read_catalogue
 from fairlead.telemetry.event import Event
 from fairlead.telemetry.identity import SeenEvents, event_id
-from fairlead.telemetry.jsonl import read_events
-from fairlead.telemetry.schema import EVENTS, EventRegistry
+from fairlead.telemetry.schema import EVENTS, EventRegistry, UnknownEvent
 
 __all__ = ["EventTail"]
 
@@ -31,7 +31,8 @@ class EventTail:
         self._directory = Path(directory)
         self._registry = registry
         self._offsets: dict[str, int] = {}
-        self._compacted = False
+        self._compacted: set[str] = set()
+        self._began = False
         self._seen = SeenEvents()
         self.malformed = 0
         """Lines that were no events."""
@@ -39,29 +40,65 @@ class EventTail:
     def read(self) -> Iterator[Event]:
         """Events that were not read before, those of each process in their order. None twice.
 
-        Raises InvalidInput when the directory cannot be read.
+        Raises InvalidInput when the directory, or a file of it, cannot be read; after the events of all others, and
+        what is missing is read by a later call.
         """
+        problems: list[InvalidInput] = []
+        if not self._began:
+            self._began = True
+            yield from self._new_parquet(problems, are_known=False)
+        for name in self._segments():
+            yield from self._grown(name, problems)
+        # Behind the segments: what a compaction has taken before its last lines were read here is found now.
+        yield from self._new_parquet(problems, are_known=True)
+        if problems:
+            raise problems[0]
+
+    def _segments(self) -> list[str]:
         try:
-            names = sorted(
-                entry.name for entry in os.scandir(self._directory) if entry.name.endswith(".jsonl")
-            )
+            with os.scandir(self._directory) as entries:
+                names = sorted(entry.name for entry in entries if entry.name.endswith(".jsonl"))
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
             raise InvalidInput(f"{self._directory}: cannot be read ({error.strerror})") from error
-        if not self._compacted:
-            # Before the first look: later ones have read the segments that compaction takes.
-            self._compacted = True
-            for name in read_catalogue(self._directory).files:
-                yield from read_events(self._directory / name, registry=self._registry)
-        consumed = read_catalogue(self._directory).consumed
-        for name in names:
-            if name not in self._offsets and name in consumed:
-                self._offsets[name] = 2**62
-            yield from self._grown(name)
+        # Forgotten with their files: names are never given twice.
+        self._offsets = {name: self._offsets[name] for name in names if name in self._offsets}
+        consumed = self._catalogue().consumed
+        return [name for name in names if name in self._offsets or name not in consumed]
 
-    def _grown(self, name: str) -> Iterator[Event]:
-        offset = self._offsets.get(name, 0)
+    def _catalogue(self) -> Catalogue:
+        try:
+            return read_catalogue(self._directory)
+        except OSError as error:
+            raise InvalidInput(f"{self._directory}: cannot be read ({error.strerror})") from error
+
+    def _new_parquet(self, problems: list[InvalidInput], *, are_known: bool) -> Iterator[Event]:
+        """are_known: events without an id, as others write them, were read from their segments."""
+        broken: set[str] = set()
+        while names := [
+            name for name in self._catalogue().files if name not in self._compacted and name not in broken
+        ]:
+            # Imported here: only who has compacted needs the extra.
+            from fairlead.telemetry.parquet import parquet_events
+
+            for name in names:
+                path = self._directory / name
+                try:
+                    for event, identity in parquet_events(path, self._registry):
+                        if self._seen.add(identity) if identity else not are_known:
+                            yield event
+                except UnknownEvent:
+                    self.malformed += 1
+                except BrokenDocument as error:
+                    if path.exists():  # else merged into a newer one, which the catalogue names by now
+                        broken.add(name)
+                        problems.append(error)
+                        continue
+                self._compacted.add(name)
+
+    def _grown(self, name: str, problems: list[InvalidInput]) -> Iterator[Event]:
+        offset = self._offsets.setdefault(name, 0)
         try:
             with (self._directory / name).open("rb") as file:
                 if os.fstat(file.fileno()).st_size <= offset:
@@ -78,9 +115,11 @@ class EventTail:
                     file.seek(offset)
         except FileNotFoundError:
             return  # compacted or retired since the folder was listed
+        except OSError as error:
+            problems.append(InvalidInput(f"{self._directory / name}: cannot be read ({error.strerror})"))
 
     def _events(self, block: bytes) -> Iterator[Event]:
-        for line in block.splitlines():
+        for line in block.split(b"\n")[:-1] if block.endswith(b"\n") else [block]:
             try:
                 event = self._registry.decode(line)
             except BrokenDocument:
