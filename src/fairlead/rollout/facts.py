@@ -3,14 +3,17 @@
     beside control    events that name their unit, from a sink's folder             counted by the `Tally`
     absolute          the same events of the last seconds, or a reading             from a Prometheus, say
 
-A reading is taken in a thread and never waited for longer than its own timeout allows.
+Both are asked in threads of their own: one that hangs takes no thread from what moves traffic, nor from the journal,
+and is not asked again while it hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -20,6 +23,10 @@ from fairlead.rollout.tally import Tally
 from fairlead.telemetry import Event, EventTail
 
 __all__ = ["EventFacts", "Facts", "ReadingFacts"]
+
+_Answer = TypeVar("_Answer")
+_AT_ONCE = 20_000
+"""Events shown before others get their turn: some tenths of a second."""
 
 
 class Facts(Protocol):
@@ -47,15 +54,37 @@ class EventFacts:
     ) -> None:
         """readings: by the guardrail's name; called in a thread."""
         self._tail = tail
+        self._unread: Iterator[Event] | None = None
+        self._next = _InThread(self._read_some)
         self._readings = ReadingFacts(readings or {})
 
     async def gather(self, tally: Tally) -> None:
-        """Exposures first, as they say which arm the unit of an event is in."""
-        events = await asyncio.to_thread(lambda: list(self._tail.read()))
-        show(tally, events)
+        """Exposures first, as they say which arm the unit of an event is in. Cancelled, it goes on where it was."""
+        more = True
+        while more:
+            events, more, problem = await self._next.answer()
+            show(tally, events)
+            if problem is not None:
+                raise problem
 
     async def read(self, guardrail: Guardrail) -> Reading | None:
         return await self._readings.read(guardrail)
+
+    def _read_some(self) -> tuple[list[Event], bool, Exception | None]:
+        """Some events, whether there may be more, and what went wrong behind them."""
+        if self._unread is None:
+            self._unread = self._tail.read()
+        events: list[Event] = []
+        try:
+            for event in self._unread:
+                events.append(event)
+                if len(events) == _AT_ONCE:
+                    return events, True, None
+        except Exception as error:  # carried to who asked, with what was read before
+            self._unread = None
+            return events, False, error
+        self._unread = None
+        return events, False, None
 
 
 class ReadingFacts:
@@ -64,14 +93,42 @@ class ReadingFacts:
     names_units = False
 
     def __init__(self, readings: Mapping[str, Callable[[], Reading]]) -> None:
-        self._readings = dict(readings)
+        """readings: by the metric's name; called in a thread."""
+        self._readings = {name: _InThread(reading) for name, reading in readings.items()}
 
     async def gather(self, tally: Tally) -> None:
         return None
 
     async def read(self, guardrail: Guardrail) -> Reading | None:
         reading = self._readings.get(guardrail.name)
-        return None if reading is None else await asyncio.to_thread(reading)
+        return None if reading is None else await reading.answer()
+
+
+class _InThread(Generic[_Answer]):
+    """Something to ask that may hang, in a thread of its own. Who stops waiting gets its answer the next time."""
+
+    def __init__(self, ask: Callable[[], _Answer]) -> None:
+        self._ask = ask
+        self._running: Future[_Answer] | None = None
+
+    async def answer(self) -> _Answer:
+        if self._running is None:
+            running: Future[_Answer] = Future()
+            self._running = running
+            # A daemon: a source that hangs for ever must not keep the process from its end.
+            threading.Thread(target=self._run, args=(running,), name="rollout-facts", daemon=True).start()
+        running = self._running
+        try:
+            return await asyncio.shield(asyncio.wrap_future(running))
+        finally:
+            if running.done():
+                self._running = None
+
+    def _run(self, running: Future[_Answer]) -> None:
+        try:
+            running.set_result(self._ask())
+        except BaseException as error:  # carried to who asked
+            running.set_exception(error)
 
 
 def show(tally: Tally, events: Iterable[Event]) -> None:
