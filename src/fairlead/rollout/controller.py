@@ -119,6 +119,7 @@ class Controller:
                 await self.step()
                 if not self._state.ended:
                     await self._clock.sleep(min(self._plan.look_every, _POLL))
+            await self._stays_withdrawn()
             return self._state
         finally:
             await self._quiet()
@@ -154,6 +155,7 @@ class Controller:
         if not self._state.ended:
             judgement = Judgement(verdict="rollback", reason=reason)
             await self._roll_back(judgement)
+            await self._stays_withdrawn()
         return self._state
 
     async def step(self) -> RolloutState:
@@ -315,13 +317,16 @@ class Controller:
         if judgement.page:
             await self._page(judgement.page)
         self.withdrawn_at = self._clock.now()
-        await self._insist(Had(stage=self._state.stage, share=0.0, latched=True))
-        await self._stays_withdrawn()
-        await self._insist(Ended(outcome="rolled_back", reason=judgement.reason))
+        await self._insist(
+            Had(stage=self._state.stage, share=0.0, latched=True),
+            Ended(outcome="rolled_back", reason=judgement.reason),
+        )
         await self._tell(f"rolled back: {judgement.reason}")
 
     async def _stays_withdrawn(self) -> None:
         """Asks again for a few seconds: a proxy that was just starting anew may have read what was served before."""
+        if self.withdrawn_at is None:
+            return
         for _ in range(_ASK_AGAIN):
             await self._clock.sleep(_RETRY)
             with contextlib.suppress(FairleadError, OSError, TimeoutError):

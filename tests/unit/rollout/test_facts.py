@@ -91,7 +91,7 @@ async def test_a_reading_that_hangs_takes_one_thread_and_no_other(tmp_path: Path
         may.wait(5)
         return Reading(value=0.5)
 
-    facts = ReadingFacts({"errors": hanging})
+    facts = ReadingFacts({RAIL.name: hanging})
     for _ in range(40):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.001):
@@ -115,7 +115,7 @@ async def test_a_reading_that_raises_raises_to_who_asked_and_is_asked_again():
             raise answer
         return answer
 
-    facts = EventFacts(EventTail("nowhere"), readings={"errors": ask})
+    facts = EventFacts(EventTail("nowhere"), readings={RAIL.name: ask})
     with pytest.raises(OSError, match="reset"):
         await facts.read(RAIL)
     assert await facts.read(RAIL) == Reading(value=0.1)

@@ -75,7 +75,7 @@ class Rule:
 # Each rule's look also breaks, or fulfils, what stands below it.
 RULES = [
     Rule("asked", ASKED, look(FAILED, silent=BOTH), "rollback", "ann asked for it: a bad feeling"),
-    Rule("failed", PAUSED, look(PASSED, FAILED, silent=BOTH), "rollback", "treatment 0.5 against 0.01 of control"),
+    Rule("failed", PAUSED, look(PASSED, FAILED, silent=BOTH), "rollback", "treatment 50.000% against 1.000% of control"),
     Rule("two failed", BAKING, look(FAILED, FAILED), "rollback", "and 1 more"),
     Rule(
         "both sick", BAKING, look(found("FAIL", rail=LIMIT, treatment=1.0, detail="control is beyond the limit too")),
@@ -98,7 +98,7 @@ RULES = [
         to="frozen", paged="no guardrail has a figure: no answer",
     ),
     Rule("blind too long", FROZEN, look(NO_FIGURE, blind=700.0), "rollback", "nobody came within", waited=601.0),
-    Rule("not baked", BAKING, look(guarded=99.0, split=1e-9), "hold", "99 of 100 s baked", to="baking"),
+    Rule("not baked", BAKING, look(guarded=99.0, split=1e-9), "hold", "baking", to="baking"),
     Rule("split", BAKING, look(split=0.0009, units={}), "hold", "sample ratio", to="baking"),
     Rule("split, over", BAKING, look(split=0.0009, guarded=300.0), "rollback", "sample ratio"),
     Rule("split is a little off", BAKING, look(split=0.001), "advance", "every guardrail passed", ground="pass"),
