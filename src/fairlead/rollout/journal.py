@@ -1,8 +1,8 @@
 """The entries of a rollout, appended under a fence.
 
 A controller that was paused for a minute must not write, or move traffic, as if it still led. So each one claims a
-number, the epoch, higher than any before it in rollouts of the same change; whoever appends with a lower one is
-refused within the same transaction. A person's wish needs no epoch.
+number, the epoch, higher than any before it in the database; whoever appends with a lower one than the leader of the
+change is refused within the same transaction. A person's wish needs no epoch.
 
     one write transaction:   the highest epoch and the last number -> refused, or the entry under the next number
 
@@ -52,6 +52,7 @@ _OF_RUN = sa.and_(_OF_CHANGE, ROLLOUT.c.run == sa.bindparam("run"))
 _LAST_RUN = sa.select(sa.func.max(ROLLOUT.c.run)).where(_OF_CHANGE)
 _LAST_NUMBER = sa.select(sa.func.max(ROLLOUT.c.number)).where(_OF_RUN)
 _EPOCH = sa.select(sa.func.max(ROLLOUT.c.epoch)).where(_OF_CHANGE)
+_HIGHEST = sa.select(sa.func.max(ROLLOUT.c.epoch))
 _READ = (
     sa.select(ROLLOUT.c.number, ROLLOUT.c.epoch, ROLLOUT.c.at_utc_seconds, ROLLOUT.c.payload)
     .where(_OF_RUN, ROLLOUT.c.number > sa.bindparam("after"))
@@ -77,7 +78,7 @@ class RolloutJournal(Protocol):
         ...
 
     def claim(self, by: str) -> int:
-        """Takes the lead, and returns the epoch."""
+        """Takes the lead, and returns the epoch. Raises StaleEpoch where a later rollout has started."""
         ...
 
     def append(self, entries: Sequence[Entry], epoch: int) -> list[Written]:
@@ -186,7 +187,14 @@ class Journal:
 
     def claim(self, by: str) -> int:
         with self._database.write() as connection:
-            epoch = _epoch(connection, self._change) + 1
+            last = _last_run(connection, self._change)
+            if last != self._run:
+                # Its epoch would outrank the leader of the later one, which nobody would guard then.
+                raise StaleEpoch(
+                    f"rollout {self.rollout}: rollout {self._change}/{last} has started since; lead that one"
+                )
+            # Above those of every change: one flag may be moved by several changes, one after another.
+            epoch = (connection.scalar(_HIGHEST) or 0) + 1
             self._insert(connection, [Claimed(by=by)], self._number(connection), epoch)
         return epoch
 
