@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -55,6 +56,8 @@ _UNITS = 10_000
 _WARM_UP = 10.0
 """Seconds at most after a stage is first served in which it does not count: processes pick a flag up one by one."""
 
+_ANSWER = 5.0
+"""Seconds that a look waits for the journal or the ledger, at least; as long as `look_every`, if that is longer."""
 _JUMP = 1.0
 """Seconds that the wall clock may fall behind before it counts as moved back."""
 
@@ -105,6 +108,9 @@ class Controller:
         self.withdrawn_at: float | None = None
         """By the clock, when treatment was read back as taken away; None while it was not."""
         self._at_journal = asyncio.Lock()
+        # One each: what hangs there takes no thread from what moves traffic.
+        self._journal_thread = ThreadPoolExecutor(1, thread_name_prefix="rollout-journal")
+        self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="rollout-ledger")
 
     @property
     def state(self) -> RolloutState:
@@ -209,7 +215,23 @@ class Controller:
             self._phase_key, self._phase_at = key, self._clock.now() - self._state.waited_seconds
 
     async def _ask_journal(self, call: Callable[..., _Answer], *args: object) -> _Answer:
-        return await asyncio.to_thread(call, *args) if self._journal.blocks else call(*args)
+        return await self._in_time(self._journal_thread, call, *args) if self._journal.blocks else call(*args)
+
+    async def _in_time(
+        self, thread: ThreadPoolExecutor, call: Callable[..., _Answer], *args: object
+    ) -> _Answer:
+        """The answer of a database that may hang, and must not keep the guard from its next look.
+
+        What is written late all the same is found by the next reading, and was fenced by its epoch.
+        """
+        longest = max(_ANSWER, self._plan.look_every)
+        try:
+            async with asyncio.timeout(longest):
+                return await asyncio.get_running_loop().run_in_executor(thread, call, *args)
+        except TimeoutError as late:
+            raise DatabaseUnavailable(
+                f"no answer within {longest:g} s; whether it was written is not known"
+            ) from late
 
     async def _write(self, *entries: Entry) -> None:
         async with self._at_journal:
@@ -678,7 +700,9 @@ class Controller:
         if self._decisions is None:
             return ()
         at = self._clock.utc()
-        return await asyncio.to_thread(self._decisions.record, self._plan, judgement, looked, at)
+        return await self._in_time(
+            self._ledger_thread, self._decisions.record, self._plan, judgement, looked, at
+        )
 
     async def _record_surely(self, judgement: Judgement, looked: Looked | None) -> tuple[str, ...]:
         """Records a rollback as soon as it can be; what the ledger refuses for good, the journal still gets."""

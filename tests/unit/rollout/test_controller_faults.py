@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -482,3 +483,37 @@ async def test_a_ledger_that_refuses_for_good_keeps_no_rollback_from_its_end(mak
     await controller.begin()
     assert (await led(world, 5, controller)).phase == "rolled_back"
     assert fold("feed/1", world.journal.read()).ended
+
+
+async def test_a_journal_that_hangs_keeps_no_guard_from_its_look(
+    make_world: Make, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairlead.rollout.controller._ANSWER", 0.02)
+    world = make_world(make_plan(look_every=0.02, guardrails=(LIMIT,)))
+    hung, held, read = threading.Event(), False, world.journal.read
+
+    def hanging(after: int = 0) -> object:
+        if held:
+            hung.wait(10)
+        return read(after)
+
+    monkeypatch.setattr(world.journal, "read", hanging)
+    monkeypatch.setattr(world.journal, "blocks", True)
+    controller = world.controller()
+    task = asyncio.create_task(controller.run())
+
+    async def until(holds: Callable[[], bool]) -> None:
+        for _ in range(400):
+            await world.clock.run_for(1.0)
+            await asyncio.sleep(0.001)  # the journal is asked in a thread
+            if holds():
+                return
+        raise AssertionError("it never came to that")
+
+    await until(lambda: controller.state.guarded_seconds > 0)
+    held, world.service.treatment_errors = True, 0.9
+    await until(lambda: world.traffic.served.latched)
+    held = False
+    hung.set()
+    await until(task.done)
+    assert (await task).phase == "rolled_back"
