@@ -4,7 +4,8 @@
     ├── Refused                    said no before any work began; trying later or elsewhere is safe
     │   ├── CircuitOpen            the dependency failed too often; its breaker is open
     │   ├── Overloaded             no permit was free: the limit protects what lies behind it
-    │   └── RateLimited            this client has used up its share; others are served
+    │   ├── RateLimited            this client has used up its share; others are served
+    │   └── StageRefused           a migration may not go to this stage, or not yet
     ├── BrokerUnavailable          a message broker did not answer, or gave no receipt
     ├── DatabaseTooNew             the database was written by a newer Fairlead
     ├── DatabaseUnavailable        the control plane's database did not answer, or another process held it
@@ -30,7 +31,7 @@
     ├── RunInvalid                 a measurement broke its own rules (late sends, no samples)
     ├── ScrapeIncomplete           the metrics of all workers could not be had whole
     ├── StaleEpoch                 another controller has taken over, or the rollout was rolled back
-    ├── StoreUnavailable           a shared tier of the cache did not answer, or refused
+    ├── StoreUnavailable           a shared tier of the cache, or a store in migration, did not answer, or refused
     └── TrafficUnavailable         what splits the traffic did not answer, or serves something else
 
 A message names the thing, the value and the limit, and the next step, in one line. The driver's own error stays in
@@ -63,6 +64,7 @@ __all__ = [
     "Refused",
     "RunInvalid",
     "ScrapeIncomplete",
+    "StageRefused",
     "StaleEpoch",
     "StoreUnavailable",
     "TooFewUnits",
@@ -104,6 +106,10 @@ class Overloaded(Refused):
 
 class RateLimited(Refused):
     """This client has asked for more than its rate limit; `retry_after` is when it may ask again."""
+
+
+class StageRefused(Refused):
+    """A migration may not go to this stage from where it is, or not before something is done; the message says what."""
 
 
 class BrokerUnavailable(FairleadError):
@@ -237,7 +243,10 @@ class StaleEpoch(FairleadError):
 
 
 class StoreUnavailable(FairleadError):
-    """A tier that processes share could not be asked, or told. A cache treats it as a miss."""
+    """A tier that processes share, or a store in migration, could not be asked, or told.
+
+    A cache treats it as a miss. What a store then did with a write is not known; to write again is safe.
+    """
 
 
 class TrafficUnavailable(FairleadError):
