@@ -45,9 +45,9 @@ class Pair:
         """The version that this store gave the write."""
         return await self.stores[side].write(key, value, parity=PARITY[side], floor=floor)
 
-    async def apply(self, side: Side, row: Row) -> int:
+    async def apply(self, side: Side, row: Row, *, spare_marked: bool = False) -> int:
         """The version that the key has in this store after it was offered the row."""
-        (version,) = await self.stores[side].apply((row,))
+        (version,) = await self.stores[side].apply((row,), spare_marked=spare_marked)
         return version
 
     async def follow(self, first: Side, key: Key, value: Value | None, version: int) -> int:
@@ -86,10 +86,14 @@ class Pair:
             (row,) = await self.stores[source].read((key,))
             if row.version % 2 != ours:
                 return False  # it came from the other store, and took the mark away
-            there = await self.apply(target, row)
+            # What a process left that died in live must not go over a write that the new store is still passing on.
+            there = await self.apply(target, row, spare_marked=source == "old")
             if there == row.version:
                 await self.stores[source].settle({key: there})
                 return True
+            if there < row.version:
+                await self.carry(target, key)
+                return False
             if there % 2 == ours:
                 continue  # our read was overtaken
             if source == "new":

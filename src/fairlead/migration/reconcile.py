@@ -75,7 +75,7 @@ class _Pass:
         source, target = self.pair[side], self.pair[other(side)]
         try:
             rows = [row for row in await source.read(keys) if row.version % 2 == PARITY[side]]
-            there = await target.apply(rows) if rows else []
+            there = await target.apply(rows, spare_marked=True) if rows else []
             arrived = {
                 row.key: row.version for row, now in zip(rows, there, strict=True) if now == row.version
             }

@@ -81,8 +81,8 @@ class TableStore:
     async def touch(self, key: Key, *, version: int, parity: int, floor: int = 0) -> None:
         await self._run(self._touch, key, version, parity, floor)
 
-    async def apply(self, rows: Sequence[Row]) -> list[int]:
-        return await self._run(self._apply, list(rows))
+    async def apply(self, rows: Sequence[Row], *, spare_marked: bool = False) -> list[int]:
+        return await self._run(self._apply, list(rows), spare_marked)
 
     async def settle(self, versions: Mapping[Key, int]) -> None:
         await self._run(self._settle, dict(versions))
@@ -192,28 +192,32 @@ class TableStore:
             )
         )
 
-    def _apply(self, rows: list[Row]) -> list[int]:
+    def _apply(self, rows: list[Row], spare_marked: bool) -> list[int]:
         now: dict[Key, int] = {}
         # In one order everywhere: two batches that meet must not wait for each other.
         ordered = sorted(rows, key=lambda row: cast(Any, row.key))
         with self._begin(writes=True) as (connection, tables):
             for start in range(0, len(ordered), _AT_ONCE):
-                now.update(self._apply_some(connection, tables, ordered[start : start + _AT_ONCE]))
+                some = ordered[start : start + _AT_ONCE]
+                now.update(self._apply_some(connection, tables, some, spare_marked))
         return [now[row.key] for row in rows]
 
-    def _apply_some(self, connection: sa.Connection, tables: _Tables, rows: list[Row]) -> dict[Key, int]:
+    def _apply_some(
+        self, connection: sa.Connection, tables: _Tables, rows: list[Row], spare_marked: bool
+    ) -> dict[Key, int]:
         versions = tables.versions
         for row in rows:
             tables.check(row.value)
         insert = self._insert(versions).values(
             [{"key": row.key, "version": row.version, "marked": False} for row in rows]
         )
-        newer = insert.on_conflict_do_update(
+        newer = versions.c.version < insert.excluded.version
+        taking = insert.on_conflict_do_update(
             index_elements=[versions.c.key],
             set_={"version": insert.excluded.version, "marked": False},
-            where=versions.c.version < insert.excluded.version,
+            where=sa.and_(newer, ~versions.c.marked) if spare_marked else newer,
         ).returning(versions.c.key)
-        taken = {row[0] for row in connection.execute(newer)}
+        taken = {row[0] for row in connection.execute(taking)}
         kept = [
             tables.as_row(row.key, row.value) for row in rows if row.key in taken and row.value is not None
         ]

@@ -101,7 +101,7 @@ def flag_stage(
     if values != set(Stage):
         wrong = sorted(values - set(Stage))
         lacks = [stage for stage in Stage if stage not in values]
-        what = f"has the value {wrong[0]!r}" if wrong else f"has no variant with the value {lacks[0]!r}"
+        what = f"has the value {wrong[0]!r}" if wrong else f"has no variant with the value {lacks[0].value!r}"
         raise InvalidInput(f"flag {flag!r}: {what}; the stages are {', '.join(Stage)}")
     asked = context or EvaluationContext()
 

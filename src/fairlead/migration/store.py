@@ -55,10 +55,11 @@ class MigrationStore(Protocol):
     async def touch(self, key: Key, *, version: int, parity: int, floor: int = 0) -> None:
         """Gives the key a new version, as `write` does, and a mark; only if its version is still `version`."""
 
-    async def apply(self, rows: Sequence[Row]) -> list[int]:
+    async def apply(self, rows: Sequence[Row], *, spare_marked: bool = False) -> list[int]:
         """Takes each row that is newer than what is here, and its key's mark away; returns the version each then has.
 
         Row by row atomic. A row of version 0 is taken only where there is neither row nor version. No key twice.
+        spare_marked: a key that is marked here stays as it is.
         """
 
     async def settle(self, versions: Mapping[Key, int]) -> None:

@@ -164,6 +164,15 @@ class MigrationStoreContract:
         marked = await self.all_marked(stores[0])
         assert (newer in marked, older in marked) == (False, True)
 
+    async def test_a_marked_key_can_be_spared(self, stores: Stores) -> None:
+        marked, free, absent = self.keys(3)
+        await stores[0].write(marked, self.value(1), parity=NEW)
+        await stores[0].apply([Row(free, self.value(1), 2)])
+        rows = [Row(key, self.value(2), 8) for key in (marked, free, absent)]
+        assert await stores[1].apply(rows, spare_marked=True) == [1, 8, 8]
+        assert await self.row(stores[0], marked) == Row(marked, self.value(1), 1)
+        assert marked in await self.all_marked(stores[0])
+
     async def test_a_touch_renews_the_version_and_keeps_the_row(self, stores: Stores) -> None:
         (key,) = self.keys(1)
         version = await stores[0].write(key, self.value(1), parity=NEW)

@@ -71,12 +71,12 @@ class MemoryStore:
         self.shared.marks.add(key)
         return version
 
-    async def apply(self, rows: Sequence[Row]) -> list[int]:
+    async def apply(self, rows: Sequence[Row], *, spare_marked: bool = False) -> list[int]:
         await self._pass("apply", "before")
         shared = self.shared
         for row in rows:
             known = shared.versions.get(row.key, 0 if row.key in shared.rows else -1)
-            if row.version > known:
+            if row.version > known and not (spare_marked and row.key in shared.marks):
                 shared.versions[row.key] = row.version
                 shared.marks.discard(row.key)
                 shared.put(row.key, row.value)
