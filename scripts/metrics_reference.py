@@ -20,6 +20,8 @@ from fairlead.cache.redis import RedisStore
 from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Policy
 from fairlead.diagnosis import WaitSampler
 from fairlead.inference import FeatureSchema, HeuristicScorer, Scheduler
+from fairlead.migration import Backfill, Migration, Stage
+from fairlead.migration.sqlalchemy import TableStore
 from fairlead.telemetry import (
     BufferedSink,
     FamilySnapshot,
@@ -71,6 +73,12 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("fairlead_admission_", "fairlead_rate_limit_"),
     ),
     ("Inference", "`Scheduler.export`.", ("fairlead_inference_",)),
+    (
+        "Migration",
+        "`Migration(metrics=registry)`, and `Backfill` likewise. `fairlead_migration_stage` counts from 0, off, to 5, complete; "
+        "for the whole fleet it is that of the process furthest behind.",
+        ("fairlead_migration_",),
+    ),
     ("Database", "`fairlead.telemetry.sqlalchemy.export_engine`.", ("db_",)),
     (
         "Events",
@@ -116,6 +124,14 @@ def everything() -> MetricRegistry:
         )
         LoadShedder("feed", metrics=registry)
         RedisRateLimiter(RateLimit(rate=1.0, burst=1), "redis://127.0.0.1:1", metrics=registry)
+        migration = Migration(
+            "orders",
+            old=TableStore("sqlite:////never-opened.db", "orders"),
+            new=TableStore("sqlite:////never-opened-either.db", "orders"),
+            stage=lambda: Stage.OFF,
+            metrics=registry,
+        )
+        Backfill(migration, metrics=registry)
         LoopLag(registry)
         WaitSampler(registry)
         MetricsMiddleware(_answers, registry=registry, count_queries=True)

@@ -30,6 +30,7 @@ REQUEST_PATH = [
         "errors",
         "flags",
         "inference",
+        "migration",
         "telemetry",
     )
     and name.count(".") == 1

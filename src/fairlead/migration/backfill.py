@@ -145,7 +145,7 @@ class Backfill:
             except (StoreUnavailable, Refused, DeadlineExceeded, OSError) as error:
                 if (
                     isinstance(error, StageRefused)
-                    or self._clock.now() - self._went > self._throttle.patience
+                    or self._clock.now() - self._went >= self._throttle.patience
                 ):
                     raise
                 await self._wait(error)

@@ -101,7 +101,14 @@ class Migration:
             side: Policy(
                 name=f"{name} second write to the {side} store",
                 timeout=second_timeout,
-                breaker=CircuitBreaker(f"{name}, {side} store", is_failure=_speaks_against, clock=clock),
+                # By calls, not by seconds: a quiet table's writes would never be enough to open it.
+                breaker=CircuitBreaker(
+                    f"{name}, {side} store",
+                    last_calls=20,
+                    minimum_calls=5,
+                    is_failure=_speaks_against,
+                    clock=clock,
+                ),
                 clock=clock,
             )
             for side in self.pair.stores
