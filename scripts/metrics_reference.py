@@ -75,8 +75,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Inference", "`Scheduler.export`.", ("fairlead_inference_",)),
     (
         "Migration",
-        "`Migration(metrics=registry)`, and `Backfill` likewise. `fairlead_migration_stage` counts from 0, off, to 5, complete; "
-        "for the whole fleet it is that of the process furthest behind.",
+        "`Migration(metrics=registry)`, and `Backfill` likewise. `fairlead_migration_stage` counts from 0, off, to 5, "
+        "complete; for the whole fleet it is that of the process furthest behind.",
         ("fairlead_migration_",),
     ),
     ("Database", "`fairlead.telemetry.sqlalchemy.export_engine`.", ("db_",)),
