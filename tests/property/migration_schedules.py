@@ -16,7 +16,7 @@ from typing import Any
 
 from fairlead.errors import StoreUnavailable
 from fairlead.migration import Stage
-from fairlead.migration.pair import Pair, other
+from fairlead.migration.pair import Pair
 from tests.unit.migration.memory import MemoryStore, Rows
 
 KEY = "k"
@@ -97,12 +97,18 @@ class World:
                 with suppress(StoreUnavailable):
                     await self.pair.carry(side, KEY)
 
+    async def copy(self) -> None:
+        """One batch of a backfill."""
+        with suppress(StoreUnavailable):
+            if rows := await self.pair["old"].scan(None, 10):
+                await self.pair["new"].apply(rows)
+
     def finish(self) -> object:
         """Reconciles until nothing is left; the value on which both stores agree."""
         for _ in range(4):
             if not self.old.marks and not self.new.marks:
                 break
-            _drive(self.reconcile())
+            drive(self.reconcile())
         assert not self.old.marks, "the old store's marks never go away"
         assert not self.new.marks, "the new store's marks never go away"
         assert self.old.rows == self.new.rows, f"old {self.old.rows}, new {self.new.rows}"
@@ -215,7 +221,8 @@ async def _gate(name: str, when: str) -> None:
 _pending: list[str] = []
 
 
-def _drive(coroutine: Coroutine[Any, Any, None]) -> None:
+def drive(coroutine: Coroutine[Any, Any, None]) -> None:
+    """To its end, with calls that all work."""
     try:
         coroutine.send(None)
         while True:
@@ -227,6 +234,3 @@ def _drive(coroutine: Coroutine[Any, Any, None]) -> None:
 def neighbours() -> list[tuple[Stage, Stage]]:
     stages = list(Stage)
     return [(one, two) for one, two in itertools.product(stages, stages) if abs(one.number - two.number) <= 1]
-
-
-__all__ = ["KEY", "World", "explore", "neighbours", "other"]

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from contextlib import suppress
 from math import inf
 
 import pytest
 
-from fairlead.errors import StoreUnavailable
 from fairlead.migration import Stage
 from tests.property.migration_schedules import KEY, World, explore, neighbours
 
@@ -96,12 +94,6 @@ def test_without_faults_no_reader_sees_a_row_older_than_what_was_acknowledged(st
         world.check_reads()
 
 
-async def copy(world: World) -> None:
-    with suppress(StoreUnavailable):
-        if rows := await world.pair["old"].scan(None, 10):
-            await world.pair["new"].apply(rows)
-
-
 def not_copied_yet() -> World:
     world = World()
     world.old.rows[KEY] = {"value": "before"}
@@ -111,7 +103,7 @@ def not_copied_yet() -> World:
 @pytest.mark.parametrize("stage", [Stage.OFF, Stage.DUAL_WRITE, Stage.SHADOW_READ])
 @pytest.mark.parametrize("value", ["A", None], ids=["a write", "a deletion"])
 def test_a_backfill_never_undoes(stage: Stage, value: object):
-    processes = [lambda w: w.write(stage, value), copy, lambda w: w.reconcile()]
+    processes = [lambda w: w.write(stage, value), lambda w: w.copy(), lambda w: w.reconcile()]
     for world in explore(not_copied_yet, processes, faults=1, switches=3):
         final = world.finish()
         world.check(final)

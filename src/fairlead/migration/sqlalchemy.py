@@ -13,7 +13,8 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ __all__ = ["TableStore"]
 _T = TypeVar("_T")
 _AT_ONCE = 500
 """Keys per statement: SQLite takes 32,766 parameters, and a table may have 60 columns."""
+_ANSWERS_WITHIN = 1.0
+"""Seconds beyond the timeout of a statement in which a server that lives says that it has ended."""
 _DDL_LOCK = 0x6D696772
 """PostgreSQL's CREATE TABLE IF NOT EXISTS fails when two run at once."""
 
@@ -51,9 +54,9 @@ class TableStore:
 
     url: `sqlite:////path/to.db`, or `postgresql://user@host/database`.
     table: its name, read from the database when first used; or a SQLAlchemy Table, which decides types and columns.
-    threads: how much runs at once, and how many connections there are, 1 to 64. A server that hangs holds a thread for
-        each call that nobody waits for any more.
-    timeout: seconds that SQLite waits for another writer, and that a statement in PostgreSQL may take.
+    threads: how much runs at once, and how many connections there are, 1 to 64.
+    timeout: seconds that SQLite waits for another writer, and that a statement in PostgreSQL may take. A server that
+        hangs is given up a second later, and holds a thread until then.
 
     Values are whole rows: every column but the key, and no other. Raises InvalidInput for what is no such URL or table.
     """
@@ -396,22 +399,53 @@ def _engine(url: str, threads: int, timeout: float) -> sa.Engine:
         sa.event.listen(engine, "connect", _opened)
         return engine
     if kind in ("postgresql", "postgres"):
-        try:
-            return sa.create_engine(
-                parsed.set(drivername="postgresql+psycopg"),
-                connect_args={
-                    "connect_timeout": max(2, round(timeout)),
-                    "options": f"-c statement_timeout={timeout * 1000:.0f}",
-                },
-                pool_size=threads,
-                pool_timeout=timeout,
-                pool_pre_ping=True,
-            )
-        except ImportError as error:
-            raise MissingExtra(error.name or "psycopg", "postgres") from error
+        return _postgres(parsed, threads, timeout)
     raise InvalidInput(f"TableStore: {kind[:32]!r} is not known; sqlite (a file) and postgresql are")
 
 
 def _opened(connection: sqlite3.Connection, record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _postgres(url: sa.URL, threads: int, timeout: float) -> sa.Engine:
+    try:
+        import psycopg  # here, since a move between two SQLite files needs none
+    except ImportError as error:
+        raise MissingExtra(error.name or "psycopg", "postgres") from error
+
+    class Impatient(psycopg.Connection[Any]):
+        """Gives up on a server that hangs: its socket takes what is sent for ever, and its threads would be lost."""
+
+        def wait(self, gen: Generator[Any, Any, _T], *given: Any, **named: Any) -> _T:
+            return super().wait(self._limited(gen), *given, **named)
+
+        def _limited(self, gen: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
+            end = time.monotonic() + timeout + _ANSWERS_WITHIN
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted  # psycopg comes back every now and then, with nothing if nothing came
+                    if not ready and time.monotonic() > end:
+                        self.close()
+                        raise psycopg.OperationalError(f"no answer within {timeout + _ANSWERS_WITHIN:g} s")
+                    wanted = gen.send(ready)
+            except StopIteration as ending:
+                return cast(_T, ending.value)
+
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={
+            "connect_timeout": max(2, round(timeout)),
+            "options": f"-c statement_timeout={timeout * 1000:.0f}",
+        },
+        pool_size=threads,
+        pool_timeout=timeout,
+        pool_pre_ping=True,
+    )
+
+    def connect(dialect: object, record: object, words: Sequence[Any], options: Mapping[str, Any]) -> object:
+        return Impatient.connect(*words, **options)
+
+    sa.event.listen(engine, "do_connect", connect)
+    return engine
