@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -58,6 +59,12 @@ class World:
 
     def __post_init__(self) -> None:
         self.pair = Pair("orders", MemoryStore(self.old, _gate), MemoryStore(self.new, _gate))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> World:
+        """What would be left if every process died now."""
+        return World(
+            deepcopy(self.old), deepcopy(self.new), self.now, [replace(each) for each in self.writes]
+        )
 
     def tick(self) -> float:
         self.now += 1
