@@ -75,7 +75,7 @@ class Rule:
 # Each rule's look also breaks, or fulfils, what stands below it.
 RULES = [
     Rule("asked", ASKED, look(FAILED, silent=BOTH), "rollback", "ann asked for it: a bad feeling"),
-    Rule("failed", PAUSED, look(PASSED, FAILED, silent=BOTH), "rollback", "treatment 50.000% against 1.000% of control"),
+    Rule("failed", PAUSED, look(PASSED, FAILED, silent=BOTH), "rollback", "50.000% against 1.000% of control"),
     Rule("two failed", BAKING, look(FAILED, FAILED), "rollback", "and 1 more"),
     Rule(
         "both sick", BAKING, look(found("FAIL", rail=LIMIT, treatment=1.0, detail="control is beyond the limit too")),
