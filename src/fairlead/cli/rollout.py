@@ -22,7 +22,13 @@ from fairlead.change.incident import add_incident
 from fairlead.change.rollout import rollout_plan
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
-from fairlead.cli.rollout_view import print_blast_radius, print_history, print_status, where
+from fairlead.cli.rollout_view import (
+    print_blast_radius,
+    print_history,
+    print_simulated,
+    print_status,
+    where,
+)
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.cli.store_option import DEFAULT_STORE, StoreOption
 from fairlead.errors import FairleadError, InvalidInput, StaleEpoch
@@ -44,12 +50,14 @@ from fairlead.rollout.drill import Drilled, drill_plan
 from fairlead.rollout.drill import drill as run_drill
 from fairlead.rollout.entry import Asked
 from fairlead.rollout.journal import plan_sha256
+from fairlead.rollout.simulate import Harm, simulate_rollout
 from fairlead.store import Database
-from fairlead.telemetry import EventTail
+from fairlead.telemetry import EventTail, ReadReport, read_events
 
-__all__ = ["STATUS_SCHEMA", "app"]
+__all__ = ["SIMULATE_SCHEMA", "STATUS_SCHEMA", "app"]
 
 STATUS_SCHEMA = "fairlead.rollout.status/1"
+SIMULATE_SCHEMA = "fairlead.rollout.simulate/1"
 
 app = typer.Typer(
     help="Lets a change out by stages behind guardrails, and takes it back by itself.",
@@ -298,6 +306,54 @@ def drill(
             f"taken back after {found.rollback_seconds:.2f} s"
         )
     return ExitCode.OK
+
+
+@app.command()
+def simulate(
+    change: Change,
+    events: Annotated[Path, typer.Option(metavar="DIR", help="A folder of recorded events.")],
+    errors: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="RATIO",
+            help="Plant so many failing units more (0.01: 1 pp); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    slower: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="RATIO", help="Plant latencies longer by this share; may be repeated.", show_default=False
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Rollouts that are played for each line.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 1,
+    schemas: SchemasOption = None,
+    json: Json = False,
+) -> None:
+    """Plays the plan over recorded events: how often it is rolled back by mistake, and how soon for a reason."""
+    plan = _plan(change)
+    import_schemas(schemas)
+    recorded = [
+        (str(event.__struct_config__.tag), msgspec.structs.asdict(event))
+        for event in read_events(events, report=ReadReport())
+    ]
+    harms = [
+        Harm(),
+        *(Harm(errors=each) for each in errors or ()),
+        *(Harm(slower=each) for each in slower or ()),
+    ]
+    found = [simulate_rollout(plan, recorded, harm=harm, repeats=repeats, seed=seed) for harm in harms]
+    if json:
+        document = {
+            "schema": SIMULATE_SCHEMA,
+            "alpha": plan.alpha,
+            "seed": seed,
+            "lines": msgspec.to_builtins(found),
+        }
+        typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    else:
+        print_simulated(plan, found)
 
 
 @dataclass

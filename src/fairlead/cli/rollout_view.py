@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from statistics import median
 
 import typer
 
@@ -24,6 +25,7 @@ from fairlead.rollout.entry import (
     Wanted,
     Written,
 )
+from fairlead.rollout.simulate import Simulated
 
 try:
     from rich.console import Console
@@ -31,7 +33,7 @@ try:
 except ImportError as missing:
     raise MissingExtra("rich", "cli") from missing
 
-__all__ = ["print_blast_radius", "print_history", "print_status", "where"]
+__all__ = ["print_blast_radius", "print_history", "print_simulated", "print_status", "where"]
 
 
 def where(plan: RolloutPlan, state: RolloutState) -> str:
@@ -104,6 +106,37 @@ def print_history(plan: RolloutPlan, entries: Sequence[Written]) -> None:
         if said:
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(written.at_utc_seconds))
             typer.echo(f"{written.number:>6}  {at}  {one_line(said)}")
+
+
+def print_simulated(plan: RolloutPlan, lines: Sequence[Simulated]) -> None:
+    """How often, where and how soon rollouts were rolled back, a line for each planted harm."""
+    from fairlead.statistics import proportion_interval  # the other commands need not wait for it
+
+    table = Table(box=None, pad_edge=False)
+    for heading in (
+        "planted",
+        "rolled back",
+        "95 % interval",
+        "at",
+        "half of them after",
+        "units exposed by then",
+    ):
+        table.add_column(heading)
+    for found in lines:
+        share = proportion_interval(found.rolled_back, found.repeats)
+        at = ", ".join(f"{stage}: {count}" for stage, count in found.by_stage.items())
+        table.add_row(
+            found.harm,
+            f"{found.rolled_back} of {found.repeats} ({found.rolled_back / found.repeats:.1%})",
+            f"{share.low:.1%} to {share.high:.1%}",
+            at or "–",
+            span(median(found.seconds)) if found.seconds else "–",
+            f"{median(found.exposed):,.0f}" if found.exposed else "–",
+        )
+    Console(highlight=False, soft_wrap=True).print(table)
+    typer.echo(f"A/A: at most {plan.alpha:.0%} may be rolled back by mistake")
+    for caveat in dict.fromkeys(caveat for found in lines for caveat in found.caveats):
+        typer.echo(f"note: {caveat}")
 
 
 def span(seconds: float) -> str:

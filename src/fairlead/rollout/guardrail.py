@@ -240,6 +240,46 @@ def _log_add(a: float, b: float) -> float:
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
+def evidence_of_harm(
+    guardrail: Guardrail, control: ArmSeen, treatment: ArmSeen, *, share: float, tuned_for: int | None
+) -> float:
+    """Log e-value of this stage against "treatment is no worse than control"; a tenth of an evaluation's work.
+
+    Raises NotEstimable where there is too little.
+    """
+    from fairlead.statistics.sequential_counts import log_e_value, tuned_strength
+
+    side: Literal["greater", "less"] = "greater" if guardrail.metric.better == "lower" else "less"
+    if guardrail.metric.kind == "proportion":
+        strength = tuned_strength(_tuned_events(guardrail, tuned_for))
+        return log_e_value(treatment.bad, control.bad + treatment.bad, share, strength, side)
+    if guardrail.metric.kind == "quantile":
+        from fairlead.statistics.sequential_quantile_effect import EvidenceAbove
+
+        assert guardrail.metric.q is not None  # noqa: S101 - a quantile has its q
+        arms = control.counts(), treatment.counts()
+        strength = tuned_strength(_tuned_values(tuned_for))
+        above = EvidenceAbove(*(arms if side == "greater" else arms[::-1]), guardrail.metric.q, strength)
+        return above.log_e(1.0, 0.0)
+    from fairlead.statistics import Hypothesis, mean_effect, sequential_effect
+
+    harmed = mean_effect(
+        _moments(control), _moments(treatment), "value", hypothesis=Hypothesis(alternative=side)
+    )
+    return sequential_effect(harmed, tuned_for=2 * _tuned_values(tuned_for)).log_e_value
+
+
+def _tuned_events(guardrail: Guardrail, units: int | None) -> int:
+    """Bad units of both arms at which a proportion's test shall be most sensitive."""
+    rate = guardrail.metric.baseline
+    return max(1, round(units * rate)) if units and rate else _FEWEST_BAD
+
+
+def _tuned_values(units: int | None) -> int:
+    """Values of one arm at which the test of a quantile or mean shall be most sensitive."""
+    return max(2, round((units or 2 * _FEWEST_VALUES) / 2))
+
+
 def _compared(
     guardrail: Guardrail,
     control: ArmSeen,
@@ -266,15 +306,9 @@ def _compared(
         from fairlead.statistics import mean_effect, sequential_effect
 
         moments = _moments(control), _moments(treatment)
-        size = max(2, tuned_for or 2 * _FEWEST_VALUES)
-        worse = Hypothesis(alternative="greater" if higher else "less")
-        harmed, spared = (
-            sequential_effect(
-                mean_effect(*moments, "value", hypothesis=each, confidence=confidence), tuned_for=size
-            )
-            for each in (worse, better)
-        )
-        found, log_e = spared.effect, harmed.log_e_value
+        spared = mean_effect(*moments, "value", hypothesis=better, confidence=confidence)
+        found = sequential_effect(spared, tuned_for=2 * _tuned_values(tuned_for)).effect
+        log_e = evidence_of_harm(guardrail, control, treatment, share=share, tuned_for=tuned_for)
     sign = 1.0 if higher else -1.0
     end = "high" if higher else "low"
     prefix = "relative_" if guardrail.relative else ""
@@ -299,15 +333,12 @@ def _compared_quantiles(
 ) -> tuple[Effect | None, float]:
     """The effect with its bound, if there is one; and the evidence of harm alone, a tenth of an interval's work."""
     from fairlead.statistics import sequential_quantile_effect
-    from fairlead.statistics.sequential_counts import tuned_strength
-    from fairlead.statistics.sequential_quantile_effect import EvidenceAbove
 
     q = guardrail.metric.q
     assert q is not None  # noqa: S101 - a quantile has its q
-    size = max(2, round((tuned_for or 2 * _FEWEST_VALUES) / 2))
+    size = _tuned_values(tuned_for)
     arms = control.counts(), treatment.counts()
-    evidence = EvidenceAbove(*(arms if better.alternative == "less" else arms[::-1]), q, tuned_strength(size))
-    harm = evidence.log_e(1.0, 0.0)
+    harm = evidence_of_harm(guardrail, control, treatment, share=0.5, tuned_for=tuned_for)
     try:
         found = sequential_quantile_effect(*arms, q, tuned_for=size, hypothesis=better, confidence=confidence)
     except NotEstimable:
@@ -327,21 +358,12 @@ def _compared_counts(
     tuned_for: int | None,
 ) -> _Found:
     from fairlead.statistics import Hypothesis, sequential_counts, sequential_difference_bound
-    from fairlead.statistics.sequential_counts import log_e_value, tuned_strength
 
     higher = guardrail.metric.better == "lower"
     sign = 1.0 if higher else -1.0
     rates = control.bad / control.units, treatment.bad / treatment.units
-    rate = guardrail.metric.baseline
-    size = max(1, round(tuned_for * rate)) if tuned_for and rate else _FEWEST_BAD
-
-    log_e = log_e_value(
-        treatment.bad,
-        control.bad + treatment.bad,
-        share,
-        tuned_strength(size),
-        "greater" if higher else "less",
-    )
+    size = _tuned_events(guardrail, tuned_for)
+    log_e = evidence_of_harm(guardrail, control, treatment, share=share, tuned_for=tuned_for)
     effect: float | None
     bound: float | None
     if guardrail.relative:

@@ -109,7 +109,7 @@ class Tally:
         self._watched = {
             guardrail.name: _Watched(
                 guardrail.metric,
-                _reader(guardrail.metric),
+                reader_of(guardrail.metric),
                 {arm: ArmSeen() for arm in self._arms},
                 recent={arm: {} for arm in self._arms},
             )
@@ -273,7 +273,7 @@ class Tally:
         if each.metric.kind == "proportion":
             seen.bad += success
         else:
-            seen.values[_rounded(value)] += 1
+            seen.values[rounded(value)] += 1
 
     def _keep(
         self,
@@ -299,15 +299,16 @@ class Tally:
         if math.isfinite(value):
             one.total += weight * value
         if each.metric.kind in ("quantile", "maximum"):
-            rounded = _rounded(value)
-            one.values[rounded] = one.values.get(rounded, 0.0) + weight
+            near = rounded(value)
+            one.values[near] = one.values.get(near, 0.0) + weight
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """To three significant digits; +inf for what is no finite number."""
     return float(f"{value:.{_DIGITS - 1}e}") if math.isfinite(value) else math.inf
 
 
-def _reader(metric: Metric) -> Callable[[Mapping[str, object]], tuple[bool, float] | None]:
+def reader_of(metric: Metric) -> Callable[[Mapping[str, object]], tuple[bool, float] | None]:
     """From an event to (success, value); None where it does not count."""
     where, success, name = metric.condition, metric.success, metric.field
     ordered = metric.kind in ("quantile", "maximum")
