@@ -16,6 +16,7 @@ from fairlead.rollout import Guardrail, RolloutPlan, Split, Stage
 from fairlead.rollout.controller import Controller
 from fairlead.rollout.entry import Asked, Had, Wanted
 from fairlead.rollout.state import RolloutState, fold
+from fairlead.rollout.tally import Tally
 from tests.unit.rollout.conftest import ERRORS
 
 if TYPE_CHECKING:
@@ -136,22 +137,27 @@ async def test_figures_that_come_back_thaw(make_world: Make, make_plan: MakePlan
     assert (await led(world, 60)).phase == "baking"
 
 
-async def test_one_event_beyond_all_bounds_ends_no_guard(make_world: Make, make_plan: MakePlan) -> None:
+async def test_one_event_beyond_all_bounds_ends_no_guard(
+    make_world: Make, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mean = replace(ERRORS, name="latency", kind="mean", field="latency_seconds", unit="seconds")
     world = make_world(make_plan(guardrails=(Guardrail(metric=mean, worse_by=0.5), LIMIT)))
     controller = world.controller()
     await controller.begin()
     await led(world, 60, controller)
-    assert controller._tally is not None
-    controller._tally.see(
-        "request_finished",
-        {
+    gather = world.service.gather
+
+    async def with_one_more(tally: Tally) -> None:
+        await gather(tally)
+        event = {
             "at_utc_seconds": world.clock.utc(),
             "targeting_key": "x",
             "variant": "treatment",
             "latency_seconds": 1e200,
-        },
-    )
+        }
+        tally.see("request_finished", event)
+
+    monkeypatch.setattr(world.service, "gather", with_one_more)
     world.service.treatment_errors = 0.9
     state = await led(world, 400, controller)
     assert state.phase == "rolled_back"
