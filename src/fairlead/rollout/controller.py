@@ -43,7 +43,6 @@ _ASK_AGAIN = 3
 """Times that traffic is asked again after treatment was taken away."""
 _POLL = 1.0
 """Seconds between looks into the journal for what a person asked."""
-
 _ANSWER = 5.0
 """Seconds that a look waits for the journal or the ledger, at least; as long as `look_every`, if that is longer."""
 
@@ -248,6 +247,8 @@ class Controller:
         want = self._state.want
         if want is None or self._state.stage != index or want.epoch != self._epoch:
             await self._write(Wanted(stage=index, share=stage.share, audience=stage.audience))
+        if self._state.rollback_asked:
+            return ""  # meanwhile; the next turn takes away what is there
         split = self._split(stage.share, stage.audience)
         try:
             async with asyncio.timeout(self._plan.settle):
@@ -258,9 +259,7 @@ class Controller:
             if await self._found_rolled_back():
                 return ""
             raise
-        except (
-            Exception
-        ) as error:  # a driver's defect, too, has to end in a rollback and not in nobody's guard
+        except Exception as error:  # a driver's defect has to end in a rollback, too
             return said(error)
         if not served.serves_as(split):
             return f"{self._traffic.name} serves {served.share:.4%} and not {split.share:.4%}"
@@ -434,6 +433,9 @@ class Controller:
             )
             await self._write(looked, *([hold] if self._changed(judgement) else []))
             return
+        await self._catch_up()
+        if self._state.rollback_asked or self._state.paused:
+            return  # meanwhile
         ids = await self._record(judgement, looked)
         advance = Decided(
             stage=looked.stage,

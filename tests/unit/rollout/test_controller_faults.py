@@ -280,6 +280,37 @@ async def test_what_was_wished_while_nobody_led_outranks_the_step_that_was_begun
     assert [split.share for split in world.traffic.sets[before:]] == [0.0]
 
 
+@pytest.mark.parametrize("wish", ["rollback", "pause"])
+@pytest.mark.parametrize("moment", ["gather", "append"])
+async def test_a_wish_that_comes_during_a_look_outranks_what_the_look_decides(
+    make_world: Make, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, wish: str, moment: str
+) -> None:
+    world = make_world(make_plan(stages=(Stage(share=0.2, bake=40.0), Stage(share=1.0)), guardrails=(LIMIT,)))
+    gather, append = world.service.gather, world.journal.append
+
+    async def asking(tally: Tally) -> None:
+        await gather(tally)
+        if moment == "gather":
+            world.journal.ask(Asked(what=wish, by="ann"))  # type: ignore[arg-type]
+
+    def asked(entries: list[object], epoch: int) -> object:
+        if moment == "append" and isinstance(entries[-1], Wanted) and entries[-1].stage == 1:
+            world.journal.ask(Asked(what=wish, by="ann"))  # type: ignore[arg-type]
+        return append(entries, epoch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.service, "gather", asking)
+    monkeypatch.setattr(world.journal, "append", asked)
+    state = await led(world, 100)
+    if wish == "rollback":
+        assert state.phase == "rolled_back"
+        assert max(split.share for split in world.traffic.sets) == 0.2
+    else:
+        assert state.phase == "paused"
+        assert state.stage == (
+            0 if moment == "gather" else 1
+        )  # the step was written before anybody could know
+
+
 async def test_a_controller_with_another_plan_does_not_stop_the_one_that_leads(
     make_world: Make, make_plan: MakePlan
 ) -> None:
