@@ -27,7 +27,15 @@ from fairlead.experiment.plan import HISTORY, VARIANT, ExperimentPlan
 from fairlead.metrics import Family, Metric, parse_condition
 from fairlead.metrics.source import COVARIATE, Group
 from fairlead.metrics.warehouse import Warehouse
-from fairlead.metrics.warehouse_columns import ONE, fields_of, pieces_of, seconds_of, text_of, where_of
+from fairlead.metrics.warehouse_columns import (
+    ONE,
+    fields_of,
+    is_finite,
+    pieces_of,
+    seconds_of,
+    text_of,
+    where_of,
+)
 from fairlead.metrics.warehouse_sums import moments_of, run
 from fairlead.metrics.warehouse_tables import table_of_files, tables_of_events
 from fairlead.statistics import Estimate, Moments
@@ -362,7 +370,10 @@ def _finished(units: Units, plan: ExperimentPlan, *, has_time: bool) -> Units:
 
 def _capped(rows: ir.Table, column: str, q: float, log: list[str]) -> tuple[ir.Table, str]:
     value = rows[column].cast("float64")
-    found = run(rows.aggregate(cap=value.quantile(q), n=value.count()), log)[0]
+    # What is missing stays missing: the engine's `least` would make it the cap, and a NaN its largest value.
+    there = is_finite(value).fill_null(False)
+    finite = ibis.ifelse(there, value, ibis.null("float64"))
+    found = run(rows.aggregate(cap=finite.quantile(q), n=finite.count()), log)[0]
     n = int(found["n"])
     if n * (1 - q) < 10 - 1e-9:
         raise TooFewUnits(
@@ -370,7 +381,7 @@ def _capped(rows: ir.Table, column: str, q: float, log: list[str]) -> tuple[ir.T
         )
     cap = float(found["cap"])
     said = f"values above {cap:g}, the {q:g} quantile of all arms together, count as {cap:g}"
-    return rows.mutate(**{column: ibis.least(value, ibis.literal(cap))}), said
+    return rows.mutate(**{column: ibis.ifelse(there & (value > cap), cap, value)}), said
 
 
 def _per_unit(metric: Metric, unit: str | None) -> Metric:

@@ -256,6 +256,21 @@ def test_a_cap_is_taken_over_both_arms() -> None:
         units_of_table(rows, ratio, variant="arm")
 
 
+@pytest.mark.parametrize("gone", [None, float("nan"), float("inf"), float("-inf")])
+def test_a_cap_leaves_what_is_missing_missing(gone: float | None) -> None:
+    values: list[float | None] = np.random.default_rng(2).lognormal(0, 2, 2000).tolist()
+    cap = np.quantile(np.array(values[200:], dtype=float), 0.99)
+    wanted = np.minimum(np.array(values[200:], dtype=float), cap)[::2]
+    values[:200] = [gone] * 200
+    plan = ExperimentPlan(name="p", metrics=(Metric.from_column("v", "mean", "v"),), caps={"v": 0.99})
+    units = units_of_table(table(arm=["control", "treatment"] * 1000, v=values), plan, variant="arm")
+    family = units.measure()
+    found = family.moments["v"][("control",)]
+    assert found.n == 900
+    assert found.mean("v") == pytest.approx(wanted.mean())
+    assert any("200 units without a finite value" in caveat for caveat in family.caveats["v"])
+
+
 def test_a_column_of_many_numbers_is_cut_into_quarters() -> None:
     size = np.arange(1.0, 101.0)
     plan = ExperimentPlan(
