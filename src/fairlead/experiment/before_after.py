@@ -15,7 +15,7 @@ import numpy as np
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.errors import InvalidInput, MissingExtra, NotEstimable, TooFewUnits
 from fairlead.metrics import Metric
-from fairlead.metrics.warehouse_columns import ONE, fields_of, pieces_of, seconds_of, text_of
+from fairlead.metrics.warehouse_columns import ONE, fields_of, is_finite, pieces_of, seconds_of, text_of
 from fairlead.metrics.warehouse_sums import run
 from fairlead.statistics import Effect, Moments, ParallelTrends, difference_in_differences, parallel_trends
 from fairlead.statistics.clusters import FloatArray
@@ -76,8 +76,14 @@ def analyse_before_after(
     for column in (unit, group, time, *fields_of(metric)):
         if column not in table.columns:
             raise InvalidInput(f"no column {column[:80]!r}; there are {', '.join(table.columns[:12])}")
-    named = table.filter(table[unit].notnull(), table[group].notnull())
-    period = ((seconds_of(named[time], time) - changed_at_utc_seconds) / period_seconds).floor()
+    named = table.filter(
+        table[unit].notnull(), table[group].notnull(), is_finite(seconds_of(table[time], time))
+    )
+    (total, whole) = (int(run(each.aggregate(n=each.count()), [])[0]["n"]) for each in (table, named))
+    period = (seconds_of(named[time], time) - changed_at_utc_seconds) / period_seconds
+    # Before it is rounded: a time that lies ages away has no whole number.
+    inside = (period >= -periods_before) & (period < periods_after)
+    period = ibis.ifelse(inside, period, ibis.null("float64")).floor()
     named = named.mutate(
         **{
             ONE: ibis.literal(1.0),
@@ -86,7 +92,7 @@ def analyse_before_after(
             _PERIOD: period.cast("int64"),
         }
     )
-    named = named.filter((named[_PERIOD] >= -periods_before) & (named[_PERIOD] < periods_after))
+    named = named.filter(named[_PERIOD].notnull())
     pieces = pieces_of(metric, named, unit)
     names = list(pieces)
     cells = run(
@@ -133,6 +139,8 @@ def analyse_before_after(
         control, treatment, before=columns[:periods_before], after=columns[periods_before:]
     )
     trends, caveats = None, []
+    if total > whole:
+        caveats.append(f"{total - whole:,} rows without a {unit}, {group} or {time} do not count")
     if periods_before >= 2:
         try:
             trends = parallel_trends(control, treatment, before=columns[:periods_before])

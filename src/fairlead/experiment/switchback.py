@@ -29,6 +29,8 @@ except ImportError as missing:
 __all__ = ["Switchback", "units_of_switchback"]
 
 _MOST_SLOTS = 1_000_000
+_LAST_SLOT = 2.0**53
+"""Beyond it floats skip numbers: no slot, but a time in another unit."""
 _SLOT, _AT, _PLACE = "fairlead slot", "fairlead at", "fairlead place"
 
 
@@ -77,7 +79,7 @@ def units_of_switchback(
     """The slots of a table of events as units, each with the variant that its place had.
 
     time: a time stamp or seconds since 1970. place: the column that names what switches together; None: everything
-    does. The plan's control is `control`. Events in the washout, or without time or place, are left out and counted.
+    does. The plan's control is `control`. Events in the washout, or without a time, are left out and counted.
     The pairs are not used in the analysis: intervals are, if anything, too wide. Raises InvalidInput, TooFewUnits.
     """
     for column in filter(None, (time, place)):
@@ -86,10 +88,12 @@ def units_of_switchback(
     log: list[str] = []
     at = seconds_of(table[time], time)
     named = table.mutate(**{_AT: at, _PLACE: text_of(table[place]) if place else ibis.literal("")})
-    slot = (named[_AT] / design.slot_seconds).floor()
-    named = named.mutate(**{_SLOT: slot.cast("int64")})
-    inside = (named[_AT] - named[_SLOT].cast("float64") * design.slot_seconds) >= design.washout_seconds
     total = int(run(named.aggregate(n=named.count()), log)[0]["n"])
+    slot = named[_AT] / design.slot_seconds
+    slot = ibis.ifelse(slot.abs() < _LAST_SLOT, slot, ibis.null("float64")).floor()
+    named = named.mutate(**{_SLOT: slot.cast("int64")})
+    named = named.filter(named[_SLOT].notnull())
+    inside = (named[_AT] - named[_SLOT].cast("float64") * design.slot_seconds) >= design.washout_seconds
     kept = named.filter(inside)
     slots = run(kept.group_by([_SLOT, _PLACE]).aggregate(n=kept.count()), log)
     if len(slots) < 2 or len(slots) > _MOST_SLOTS:

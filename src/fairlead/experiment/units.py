@@ -170,8 +170,8 @@ def units_of_table(
 
     variant, unit, time: columns. variant None: all are `history`, before any experiment. unit None: each row is one.
     Where a unit has several rows they are summed, and its variance is that of units. time: when a unit entered, a
-    time stamp or seconds since 1970; it allows steps and stages. Rows without a variant or a unit are left out and
-    counted. Raises InvalidInput for a column that is not there.
+    time stamp or seconds since 1970; it allows steps and stages. Rows without a variant, a unit or a time are left out
+    and counted. Raises InvalidInput for a column that is not there.
     """
     log: list[str] = []
     wanted = [*filter(None, (variant, unit, time)), *plan.group_columns]
@@ -186,6 +186,11 @@ def units_of_table(
     if time is not None:
         base = base.mutate(**{_ENTERED: seconds_of(base[time], time)})
     excluded = {}
+    if time is not None:
+        # A unit that entered nobody knows when is in no step and no stage.
+        total = _count(base, log)
+        base = base.filter(is_finite(base[_ENTERED]))
+        excluded["rows without a time"] = total - _count(base, log)
     if named:
         total = _count(base, log)
         base = base.filter(*named)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairlead.errors import InvalidInput, TooFewUnits
-from fairlead.experiment import ExperimentPlan, Trigger, units_of_events, units_of_table
+from fairlead.experiment import ExperimentPlan, Trigger, analyse, units_of_events, units_of_table
 from fairlead.metrics import Metric
 from fairlead.telemetry import EVENTS, Event, EventRegistry, EventSchema, Exposure, Internal, Personal
 from fairlead.telemetry.event import encode_event
@@ -307,3 +307,14 @@ def test_steps_follow_from_when_units_entered() -> None:
     family = units.measure(("variant", "step"), metrics=())
     assert sum(family.units.values()) == 48
     assert {int(group[1]) for group in family.units} == set(range(8))
+
+
+@pytest.mark.parametrize("gone", [None, float("nan"), float("inf"), float("-inf")])
+def test_a_row_without_a_time_is_left_out_and_counted(gone: float | None) -> None:
+    plan = ExperimentPlan(name="p", metrics=(Metric.from_column("v", "mean", "v"),))
+    at: list[float | None] = [float(i) for i in range(100)]
+    at[7] = gone
+    rows = table(arm=["control", "treatment"] * 50, v=[float(i) for i in range(100)], at=at)
+    units = units_of_table(rows, plan, variant="arm", time="at")
+    assert units.excluded["rows without a time"] == 1
+    assert analyse(plan, units).units == 99

@@ -84,6 +84,15 @@ def test_a_switchback_of_one_slot_is_refused() -> None:
         units_of_switchback(rows, PLAN, Switchback(salt="s", slot_seconds=HOUR), time="at")
 
 
+@pytest.mark.parametrize("gone", [None, float("nan"), float("inf"), 1e300])
+def test_an_event_without_a_time_is_in_no_slot_and_counted(gone: float | None) -> None:
+    rows = rides(1, effect=-12.0)
+    rows["at"] = [gone, *rows["at"][1:].tolist()]
+    design = Switchback(salt="dispatch", slot_seconds=HOUR)
+    units = units_of_switchback(table(rows), PLAN, design, time="at", place="city")
+    assert units.excluded["events in a washout, or without a time"] == 1
+
+
 def shops(seed: int, effect: float, drift: float = 0.0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     rows: dict[str, list[Any]] = {"shop": [], "country": [], "at": [], "sales": []}
@@ -123,6 +132,18 @@ def test_a_drift_before_the_change_is_told() -> None:
     found = before_after(shops(1, effect=0.0, drift=3.0))
     assert found.effect.low > 0.0  # there is no effect at all: it is the drift
     assert any("did not move in parallel" in caveat for caveat in found.caveats)
+
+
+@pytest.mark.parametrize("gone", [None, float("nan"), float("inf")])
+def test_a_row_without_a_time_is_in_no_period_and_said(gone: float | None) -> None:
+    rows = shops(1, effect=10.0)
+    rows["shop"].append("s0")
+    rows["country"].append("AT")
+    rows["at"].append(gone)
+    rows["sales"].append(1e6)
+    found = before_after(rows)
+    assert found.effect.effect == before_after(shops(1, effect=10.0)).effect.effect
+    assert "1 rows without a shop, country or at do not count" in found.caveats
 
 
 def test_a_unit_of_two_groups_is_refused_and_so_is_a_group_that_nobody_is_in() -> None:
