@@ -181,8 +181,8 @@ def units_of_table(
     named = [table[column].notnull() for column in (variant, unit) if column is not None]
     arm = ibis.literal(HISTORY) if variant is None else text_of(table[variant])
     groups, cut = _segments(table, plan.group_columns, log)
-    prior, marks, marked = _covariates(table, plan, log)
-    base = table.mutate(**{ONE: ibis.literal(1.0), f"group {VARIANT}": arm, **groups, **prior, **marks})
+    prior, covariates = _covariates(table, plan)
+    base = table.mutate(**{ONE: ibis.literal(1.0), f"group {VARIANT}": arm, **groups, **prior})
     if time is not None:
         base = base.mutate(**{_ENTERED: seconds_of(base[time], time)})
     excluded = {}
@@ -202,7 +202,7 @@ def units_of_table(
     pieces = {metric.name: pieces_of(metric, base, unit_field) for metric in summed}
     columns = {name: tuple(parts) for name, parts in pieces.items()}
     values = {column: value for parts in pieces.values() for column, value in parts.items()}
-    keep = [f"group {VARIANT}", *groups, *prior, *marks, *([_ENTERED] if time else [])]
+    keep = [f"group {VARIANT}", *groups, *prior, *([_ENTERED] if time else [])]
     if single:
         rows = base.select(*keep, **values)
         events = base.mutate(**{VARIANT: base[f"group {VARIANT}"]})
@@ -217,6 +217,7 @@ def units_of_table(
         of_unit = rows.select(_UNIT, **{VARIANT: rows[f"group {VARIANT}"]})
         events = base.drop(VARIANT) if VARIANT in base.columns else base
         events = events.inner_join(of_unit, events[unit] == of_unit[_UNIT]).drop(_UNIT)
+    rows, marked = _marked(rows, covariates, log)
     return _finished(
         Units(
             rows=rows,
@@ -478,20 +479,19 @@ def _with_attributes(
     covariates = [column for columns in plan.covariates.values() for column in columns]
     _check_columns(["unit", *plan.group_columns, *covariates], about, str(path))
     groups, cut = _segments(about, plan.group_columns, log)
-    prior, marks, marked = _covariates(about, plan, log)
-    table = about.mutate(**groups, **prior, **marks).select(
+    prior, of = _covariates(about, plan)
+    table = about.mutate(**groups, **prior).select(
         **{"fairlead other": about["unit"].cast("string")},
-        **{name: ibis._[name] for name in (*groups, *prior, *marks)},
+        **{name: ibis._[name] for name in (*groups, *prior)},
     )
     local = ibis.memtable(table.to_pyarrow())
     once = local.group_by("fairlead other").aggregate(
-        **{name: local[name].min() for name in (*groups, *prior, *marks)}
+        **{name: local[name].min() for name in (*groups, *prior)}
     )
     joined = rows.left_join(once, rows[_UNIT].cast("string") == once["fairlead other"]).drop("fairlead other")
-    filled = {name: joined[name].fill_null("") for name in groups}
-    filled |= {name: joined[name].fill_null(0.0) for name in prior}
-    filled |= {name: joined[name].fill_null(1.0) for name in marks}
-    return joined.mutate(**filled), cut, marked
+    joined = joined.mutate(**{name: joined[name].fill_null("") for name in groups})
+    joined, marked = _marked(joined, of, log)
+    return joined, cut, marked
 
 
 def _segments(
@@ -532,30 +532,35 @@ def _quarter(number: Any, edges: Sequence[float]) -> Any:
     return ibis.ifelse(number.isnull(), "", label)
 
 
-def _covariates(
-    table: ir.Table, plan: ExperimentPlan, log: list[str]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, tuple[str, ...]]]:
-    """Covariate columns with 0 where there is no past, marks of those units, and which metric has which."""
+def _covariates(table: ir.Table, plan: ExperimentPlan) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+    """Covariate columns, null where there is no past or no number of it, and which metric has which."""
     names = list(dict.fromkeys(column for columns in plan.covariates.values() for column in columns))
+    prior = {}
+    for name in names:
+        value = table[name].cast("float64")
+        prior[f"{COVARIATE}{name}"] = ibis.ifelse(is_finite(value), value, ibis.null("float64"))
+    of = {
+        metric: tuple(f"{COVARIATE}{name}" for name in columns) for metric, columns in plan.covariates.items()
+    }
+    return prior, of
+
+
+def _marked(
+    rows: ir.Table, of: Mapping[str, tuple[str, ...]], log: list[str]
+) -> tuple[ir.Table, dict[str, tuple[str, ...]]]:
+    """One row per unit, with 0 and a mark where a unit has no past; the covariates of each metric, marks included."""
+    names = list(dict.fromkeys(name for columns in of.values() for name in columns))
     if not names:
-        return {}, {}, {}
-    empty = run(table.aggregate(**{name: table[name].isnull().cast("int64").sum() for name in names}), log)[0]
-    prior = {f"{COVARIATE}{name}": table[name].cast("float64").fill_null(0.0) for name in names}
-    marks = {
-        f"{COVARIATE}{name}{_NEW}": table[name].isnull().cast("int64").cast("float64")
-        for name in names
-        if int(empty[name] or 0)
+        return rows, {}
+    new = {name: rows[name].isnull().cast("int64") for name in names}
+    counts = run(rows.aggregate(**{name: each.sum() for name, each in new.items()}), log)[0]
+    marks = {name: f"{name}{_NEW}" for name in names if counts[name]}
+    filled = {name: rows[name].fill_null(0.0) for name in names}
+    rows = rows.mutate(**filled, **{mark: new[name].cast("float64") for name, mark in marks.items()})
+    return rows, {
+        metric: tuple(each for name in columns for each in (name, marks.get(name)) if each)
+        for metric, columns in of.items()
     }
-    marked = {
-        metric: tuple(
-            each
-            for name in columns
-            for each in (f"{COVARIATE}{name}", f"{COVARIATE}{name}{_NEW}")
-            if each in prior or each in marks
-        )
-        for metric, columns in plan.covariates.items()
-    }
-    return prior, marks, marked
 
 
 def _check_columns(names: Sequence[str], table: ir.Table, of: str = "") -> None:

@@ -237,6 +237,55 @@ def test_many_rows_of_a_unit_are_one_unit() -> None:
     assert units.columns["each"] == ("each", "each events")
 
 
+def test_units_that_the_file_does_not_know_are_marked_even_where_it_has_no_gap(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "events",
+        [
+            *(exposed(f"u{i}", float(i), "treatment" if i % 2 else "control") for i in range(6)),
+            *(Watched(at_utc_seconds=i + 1.0, user=f"u{i}", seconds=float(i)) for i in range(6)),
+        ],
+    )
+    about = tmp_path / "about.csv"
+    about.write_text("unit,last_week\nu0,1\nu1,2\nu2,3\nu3,4\n")
+    plan = dataclasses.replace(
+        PLAN, pre_period=None, conversion_window=None, covariates={"total": ("last_week",)}
+    )
+    units = units_of_events(folder, plan, about_units=about, registry=REGISTRY)
+    assert units.covariates["total"] == ("before last_week", "before last_week is missing")
+    control = units.measure().moments["total"][("control",)]
+    assert control.mean("before last_week") == pytest.approx((1 + 3 + 0) / 3)
+    assert control.mean("before last_week is missing") == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("gone", [None, float("nan"), float("inf")])
+def test_a_unit_whose_past_is_no_number_stays_and_is_marked(gone: float | None) -> None:
+    plan = ExperimentPlan(
+        name="p", metrics=(Metric.from_column("v", "mean", "v"),), covariates={"v": ("past",)}
+    )
+    rows = table(
+        arm=["control", "treatment"] * 4, v=[1.0] * 8, past=[gone, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    )
+    control = units_of_table(rows, plan, variant="arm").measure().moments["v"][("control",)]
+    assert control.n == 4
+    assert control.mean("before past") == pytest.approx((0 + 3 + 5 + 7) / 4)
+    assert control.mean("before past is missing") == 0.25
+
+
+def test_a_past_that_only_one_row_of_a_unit_names_is_its_past() -> None:
+    plan = ExperimentPlan(
+        name="p", metrics=(Metric.from_column("v", "mean", "v"),), covariates={"v": ("past",)}
+    )
+    rows = table(
+        user=["a", "a", "b", "b", "c"],
+        arm=["control", "control", "control", "control", "treatment"],
+        v=[1.0, 2.0, 3.0, 4.0, 5.0],
+        past=[None, 9.0, None, None, 5.0],
+    )
+    control = units_of_table(rows, plan, variant="arm", unit="user").measure().moments["v"][("control",)]
+    assert control.mean("before past") == 4.5
+    assert control.mean("before past is missing") == 0.5
+
+
 def test_a_cap_is_taken_over_both_arms() -> None:
     rng = np.random.default_rng(2)
     values = rng.lognormal(0, 2, 2000)
