@@ -14,6 +14,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fairlead.errors import NotEstimable
 from fairlead.experiment.plan import Margin
 from fairlead.metrics import Metric
@@ -39,6 +41,9 @@ from fairlead.statistics.hypothesis import NO_DIFFERENCE
 from fairlead.statistics.tails import LEAST
 
 __all__ = ["Arms", "Compared", "compare_arms", "harm_and_safety", "used_covariates"]
+
+_SAME = 1e-9
+"""Least eigenvalue of the covariates' correlations, below which one follows from the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,11 +209,27 @@ def _adjusted(arms: Arms, hypothesis: Hypothesis, confidence: float) -> Cuped:
 
 
 def used_covariates(arms: Arms) -> Sequence[str]:
-    """Covariates that vary. A mark of units without a past is constant where all have one, and says nothing."""
+    """Covariates that say something of their own, the first of those that say the same.
+
+    A mark of units without a past is constant where all have one; where each has one event of a past or none, the
+    mark is their number, the other way round.
+    """
     control, treatment = _both(arms)
-    together = control + treatment
-    varying = [name for name in arms.covariates if together.n > 1 and together.variance(name) > 0]
-    return varying or arms.covariates
+    names = arms.covariates
+    within = np.zeros((len(names), len(names)))
+    for arm in (control, treatment):
+        if arm.n > 1:
+            within += (arm.n - 1) * np.array([[arm.covariance(a, b) for b in names] for a in names])
+    used: list[int] = []
+    for index in range(len(names)):
+        tried = [*used, index]
+        scale = np.sqrt(np.diag(within)[tried])
+        if not np.isfinite(scale).all() or not (scale > 0).all():
+            continue
+        correlations = within[np.ix_(tried, tried)] / np.outer(scale, scale)
+        if np.linalg.eigvalsh(correlations)[0] > _SAME:
+            used = tried
+    return [names[index] for index in used] or names
 
 
 def _both(arms: Arms) -> tuple[Moments, Moments]:

@@ -56,6 +56,20 @@ def test_a_mark_that_never_varies_is_no_covariate() -> None:
     assert len(found.cuped.theta) == 1
 
 
+def test_a_covariate_that_follows_from_the_others_is_left_out_and_the_rest_adjusts() -> None:
+    new = (RNG.random((2, N)) < 0.2).astype(float)
+    past, events = BEFORE * (1 - new), 1 - new  # each has one event of a past, or none
+    control, treatment = moments(
+        WATCH, past, events, new, names=("watch", "before v", "before v events", "before v is missing")
+    )
+    arms = Arms(metric=MEAN, columns=("watch",), control=control, treatment=treatment)
+    found = compare_arms(arms, alpha=0.05, tuned_for=None)
+    assert found.effect == cuped_effect(control, treatment, "watch", ["before v", "before v events"]).effect
+    assert found.cuped is not None
+    assert found.cuped.variance_reduction > 0.5
+    assert found.caveats == ()
+
+
 def test_a_constant_covariate_is_said_and_the_effect_stays() -> None:
     control, treatment = moments(WATCH, np.ones((2, N)), names=("watch", "before seconds"))
     found = compare_arms(
