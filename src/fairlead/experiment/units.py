@@ -54,6 +54,7 @@ STEP = "step"
 """The grouping column of time: when a unit entered, in steps from the first."""
 _UNIT = "fairlead unit"
 _ENTERED = "fairlead entered"
+_EXPOSED = "fairlead exposed"
 _LAST = "fairlead last variant"
 _NEW = " is missing"
 _STEPS = (60.0, 300.0, 900.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 28 * 86400.0)
@@ -266,6 +267,7 @@ def units_of_events(
             _ENTERED: exposures["at_utc_seconds"].min(),
         }
     )
+    first = first.mutate(**{_EXPOSED: first[_ENTERED]})
     first, crossed = _in_one_arm(first, log)
     excluded = {"units in two arms": crossed}
     exposed = _count(first, log)
@@ -315,7 +317,9 @@ def units_of_events(
             continue
         rows, columns[metric.name] = _joined_sums(rows, metric, after)
         if plan.pre_period is not None:
-            past = joined.filter(since < 0.0, since >= -plan.pre_period)
+            # Before exposure, not before the trigger: what treatment may have changed is no covariate.
+            until = joined["at_utc_seconds"] - joined[_EXPOSED]
+            past = joined.filter(until < 0.0, until >= -plan.pre_period)
             rows, prior = _joined_past(rows, metric, past)
             covariates[metric.name] = (*covariates.get(metric.name, ()), *prior)
     missing = [name for name in plan.group_columns if f"group {name}" not in rows.columns]
@@ -443,6 +447,7 @@ def _triggered(first: ir.Table, events: ir.Table, plan: ExperimentPlan, log: lis
         **{
             f"group {VARIANT}": joined[f"group {VARIANT}"].min(),
             _ENTERED: joined["at_utc_seconds"].min(),
+            _EXPOSED: joined[_EXPOSED].min(),
         }
     )
 

@@ -178,6 +178,25 @@ def test_only_the_triggered_count_from_their_trigger_on(tmp_path: Path) -> None:
     )  # what came before the trigger is no outcome
 
 
+def test_the_past_of_the_triggered_ends_with_their_exposure(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        [
+            *(exposed(f"u{i}", 10.0, "treatment" if i % 2 else "control") for i in range(4)),
+            *(Watched(at_utc_seconds=9.0, user=f"u{i}", seconds=3.0) for i in range(4)),
+            # Exposed and not yet triggered: neither a past, as treatment may have changed it, nor an outcome.
+            *(Watched(at_utc_seconds=15.0, user=f"u{i}", seconds=5.0) for i in range(4)),
+            *(Watched(at_utc_seconds=20.0, user=f"u{i}", seconds=7.0, liked=True) for i in range(4)),
+        ],
+    )
+    plan = dataclasses.replace(
+        PLAN, conversion_window=None, trigger=Trigger(event="watched", unit_field="user", where="liked")
+    )
+    total = units_of_events(folder, plan, registry=REGISTRY).measure().moments["total"][("control",)]
+    assert total.mean("total") == 7.0
+    assert total.mean("before total") == 3.0
+
+
 def test_a_file_about_units_brings_segments_and_covariates(tmp_path: Path) -> None:
     folder = write(
         tmp_path / "events",
