@@ -36,7 +36,7 @@ from fairlead.metrics.warehouse_columns import (
     text_of,
     where_of,
 )
-from fairlead.metrics.warehouse_sums import moments_of, run
+from fairlead.metrics.warehouse_sums import left_out, moments_of, run
 from fairlead.metrics.warehouse_tables import table_of_files, tables_of_events
 from fairlead.statistics import Estimate, Moments
 from fairlead.statistics.clusters import FloatArray
@@ -200,6 +200,7 @@ def units_of_table(
     unit_field = None if single else unit
     metrics = tuple(_per_unit(metric, unit_field) for metric in plan.metrics)
     summed = [metric for metric in metrics if metric.kind != "quantile"]
+    caveats = left_out(summed, base, unit_field, log)
     pieces = {metric.name: pieces_of(metric, base, unit_field) for metric in summed}
     columns = {name: tuple(parts) for name, parts in pieces.items()}
     values = {column: value for parts in pieces.values() for column, value in parts.items()}
@@ -228,7 +229,7 @@ def units_of_table(
             groupings=plan.group_columns,
             events={metric.name: events for metric in metrics if metric.kind == "quantile"},
             excluded=excluded,
-            caveats={"": cut} if cut else {},
+            caveats={**caveats, **({"": cut} if cut else {})},
             log=log,
         ),
         plan,
@@ -315,6 +316,7 @@ def units_of_events(
         if metric.kind == "quantile":
             events_of[metric.name] = after.mutate(**{VARIANT: after[f"group {VARIANT}"]})
             continue
+        caveats |= left_out([metric], after, metric.unit_field, log)
         rows, columns[metric.name] = _joined_sums(rows, metric, after)
         if plan.pre_period is not None:
             # Before exposure, not before the trigger: what treatment may have changed is no covariate.

@@ -29,10 +29,9 @@ from fairlead.metrics.warehouse_columns import (
     pieces_of,
     seconds_of,
     text_of,
-    values_of,
     where_of,
 )
-from fairlead.metrics.warehouse_sums import as_moments, group_of, moments_of, run, sums_of
+from fairlead.metrics.warehouse_sums import as_moments, group_of, left_out, moments_of, run, sums_of
 from fairlead.metrics.warehouse_tables import table_of_events, table_of_files
 from fairlead.statistics import Estimate, Moments, clustered_quantile_interval
 from fairlead.statistics.estimate import checked_confidence
@@ -116,7 +115,7 @@ class Warehouse:
                 )
             rows = _unit_rows(events, by, unit, pieces, before)
             moments, units, caveats = moments_of(rows, by, columns, log)
-            for name, said in _left_out(plain, events, unit, log).items():
+            for name, said in left_out(plain, events, unit, log).items():
                 caveats[name] = (*said, *caveats.get(name, ()))
             for metric in plain:
                 _name_as_fields(metric, columns, moments)
@@ -251,28 +250,6 @@ def _unit_rows(
     # Known of the unit, not of the event: any row has it.
     same = {name: value.max() for name, value in prior.items()}
     return events.group_by(**groups, **{_UNIT: events[unit]}).aggregate(**summed, **same)
-
-
-def _left_out(
-    metrics: Sequence[Metric], events: ir.Table, unit: str | None, log: list[str]
-) -> dict[str, tuple[str, ...]]:
-    """How many events do not count for want of a finite value, by metric whose columns are sums of events."""
-    asked: dict[str, Any] = {}
-    for metric in metrics:
-        needed = values_of(metric, events) if unit is not None or metric.where else []
-        for value in needed:
-            missing = ibis.ifelse(is_finite(value) | ~where_of(metric, events), 0, 1)
-            asked[metric.name] = (
-                missing if metric.name not in asked else ibis.greatest(asked[metric.name], missing)
-            )
-    if not asked:
-        return {}
-    found = run(events.aggregate(**{name: missing.sum() for name, missing in asked.items()}), log)[0]
-    return {
-        name: (f"{int(count):,} events without a finite value do not count",)
-        for name, count in found.items()
-        if count
-    }
 
 
 def _with_unit(events: ir.Table, unit: str, log: list[str]) -> tuple[ir.Table, tuple[str, ...]]:

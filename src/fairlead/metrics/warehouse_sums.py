@@ -13,8 +13,9 @@ from decimal import Decimal
 from typing import Any
 
 from fairlead.errors import MissingExtra
+from fairlead.metrics.metric import Metric
 from fairlead.metrics.source import Group
-from fairlead.metrics.warehouse_columns import is_finite, text_of
+from fairlead.metrics.warehouse_columns import WEIGHT, is_finite, text_of, values_of, where_of
 from fairlead.statistics import Moments
 
 try:
@@ -170,6 +171,29 @@ def as_moments(row: Mapping[str, Any], columns: Sequence[str], near: Mapping[str
         means=tuple(near[column] + shift[column] for column in columns),
         products=tuple(tuple(line) for line in products),
     )
+
+
+def left_out(
+    metrics: Sequence[Metric], events: ir.Table, unit: str | None, log: list[str]
+) -> dict[str, tuple[str, ...]]:
+    """How many events do not count for want of a finite value, by metric whose columns are sums of events."""
+    asked: dict[str, Any] = {}
+    for metric in metrics:
+        # A mean of rows is no ratio of sums: there a row without a value is missing from the moments, which say so.
+        plain = metric.kind == "mean" and unit is None and not metric.where and WEIGHT not in events.columns
+        for value in [] if plain else values_of(metric, events):
+            missing = ibis.ifelse(is_finite(value) | ~where_of(metric, events), 0, 1)
+            asked[metric.name] = (
+                missing if metric.name not in asked else ibis.greatest(asked[metric.name], missing)
+            )
+    if not asked:
+        return {}
+    found = run(events.aggregate(**{name: missing.sum() for name, missing in asked.items()}), log)[0]
+    return {
+        name: (f"{int(count):,} events without a finite value do not count",)
+        for name, count in found.items()
+        if count
+    }
 
 
 def run(expression: ir.Table, log: list[str]) -> list[dict[str, Any]]:

@@ -305,6 +305,34 @@ def test_a_past_that_only_one_row_of_a_unit_names_is_its_past() -> None:
     assert control.mean("before past is missing") == 0.5
 
 
+def test_values_that_are_not_there_are_said_where_rows_are_summed(tmp_path: Path) -> None:
+    metrics = (
+        Metric.from_column("each", "mean", "v"),
+        Metric.from_column("all", "total", "v", unit_field="unit"),
+        Metric.from_column("share", "ratio", "v", denominator="w"),
+    )
+    rows = table(
+        user=["a", "a", "b", "b"],
+        arm=["control", "control", "treatment", "treatment"],
+        v=[1.0, None, float("nan"), 4.0],
+        w=[1.0, 1.0, 1.0, None],
+    )
+    of_rows = units_of_table(rows, ExperimentPlan(name="p", metrics=metrics), variant="arm", unit="user")
+    said = "{} events without a finite value do not count"
+    assert dict(of_rows.caveats) == {
+        "each": (said.format(2),), "all": (said.format(2),), "share": (said.format(3),)
+    }  # fmt: skip
+    ratio = ExperimentPlan(name="p", metrics=metrics[2:])
+    assert dict(units_of_table(rows, ratio, variant="arm").caveats) == {"share": (said.format(3),)}
+    folder = write(
+        tmp_path, [exposed("u", 0.0, "control"), *(Watched(at_utc_seconds=1.0, user="u") for _ in range(3))]
+    )
+    of_events = units_of_events(
+        folder, dataclasses.replace(PLAN, conversion_window=None), now=9.0, registry=REGISTRY
+    )
+    assert dict(of_events.caveats) == {"total": (said.format(3),), "per_event": (said.format(3),)}
+
+
 def test_a_cap_is_taken_over_both_arms() -> None:
     rng = np.random.default_rng(2)
     values = rng.lognormal(0, 2, 2000)
