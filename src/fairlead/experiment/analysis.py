@@ -378,8 +378,8 @@ def _fairness(
         if metric.kind == "quantile":
             raise InvalidInput(f"fairness: {metric.name} is a quantile, which is not compared between groups")
         family = units.measure((VARIANT, fairness.group), metrics=[metric.name])
-        values = largest_values(family)
-        moments = merged_values(family.moments[metric.name], values)
+        values = largest_values(units, fairness.group, family)
+        moments, _ = merged_values(family.moments[metric.name], values)
         for variant in variants:
             groups = {
                 value: Arms(

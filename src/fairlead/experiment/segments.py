@@ -33,12 +33,12 @@ def segment_results(plan: ExperimentPlan, units: Units, variants: Sequence[str])
     summed = [metric for metric in units.metrics if metric.kind != "quantile"]
     for segment in plan.segments:
         family = units.measure((VARIANT, segment), metrics=[metric.name for metric in summed])
-        values = largest_values(family)
+        values = largest_values(units, segment, family)
         for metric in summed:
-            moments = merged_values(family.moments[metric.name], values)
+            moments, rest = merged_values(family.moments[metric.name], values)
             for variant in variants:
                 rows = []
-                for value in [*values, *([REST] if any(key[1] == REST for key in moments) else [])]:
+                for value in [*values, *([rest] if any(key[1] == rest for key in moments) else [])]:
                     arms = Arms(
                         metric=metric,
                         columns=units.columns[metric.name],
@@ -59,25 +59,28 @@ def segment_results(plan: ExperimentPlan, units: Units, variants: Sequence[str])
     ]
 
 
-def largest_values(family: Family) -> list[str]:
-    """The values of a segment with the most units, by name; family: by variant and segment."""
+def largest_values(units: Units, segment: str, family: Family, most: int = MOST_VALUES) -> list[str]:
+    """The values of a segment with the most units: numbers by size, others by name; family: by variant and segment."""
     sizes: dict[str, int] = {}
     for group, n in family.units.items():
         sizes[group[1]] = sizes.get(group[1], 0) + n
-    order = sorted(sizes, key=lambda value: (-sizes[value], value))
-    kept = order if len(order) <= MOST_VALUES else order[: MOST_VALUES - 1]
-    return sorted(kept)
+    kept = sorted(sizes, key=lambda value: (-sizes[value], value))
+    if len(kept) > most:
+        kept = kept[: most - 1]
+    place = {value: index for index, value in enumerate(units.order.get(segment, ()), 1)}
+    return sorted(kept, key=lambda value: (place.get(value, 0), value))
 
 
 def merged_values(
     moments: Mapping[tuple[str, ...], Moments], values: Sequence[str]
-) -> dict[tuple[str, str], Moments]:
-    """Moments by variant and value, all other values together."""
+) -> tuple[dict[tuple[str, str], Moments], str]:
+    """Moments by variant and value, all other values together, and by which name: one that no value bears."""
+    rest = REST if REST not in values else f"{REST}, joined"
     merged: dict[tuple[str, str], Moments] = {}
     for group, part in moments.items():
-        key = (group[0], group[1] if group[1] in values else REST)
+        key = (group[0], group[1] if group[1] in values else rest)
         merged[key] = merged[key] + part if key in merged else part
-    return merged
+    return merged, rest
 
 
 def _segment(

@@ -14,6 +14,7 @@ The room's only file that speaks Ibis; the expressions are those of the warehous
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,8 @@ class Units:
     """By metric: columns known before exposure; an ``… is missing`` marks units without a past."""
     groupings: tuple[str, ...]
     """What units can be grouped by, beside the variant."""
+    order: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By grouping of numbers: its values by size. Others are sorted by their text."""
     events: Mapping[str, ir.Table] = field(default_factory=dict)
     """By quantile metric: the rows that count, with their unit's variant."""
     excluded: Mapping[str, int] = field(default_factory=dict)
@@ -181,7 +184,7 @@ def units_of_table(
     _check_columns(wanted, table)
     named = [table[column].notnull() for column in (variant, unit) if column is not None]
     arm = ibis.literal(HISTORY) if variant is None else text_of(table[variant])
-    groups, cut = _segments(table, plan.group_columns, log)
+    groups, order, cut = _segments(table, plan.group_columns, log)
     prior, covariates = _covariates(table, plan)
     base = table.mutate(**{ONE: ibis.literal(1.0), f"group {VARIANT}": arm, **groups, **prior})
     if time is not None:
@@ -227,6 +230,7 @@ def units_of_table(
             columns=columns,
             covariates=marked,
             groupings=plan.group_columns,
+            order=order,
             events={metric.name: events for metric in metrics if metric.kind == "quantile"},
             excluded=excluded,
             caveats={**caveats, **({"": cut} if cut else {})},
@@ -291,10 +295,11 @@ def units_of_events(
     caveats: dict[str, tuple[str, ...]] = {}
     covariates: dict[str, tuple[str, ...]] = {}
     columns: dict[str, tuple[str, ...]] = {}
+    order: dict[str, tuple[str, ...]] = {}
     metrics = []
     events_of: dict[str, ir.Table] = {}
     if about_units is not None:
-        rows, cut, marked = _with_attributes(rows, Path(about_units), first, plan, log)
+        rows, order, cut, marked = _with_attributes(rows, Path(about_units), first, plan, log)
         covariates |= marked
         if cut:
             caveats[""] = cut
@@ -336,6 +341,7 @@ def units_of_events(
             columns=columns,
             covariates=covariates,
             groupings=plan.group_columns,
+            order=order,
             events=events_of,
             excluded=excluded,
             caveats=caveats,
@@ -480,12 +486,12 @@ def _left(rows: ir.Table, sums: ir.Table, names: tuple[str, ...]) -> ir.Table:
 
 def _with_attributes(
     rows: ir.Table, path: Path, first: ir.Table, plan: ExperimentPlan, log: list[str]
-) -> tuple[ir.Table, tuple[str, ...], dict[str, tuple[str, ...]]]:
+) -> tuple[ir.Table, dict[str, tuple[str, ...]], tuple[str, ...], dict[str, tuple[str, ...]]]:
     # Through Arrow, as the file has a connection of its own.
     about = table_of_files([path])
     covariates = [column for columns in plan.covariates.values() for column in columns]
     _check_columns(["unit", *plan.group_columns, *covariates], about, str(path))
-    groups, cut = _segments(about, plan.group_columns, log)
+    groups, order, cut = _segments(about, plan.group_columns, log)
     prior, of = _covariates(about, plan)
     table = about.mutate(**groups, **prior).select(
         **{"fairlead other": about["unit"].cast("string")},
@@ -498,45 +504,57 @@ def _with_attributes(
     joined = rows.left_join(once, rows[_UNIT].cast("string") == once["fairlead other"]).drop("fairlead other")
     joined = joined.mutate(**{name: joined[name].fill_null("") for name in groups})
     joined, marked = _marked(joined, of, log)
-    return joined, cut, marked
+    return joined, order, cut, marked
 
 
 def _segments(
     table: ir.Table, names: Sequence[str], log: list[str]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Grouping columns as text; a column of many different numbers is cut into quarters."""
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Grouping columns as text, the order of those that are numbers, and what was cut into quarters."""
     groups: dict[str, Any] = {}
+    order: dict[str, tuple[str, ...]] = {}
     said: list[str] = []
     for name in names:
         column = table[name]
-        if column.type().is_numeric() and not column.type().is_boolean():
-            number = column.cast("float64")
-            found = run(
-                table.aggregate(
-                    different=column.nunique(),
-                    a=number.quantile(0.25),
-                    b=number.quantile(0.5),
-                    c=number.quantile(0.75),
-                ),
-                log,
-            )[0]
-            if int(found["different"]) > _NUMBERS:
-                edges = sorted({float(found[key]) for key in "abc"})
-                groups[f"group {name}"] = _quarter(number, edges)
-                said.append(
-                    f"{name} is cut at {', '.join(f'{edge:g}' for edge in edges)}, the quartiles of all units"
-                )
-                continue
-        groups[f"group {name}"] = text_of(column)
-    return groups, tuple(said)
+        if not column.type().is_numeric() or column.type().is_boolean():
+            groups[f"group {name}"] = text_of(column)
+            continue
+        number = column.cast("float64")
+        there = is_finite(number).fill_null(False)
+        number = ibis.ifelse(there, number, ibis.null("float64"))
+        found = run(
+            table.aggregate(
+                different=number.nunique(), **{str(q): number.quantile(q) for q in (0.25, 0.5, 0.75)}
+            ),
+            log,
+        )[0]
+        if int(found["different"]) > _NUMBERS:
+            edges = sorted({float(found[str(q)]) for q in (0.25, 0.5, 0.75)})
+            texts = _told_apart(edges)
+            order[name] = (
+                f"up to {texts[0]}",
+                *(f"{low} to {high}" for low, high in itertools.pairwise(texts)),
+                f"above {texts[-1]}",
+            )
+            label = ibis.literal(order[name][-1])
+            for edge, text in reversed(list(zip(edges, order[name], strict=False))):
+                label = ibis.ifelse(number <= edge, text, label)
+            groups[f"group {name}"] = ibis.ifelse(there, label, "")
+            said.append(f"{name} is cut at {', '.join(texts)}, its quartiles")
+            continue
+        groups[f"group {name}"] = ibis.ifelse(there, text_of(column), "")
+        texts_of = table.filter(there).select(text=text_of(column), number=number).distinct()
+        order[name] = tuple(str(row["text"]) for row in run(texts_of.order_by("number"), log))
+    return groups, order, tuple(said)
 
 
-def _quarter(number: Any, edges: Sequence[float]) -> Any:
-    label = ibis.literal(f"above {edges[-1]:g}")
-    for low, high in reversed(list(zip([None, *edges[:-1]], edges, strict=True))):
-        name = f"up to {high:g}" if low is None else f"{low:g} to {high:g}"
-        label = ibis.ifelse(number <= high, name, label)
-    return ibis.ifelse(number.isnull(), "", label)
+def _told_apart(edges: Sequence[float]) -> list[str]:
+    """Numbers as text, with as many digits as tell them apart."""
+    for digits in range(6, 18):
+        texts = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(texts)) == len(edges):
+            break
+    return texts
 
 
 def _covariates(table: ir.Table, plan: ExperimentPlan) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:

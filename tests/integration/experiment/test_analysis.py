@@ -118,6 +118,30 @@ def test_segments_are_exploratory_and_adjusted(rows: dict[str, Any]) -> None:
     assert result.fairness[0].verdict == "within"
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([float(k % 12) - 2 for k in range(N)], [f"{k - 2}.0" for k in range(12)]),
+        ([k % 12 for k in range(N)], [str(k) for k in range(12)]),
+        (
+            [float(k) / 100 for k in range(N)],
+            ["up to 49.9975", "49.9975 to 99.995", "99.995 to 149.993", "above 149.993"],
+        ),
+        (["all others" if k % 3 else "web" for k in range(N)], ["all others", "web"]),
+        (
+            ["all others" if k % 3 else f"r{k % 60:02}" for k in range(N)],
+            ["all others", *(f"r{k:02}" for k in range(0, 30, 3)), "all others, joined"],
+        ),
+    ],
+)
+def test_the_values_of_a_segment_stand_in_their_order(
+    rows: dict[str, Any], values: list[Any], shown: list[str]
+) -> None:
+    plan = dataclasses.replace(PLAN, metrics=PLAN.metrics[:1], covariates={}, segments=("size",), fairness=())
+    found = [row.value for row in analyse(plan, units({**rows, "size": values}, plan)).segments]
+    assert found == shown
+
+
 def test_the_course_ends_where_the_whole_is(rows: dict[str, Any]) -> None:
     result = analyse(PLAN, units(rows))
     assert len(result.steps) > 10

@@ -386,6 +386,27 @@ def test_a_column_of_many_numbers_is_cut_into_quarters() -> None:
     assert any("quartiles" in caveat for caveat in family.caveats[""])
 
 
+def test_a_number_that_is_none_is_in_no_quarter() -> None:
+    size = [*np.arange(1.0, 101.0), *[float("nan")] * 40, *[float("inf")] * 20]
+    plan = ExperimentPlan(name="p", metrics=(Metric.from_column("v", "mean", "v"),), segments=("size",))
+    units = units_of_table(
+        table(arm=["control", "treatment"] * 80, v=[1.0] * 160, size=size), plan, variant="arm"
+    )
+    counts: dict[str, int] = {}
+    for group, n in units.measure(("variant", "size")).units.items():
+        counts[group[1]] = counts.get(group[1], 0) + n
+    assert counts == {"": 60, "up to 25.75": 25, "25.75 to 50.5": 25, "50.5 to 75.25": 25, "above 75.25": 25}
+
+
+def test_quarters_that_lie_close_have_names_of_their_own() -> None:
+    since = 1_700_000_000.0 + np.arange(100.0)
+    plan = ExperimentPlan(name="p", metrics=(Metric.from_column("v", "mean", "v"),), segments=("since",))
+    units = units_of_table(
+        table(arm=["control", "treatment"] * 50, v=[1.0] * 100, since=since), plan, variant="arm"
+    )
+    assert len({group[1] for group in units.measure(("variant", "since")).units}) == 4
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
     plan = ExperimentPlan(name="p", metrics=(Metric.from_column("v", "mean", "v"),))
     with pytest.raises(InvalidInput, match="no column 'arm'; there are variant, v"):
