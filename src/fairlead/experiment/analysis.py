@@ -19,7 +19,7 @@ from fairlead import __version__
 from fairlead.errors import InvalidInput, TooFewUnits
 from fairlead.experiment.calendar import CalendarEntry
 from fairlead.experiment.comparison import Arms, Compared, compare_arms, harm_and_safety, used_covariates
-from fairlead.experiment.fairness import judge_fairness
+from fairlead.experiment.fairness import MOST_GROUPS, judge_fairness
 from fairlead.experiment.health import check_health, split_of
 from fairlead.experiment.plan import VARIANT, ExperimentPlan
 from fairlead.experiment.result import (
@@ -378,8 +378,9 @@ def _fairness(
         if metric.kind == "quantile":
             raise InvalidInput(f"fairness: {metric.name} is a quantile, which is not compared between groups")
         family = units.measure((VARIANT, fairness.group), metrics=[metric.name])
-        values = largest_values(units, fairness.group, family)
-        moments, _ = merged_values(family.moments[metric.name], values)
+        values = largest_values(units, fairness.group, family, MOST_GROUPS)
+        moments, rest = merged_values(family.moments[metric.name], values)
+        joined = sum(part.n for (_, value), part in moments.items() if value == rest)
         for variant in variants:
             groups = {
                 value: Arms(
@@ -391,6 +392,9 @@ def _fairness(
                 for value in values
             }
             found = judge_fairness(fairness, variant, groups, alpha=plan.alpha)
+            if joined:
+                said = f"only the {len(values)} largest groups were looked at; {joined:,} units are in smaller ones"
+                found = msgspec.structs.replace(found, caveats=(*found.caveats, said))
             if void:
                 found = msgspec.structs.replace(found, verdict="void")
             yield found

@@ -21,8 +21,13 @@ from fairlead.statistics.tails import critical_value
 
 __all__ = ["judge_fairness"]
 
+MOST_GROUPS = 50
+"""Groups that are looked at, the largest; each more widens the interval of all pairs."""
 FEWEST = 50
 """Units an arm and group, below which a group is left out."""
+
+_LARGEST = 700.0
+"""Logarithm of the largest float, nearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +45,18 @@ def judge_fairness(
     Bonferroni's adjustment over the pairs. `exceeded`: a pair is surely beyond the limit; `within`: all pairs surely
     are within it; else `inconclusive`.
     """
-    caveats = []
+    left_out: dict[str, list[str]] = {}
     ratios: dict[str, _LogRatio] = {}
     for name, arms in groups.items():
         try:
             ratios[name] = _log_ratio(arms)
         except NotEstimable as error:
-            caveats.append(f"{fairness.group} {name or '(none)'} left out: {error}")
+            left_out.setdefault(str(error), []).append(name or "(none)")
+    caveats = [
+        f"{fairness.group} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''} left out: "
+        f"{reason}"
+        for reason, names in left_out.items()
+    ]
 
     def result(**fields: object) -> FairnessResult:
         whole: dict[str, object] = {
@@ -80,12 +90,17 @@ def judge_fairness(
         verdict = "inconclusive"
     ends = bounds[most, least]
     return result(
-        largest_ratio=math.exp(gap),
+        largest_ratio=_exp(gap),
         # A ratio of the larger to the smaller is not below 1, whatever the interval of their difference.
-        ci=(math.exp(max(0.0, ends[0])), math.exp(ends[1])),
+        ci=(_exp(max(0.0, ends[0])), _exp(ends[1])),
         between=(most, least),
         verdict=verdict,
     )
+
+
+def _exp(value: float) -> float | None:
+    """None where floats end: a figure that is not told apart from zero has no ratio to speak of."""
+    return math.exp(value) if value < _LARGEST else None
 
 
 def _log_ratio(arms: Arms) -> _LogRatio:

@@ -142,6 +142,26 @@ def test_the_values_of_a_segment_stand_in_their_order(
     assert found == shown
 
 
+def test_fairness_looks_at_small_groups_too(rows: dict[str, Any]) -> None:
+    groups = [f"g{k % 30}" for k in range(N)]
+    watch = (
+        np.where((np.array(groups) == "g29") & (np.array(rows["arm"]) == "treatment"), 0.2, 1.0)
+        * rows["watch"]
+    )
+    plan = dataclasses.replace(
+        PLAN,
+        metrics=PLAN.metrics[:1],
+        covariates={},
+        segments=(),
+        fairness=(Fairness(metric="watch", group="g"),),
+    )
+    found = analyse(plan, units({**rows, "watch": watch, "g": groups}, plan)).fairness[0]
+    assert found.verdict == "exceeded"
+    assert found.between[1] == "g29"
+    many = analyse(plan, units({**rows, "g": [f"g{k % 80}" for k in range(N)]}, plan)).fairness[0]
+    assert "only the 49 largest groups were looked at; 7,750 units are in smaller ones" in many.caveats
+
+
 def test_the_course_ends_where_the_whole_is(rows: dict[str, Any]) -> None:
     result = analyse(PLAN, units(rows))
     assert len(result.steps) > 10

@@ -204,6 +204,20 @@ def test_fairness_raises_no_alarm_among_many_equal_groups() -> None:
     assert alarms <= 9  # 5 % of 60 is 3; more than 9 has a chance below 1 in 500
 
 
+def test_a_figure_lost_in_its_noise_leaves_the_interval_of_fairness_open() -> None:
+    names = ("watch",)
+    noise = RNG.normal(0.0, 1.0, 200)
+    near = Moments.from_rows(names, (noise - noise.mean() + 1e-4)[:, None])  # a refund eats up what was paid
+    clear = Moments.from_rows(names, (noise - noise.mean() + 9.0)[:, None])
+    groups = {
+        "a": Arms(metric=MEAN, columns=names, control=near, treatment=clear),
+        "b": Arms(metric=MEAN, columns=names, control=clear, treatment=clear),
+    }
+    found = judge_fairness(Fairness(metric="watch", group="g"), "treatment", groups, alpha=0.05)
+    assert found.verdict == "inconclusive"
+    assert found.ci == (1.0, None)
+
+
 def test_fairness_needs_two_groups() -> None:
     found = judge_fairness(Fairness(metric="watch", group="g"), "t", groups({"one": 1.0}), alpha=0.05)
     assert (found.verdict, found.largest_ratio) == ("not_estimable", None)
