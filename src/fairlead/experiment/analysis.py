@@ -358,7 +358,9 @@ def _verdict(
         return "void"
     if effect is None or p_value is None:
         return "not_estimable"
-    if margin is not None:
+    # A metric that is to get better says so where it did; its margin is for where nothing was shown. Testing for a
+    # difference after safety spends no error rate of its own (closed testing: Morikawa and Yoshida 1995).
+    if margin is not None and (role == "guardrail" or p_value >= plan.alpha):
         if margin.p_not_worse < plan.alpha:
             return "not_worse"
         return "worse" if margin.p_worse < plan.alpha else "inconclusive"

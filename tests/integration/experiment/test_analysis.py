@@ -291,6 +291,20 @@ def test_a_guardrail_is_safe_within_its_margin_or_says_that_it_does_not_know(row
     assert analyse(narrow, units(rows, narrow)).metric("failed").verdict == "inconclusive"
 
 
+def test_a_margin_does_not_hide_that_a_metric_got_better_or_worse(rows: dict[str, Any]) -> None:
+    watch = dataclasses.replace(PLAN.metrics[0], role="primary")
+    plan = dataclasses.replace(
+        PLAN, metrics=(watch,), segments=(), fairness=(), margins={"watch": Margin(by=0.2)}
+    )
+    assert analyse(plan, units(rows, plan)).metric("watch").verdict == "higher"
+    swapped = {**rows, "arm": ["control" if a == "treatment" else "treatment" for a in rows["arm"]]}
+    assert analyse(plan, units(swapped, plan)).metric("watch").verdict == "lower"
+    guarded = dataclasses.replace(
+        plan, metrics=(PLAN.metrics[2], dataclasses.replace(watch, role="guardrail"))
+    )
+    assert analyse(guarded, units(rows, guarded)).metric("watch").verdict == "not_worse"
+
+
 def test_a_watched_guardrail_is_judged_by_what_holds_at_every_look(rows: dict[str, Any]) -> None:
     failed = dataclasses.replace(PLAN.metrics[1], role="guardrail")
     once = dataclasses.replace(
