@@ -205,7 +205,8 @@ def analyze(
     if result.is_void:
         return ExitCode.INCONCLUSIVE
     harmed = any(found.role == "guardrail" and found.verdict == "worse" for found in result.metrics)
-    return ExitCode.BREACHED if harmed else ExitCode.OK
+    unfair = any(found.verdict == "exceeded" for found in result.fairness)
+    return ExitCode.BREACHED if harmed or unfair else ExitCode.OK
 
 
 @app.command()

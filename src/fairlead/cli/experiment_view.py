@@ -81,11 +81,14 @@ def print_analysis(result: ExperimentResult, page: Path | None) -> None:
             ratio = "–" if fair.largest_ratio is None else f"{fair.largest_ratio:.3g}"
             ends = "" if fair.ci is None else f" [{_three(fair.ci[0])}, {_three(fair.ci[1])}]"
             between = f" ({' over '.join(fair.between)})" if fair.between else ""
+            whose = f"{fair.metric} of {fair.variant}" if several else fair.metric
             said = (
-                f"fairness of {fair.metric} by {fair.group}: {ratio}{ends}{between}, limit {fair.limit:g}: "
-                f"{fair.verdict}"
+                f"fairness of {whose} by {fair.group}: {ratio}{ends}{between}, limit {fair.limit:g}: "
+                f"{fair.verdict.replace('_', ' ')}"
             )
-            console.print(Text(one_line(said.replace("_", " "))))
+            console.print(Text(one_line(said)))
+            for caveat in fair.caveats:
+                console.print(Text(one_line(f"  {caveat}"), style="dim"))
         for caveat in result.caveats:
             console.print(Text(one_line(caveat), style="dim"))
         if page is not None:
@@ -203,12 +206,17 @@ def _print_segments(console: Console, result: ExperimentResult) -> None:
             style="bold",
         )
     )
-    table = _table("segment", "value", "metric", *_right("units", "relative", "p"), "")
+    several = len(result.variants) > 1
+    table = _table(
+        *("segment", "value", "metric"), *(["variant"] if several else []),
+        *_right("units", "relative", "p"), "",
+    )  # fmt: skip
     for row in result.segments:
         table.add_row(
             one_line(row.segment),
             one_line(row.value or "(none)"),
             one_line(row.metric),
+            *([one_line(row.variant)] if several else []),
             f"{row.n_control + row.n_treatment:,}",
             relative_text(row),
             p_text(row.adjusted_p_value),
@@ -220,10 +228,11 @@ def _print_segments(console: Console, result: ExperimentResult) -> None:
         for row in result.segments
         if row.heterogeneity_p_value is not None
     }
-    for (segment, metric, _), p_value in asked.items():
+    for (segment, metric, variant), p_value in asked.items():
+        whose = f"the effect of {variant} on {metric}" if several else f"the effect on {metric}"
         console.print(
             Text(
-                one_line(f"  does {metric} differ between values of {segment} at all? p = {p_text(p_value)}"),
+                one_line(f"  does {whose} differ between values of {segment} at all? p = {p_text(p_value)}"),
                 style="dim",
             )
         )

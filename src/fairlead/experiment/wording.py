@@ -91,6 +91,13 @@ def headline(result: ExperimentResult) -> str:
     ]
     if harmed:
         said.append(f"Guardrails harmed: {', '.join(harmed)}.")
+    unfair = [
+        f"{one.metric} of {one.variant} by {one.group}"
+        for one in result.fairness
+        if one.verdict == "exceeded"
+    ]
+    if unfair:
+        said.append(f"Groups are treated too unequally: {', '.join(unfair)}.")
     return " ".join(said)
 
 

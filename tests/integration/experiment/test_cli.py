@@ -68,6 +68,41 @@ def test_a_table_is_analysed_in_words_json_and_a_page(fairlead: Run, players: Pa
     assert rounds["relative_effect_ci"][0] < 0.08 < rounds["relative_effect_ci"][1]
 
 
+def test_groups_that_are_treated_too_unequally_end_with_three(fairlead: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    lines = ["arm,seconds,my_group"]
+    for unit in range(4000):
+        arm, group = ("control", "treatment")[unit % 2], ("a", "b")[unit // 2 % 2]
+        lines.append(
+            f"{arm},{rng.gamma(2.0, 5.0 if (arm, group) == ('treatment', 'b') else 10.0):.3f},{group}"
+        )
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    code, out, _ = fairlead(
+        "analyze", "--data", "t.csv", "--variant", "arm", "--metric", "seen:mean:seconds",
+        "--fairness", "seen:my_group",
+    )  # fmt: skip
+    assert code == ExitCode.BREACHED
+    assert "Groups are treated too unequally: seen of treatment by my_group." in out
+    assert "fairness of seen by my_group: " in out  # the column as it is called
+
+
+def test_of_several_variants_each_row_names_its_own(fairlead: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    lines = ["arm,seconds,country"]
+    lines += [f"{'abc'[k % 3]},{rng.gamma(2.0, 5.0):.3f},{'xy'[k // 3 % 2]}" for k in range(3000)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    code, out, _ = fairlead(
+        "analyze", "--data", "t.csv", "--variant", "arm", "--control", "a", "--metric", "seen:mean:seconds",
+        "--segment", "country", "--fairness", "seen:country",
+    )  # fmt: skip
+    assert code == ExitCode.OK
+    segments = out.partition("segments: exploratory")[2]
+    for variant in "bc":
+        assert f"fairness of seen of {variant} by country" in segments
+        assert f"does the effect of {variant} on seen differ" in segments
+        assert sum(line.split()[3:4] == [variant] for line in segments.splitlines()) == 2
+
+
 def test_a_broken_split_ends_with_four(fairlead: Run, players: Path) -> None:
     code, out, _ = fairlead(*ANALYZE, "--share", "gate_30=2", "--share", "gate_40=1")
     assert code == ExitCode.INCONCLUSIVE
