@@ -42,6 +42,7 @@ def experiment_plan(change: ChangeFile) -> ExperimentPlan:
         metrics=metrics,
         flag=change.rollout.flag if change.rollout else "",
         control=experiment.control,
+        treatment_share=experiment.split,
         alpha=experiment.alpha,
         power=experiment.power,
         mde=experiment.mde,

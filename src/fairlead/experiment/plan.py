@@ -100,7 +100,9 @@ class ExperimentPlan:
     control: str = "control"
     """The variant that others are compared with."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Expected share by variant, any scale; empty: equal ones."""
+    """Expected share by variant, any scale; empty: equal ones, or as `treatment_share` says."""
+    treatment_share: float | None = None
+    """Expected share of all variants but control together, 0–1, the same for each of them; None: as `shares` says."""
     stages: tuple[Stage, ...] = ()
     """Where the shares changed while it ran; empty: they did not."""
     alpha: float = 0.05
@@ -144,6 +146,12 @@ class ExperimentPlan:
             )
         check_number("alpha", self.alpha, above=0.0, high=0.5)
         check_number("power", self.power, low=0.5, high=0.9999)
+        if self.treatment_share is not None:
+            check_number("treatment_share", self.treatment_share, low=0.001, high=0.999)
+            if self.shares or self.stages:
+                raise InvalidInput(
+                    f"experiment {self.name[:80]}: treatment_share beside shares or stages; keep one of them"
+                )
         for name in ("mde", "conversion_window", "pre_period"):
             if (value := getattr(self, name)) is not None:
                 check_number(name, value, above=0.0)
@@ -179,6 +187,12 @@ class ExperimentPlan:
 
     def shares_of(self, variants: list[str]) -> dict[str, float]:
         """The expected shares of the variants found. Raises InvalidInput where the plan names others."""
+        if self.treatment_share is not None:
+            others = [variant for variant in variants if variant != self.control] or ["treatment"]
+            return {
+                self.control: 1 - self.treatment_share,
+                **dict.fromkeys(others, self.treatment_share / len(others)),
+            }
         if not self.shares:
             return dict.fromkeys(variants, 1.0)
         strangers = sorted(set(variants) - set(self.shares))

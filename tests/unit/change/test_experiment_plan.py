@@ -120,6 +120,13 @@ def test_the_plan_is_what_the_file_says() -> None:
     assert plan.group_columns == ("country", "language")
 
 
+def test_arms_are_to_be_as_large_as_the_split_says() -> None:
+    uneven = experiment_plan(
+        parse_change(FILE.replace('unit = "user"\nmde', 'split = 0.2\nunit = "user"\nmde').encode())
+    )
+    assert uneven.shares_of(["control", "new"]) == {"control": 0.8, "new": 0.2}
+
+
 def test_stages_are_those_with_somebody_to_compare_with() -> None:
     assert stages_of(parse_change(FILE.encode())) == [(0.05, 0.5), (0.5, 14.0)]
 

@@ -52,6 +52,15 @@ def test_a_variant_that_the_plan_does_not_know_is_refused() -> None:
         plan.shares_of(["control", "typo"])
 
 
+def test_variants_but_control_share_what_treatment_is_to_have() -> None:
+    plan = ExperimentPlan(
+        name="p", metrics=(Metric.from_column("v", "mean", "v"),), control="old", treatment_share=0.4
+    )
+    assert plan.shares_of(["a", "b", "old"]) == {"old": 0.6, "a": 0.2, "b": 0.2}
+    with pytest.raises(InvalidInput, match="treatment_share beside shares"):
+        dataclasses.replace(plan, shares={"old": 1.0, "a": 1.0})
+
+
 def test_a_relative_margin_of_one_is_a_slip_of_the_pen() -> None:
     with pytest.raises(InvalidInput, match="not below 1"):
         Margin(by=2.0)
