@@ -55,7 +55,7 @@ def experiment_plan(change: ChangeFile) -> ExperimentPlan:
             for metric in metrics
             if experiment.covariate and metric.kind not in ("quantile", "formula")
         },
-        caps={metric: q for metric, q in experiment.caps.items() if metric in change.metrics},
+        caps=experiment.caps,
         segments=experiment.segments,
         margins=_margins(change, metrics),
         trigger=None

@@ -147,6 +147,7 @@ def test_spreads_that_were_written_by_hand() -> None:
         ('conversion_window = "7d"', 'conversion_window = "a week"', "duration 'a week'"),
         ('metric = "likes", group', 'metric = "hearts", group', "'hearts' is none of the metrics"),
         ("caps = { watch = 0.999 }", "caps = { watch = 99.9 }", "cap of watch"),
+        ("caps = { watch = 0.999 }", "caps = { wacth = 0.999 }", "caps: 'wacth' is none of the metrics"),
         (
             'side = "client"\nwindow = "7d"',
             'design = "load_test"\nside = "client"\nwindow = "7d"',
