@@ -1,6 +1,6 @@
 """Who was in the experiment, and what became of each: exposures joined with outcomes, one row per unit.
 
-    exposures → first exposure of each unit → units in two arms out → the triggered → those whose window is over
+    exposures → those drawn → first of each unit → units in two arms out → the triggered → those whose window is over
     outcomes  → from first exposure on, within the conversion window → sums per unit, zero where there were none
     the past  → the same sums before exposure: covariates; units without a past are marked, not dropped
 
@@ -58,6 +58,8 @@ _ENTERED = "fairlead entered"
 _EXPOSED = "fairlead exposed"
 _LAST = "fairlead last variant"
 _NEW = " is missing"
+_DRAWN = "SPLIT"
+"""OpenFeature's reason of an exposure whose variant a unit's bucket named."""
 _STEPS = (60.0, 300.0, 900.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 28 * 86400.0)
 _MOST_STEPS = 40
 _NUMBERS = 20
@@ -251,9 +253,11 @@ def units_of_events(
 ) -> Units:
     """The units of an experiment from the events in a sink's folder: exposures, and the events of the metrics.
 
-    about_units: a Parquet or CSV file with a column `unit`, and columns known of each before exposure: segments and
-    covariates. now: when the data end; None: with the last event there is. Units whose conversion window is not over
-    then are left out and counted. Raises InvalidInput, BrokenDocument, TooFewUnits where nobody was exposed.
+    Only exposures with the reason SPLIT are random: whom a rule, an override or a default gave a variant is in no arm
+    by that, and counted where nothing else says its arm. about_units: a Parquet or CSV file with a column `unit`, and
+    columns known of each before exposure: segments and covariates. now: when the data end; None: with the last event
+    there is. Units whose conversion window is not over then are left out and counted. Raises InvalidInput,
+    BrokenDocument, TooFewUnits where nobody was exposed.
     """
     if not plan.flag:
         raise InvalidInput(
@@ -264,7 +268,9 @@ def units_of_events(
     kinds += [plan.trigger.event] if plan.trigger else []
     tables = tables_of_events(Path(directory), ["exposure", *kinds], registry)
     exposures = tables["exposure"]
-    exposures = exposures.filter(exposures["flag"] == plan.flag)
+    exposures = exposures.filter(exposures["flag"] == plan.flag, exposures["targeting_key"] != "")
+    served = int(run(exposures.aggregate(n=exposures["targeting_key"].nunique()), log)[0]["n"])
+    exposures = exposures.filter(exposures["reason"] == _DRAWN)
     first = exposures.group_by(**{_UNIT: exposures["targeting_key"]}).aggregate(
         **{
             f"group {VARIANT}": exposures["variant"].min(),
@@ -273,8 +279,8 @@ def units_of_events(
         }
     )
     first = first.mutate(**{_EXPOSED: first[_ENTERED]})
-    first, crossed = _in_one_arm(first, log)
-    excluded = {"units in two arms": crossed}
+    excluded = {"units whose variant was never drawn": served - _count(first, log)}
+    first, excluded["units in two arms"] = _in_one_arm(first, log)
     exposed = _count(first, log)
     if plan.trigger is not None:
         first = _triggered(first, tables[plan.trigger.event], plan, log)
@@ -286,8 +292,9 @@ def units_of_events(
         excluded["units whose conversion window is not over"] = before - _count(first, log)
     if _count(first, log) == 0:
         raise TooFewUnits(
-            f"{plan.name[:80]}: no unit counts of {exposed:,} exposed to flag {plan.flag!r} in one arm; "
-            "check the flag's name, the trigger, and whether conversion windows are over"
+            f"{plan.name[:80]}: no unit counts of {served:,} served by flag {plan.flag!r}, {exposed:,} of them "
+            f"drawn (reason {_DRAWN}) for one arm; check the flag's name, the trigger, and whether conversion "
+            "windows are over"
         )
     # Every metric joins with it: computed once.
     first = _kept(first, "fairlead_exposed")

@@ -73,8 +73,8 @@ def write(folder: Path, events: Sequence[Event]) -> Path:
     return folder
 
 
-def exposed(user: str, at: float, variant: str, flag: str = "f") -> Exposure:
-    return Exposure(at_utc_seconds=at, flag=flag, variant=variant, targeting_key=user, reason="SPLIT")
+def exposed(user: str, at: float, variant: str, flag: str = "f", reason: str = "SPLIT") -> Exposure:
+    return Exposure(at_utc_seconds=at, flag=flag, variant=variant, targeting_key=user, reason=reason)
 
 
 USERS = st.sampled_from([f"u{i}" for i in range(6)])
@@ -152,6 +152,34 @@ def test_the_join_is_that_of_a_loop(
         assert liked.mean("liked events") == pytest.approx(expected[:, 3].mean())
         if len(mine) > 1:
             assert total.variance("total") == pytest.approx(expected[:, 0].var(ddof=1), abs=1e-9)
+
+
+def test_only_whose_variant_was_drawn_is_in_an_arm_from_that_moment_on(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        [
+            exposed("colleague", 1.0, "treatment", reason="TARGETING_MATCH"),
+            exposed("a", 1.0, "control", reason="DEFAULT"),  # before the rollout everybody got control
+            exposed("a", 20.0, "treatment"),
+            exposed(
+                "a", 21.0, "control", reason="ERROR"
+            ),  # one request fell back; its arm is the one that was drawn
+            exposed("b", 20.0, "control"),
+            exposed("", 20.0, "control"),
+            Watched(at_utc_seconds=10.0, user="a", seconds=3.0),
+            Watched(at_utc_seconds=22.0, user="a", seconds=5.0),
+        ],
+    )
+    plan = dataclasses.replace(PLAN, conversion_window=None)
+    units = units_of_events(folder, plan, registry=REGISTRY)
+    assert dict(units.excluded) == {"units whose variant was never drawn": 1, "units in two arms": 0}
+    family = units.measure()
+    assert family.units == {("control",): 1, ("treatment",): 1}
+    assert family.moments["total"][("treatment",)].mean("total") == 5.0
+    assert family.moments["total"][("treatment",)].mean("before total") == 3.0
+    nobody = write(tmp_path / "nobody", [exposed("u", 1.0, "control", reason="DEFAULT")])
+    with pytest.raises(TooFewUnits, match=r"1 served by flag 'f', 0 of them drawn \(reason SPLIT\)"):
+        units_of_events(nobody, plan, registry=REGISTRY)
 
 
 def test_only_the_triggered_count_from_their_trigger_on(tmp_path: Path) -> None:
