@@ -155,7 +155,7 @@ def _columns(units: Units, metric: Metric) -> tuple[tuple[str, ...], FloatArray]
         column = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
         return (metric.field,), column[~np.isnan(column)][:, None]
     names = (*units.columns[metric.name], *units.covariates.get(metric.name, ()))
-    data = np.column_stack([units.column(name) for name in names])
+    data = units.values(names)
     return names, data[np.isfinite(data).all(axis=1)]
 
 

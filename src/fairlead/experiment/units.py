@@ -95,15 +95,15 @@ class Units:
     log: list[str] = field(default_factory=list)
     """The queries so far."""
 
-    def column(self, name: str) -> FloatArray:
-        """One column of the units, shape (n,); NaN where a value is missing. Units keep their order while this
-        lives."""
-        return np.asarray(
-            self.rows.select(value=self.rows[name].cast("float64"))
-            .to_pyarrow()["value"]
-            .to_numpy(zero_copy_only=False),
-            dtype=np.float64,
-        )
+    def values(self, names: Sequence[str]) -> FloatArray:
+        """Columns of the units, shape (n, len(names)); NaN where a value is missing.
+
+        Rows come in any order, another one each time: ask for columns that belong together in one call.
+        """
+        asked = {f"c{index}": self.rows[name].cast("float64") for index, name in enumerate(names)}
+        found = self.rows.select(**asked).to_pyarrow()
+        columns = [found[name].to_numpy(zero_copy_only=False) for name in asked]
+        return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
 
     def measure(self, by: Sequence[str] = (VARIANT,), *, metrics: Sequence[str] | None = None) -> Family:
         """The moments of the metrics by grouping columns; quantiles by the variant only."""

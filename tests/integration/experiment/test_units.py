@@ -361,6 +361,20 @@ def test_values_that_are_not_there_are_said_where_rows_are_summed(tmp_path: Path
     assert dict(of_events.caveats) == {"total": (said.format(3),), "per_event": (said.format(3),)}
 
 
+def test_values_of_one_unit_stay_together() -> None:
+    # So many that the engine gives the groups of two queries in two orders.
+    user = np.random.default_rng(3).integers(0, 100_000, 300_000)
+    views = user % 7 + 1.0
+    plan = ExperimentPlan(
+        name="p", metrics=(Metric.from_column("share", "ratio", "clicks", denominator="views"),)
+    )
+    rows = table(user=user, clicks=views * 2, views=views)
+    units = units_of_table(rows, plan, variant=None, unit="user")
+    for _ in range(3):
+        values = units.values(("share", "share below"))
+        assert (values[:, 0] == 2 * values[:, 1]).all()
+
+
 def test_a_cap_is_taken_over_both_arms() -> None:
     rng = np.random.default_rng(2)
     values = rng.lognormal(0, 2, 2000)
