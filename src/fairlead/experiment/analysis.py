@@ -73,6 +73,10 @@ def analyse(
             f"all {counts[plan.control]:,} units have the variant {plan.control!r}: nothing to compare"
         )
     by_stage = _by_number(units, "stage")
+    # They are in no stage, and so in no effect.
+    early = {
+        "units that entered before the first stage": sum(n for (at, _), n in by_stage.items() if at == 0)
+    }
     split = split_of(plan, counts, by_stage)
     by_step = _by_number(units, STEP)
     health = check_health(
@@ -94,10 +98,10 @@ def analyse(
         alpha=plan.alpha,
         power=plan.power,
         sequential=plan.sequential,
-        units=sum(counts.values()),
+        units=sum(counts.values()) - sum(early.values()),
         sample_ratio=split,
         health=health,
-        excluded={reason: count for reason, count in units.excluded.items() if count},
+        excluded={reason: count for reason, count in {**units.excluded, **early}.items() if count},
         metrics=metrics,
         segments=() if plan.stages else tuple(segment_results(plan, units, variants)),
         fairness=() if plan.stages else tuple(_fairness(plan, units, variants, void)),

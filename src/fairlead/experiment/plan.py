@@ -168,6 +168,8 @@ class ExperimentPlan:
                 raise InvalidInput(f"fairness: {one.metric[:80]!r} is none of the metrics {', '.join(names)}")
         if len(self.segments) > MOST_SEGMENTS or len(set(self.segments)) != len(self.segments):
             raise InvalidInput(f"segments: at most {MOST_SEGMENTS} columns, each once")
+        for stage in self.stages:
+            check_number("start of a stage", stage.start, low=-1e15, high=1e15)
         starts = [stage.start for stage in self.stages]
         if starts != sorted(set(starts)):
             raise InvalidInput("stages: give them in the order of their starts, each start once")
@@ -187,6 +189,14 @@ class ExperimentPlan:
 
     def shares_of(self, variants: list[str]) -> dict[str, float]:
         """The expected shares of the variants found. Raises InvalidInput where the plan names others."""
+        if self.stages:
+            known = {variant for stage in self.stages for variant in stage.shares}
+            strangers = sorted(set(variants) - known)
+            if strangers:
+                raise InvalidInput(
+                    f"variants {', '.join(strangers)[:200]} have a share in no stage; there are "
+                    f"{', '.join(sorted(known))[:200]}"
+                )
         if self.treatment_share is not None:
             others = [variant for variant in variants if variant != self.control] or ["treatment"]
             return {

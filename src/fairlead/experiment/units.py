@@ -371,6 +371,8 @@ def _finished(units: Units, plan: ExperimentPlan, *, has_time: bool) -> Units:
         rows, said = _capped(rows, columns[0], q, units.log)
         caveats[name] = (*caveats.get(name, ()), said)
     if not has_time:
+        if plan.stages:
+            raise InvalidInput("stages: the column that says when a unit entered is missing; name it as time")
         return replace(units, rows=rows, caveats=caveats)
     entered = rows[_ENTERED]
     span = run(rows.aggregate(first=entered.min(), last=entered.max()), units.log)[0]

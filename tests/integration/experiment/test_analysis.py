@@ -268,6 +268,19 @@ def test_stages_are_compared_within_and_never_pooled() -> None:
     assert fooled.verdict == "higher"  # Simpson's paradox, and why the plan names its stages
 
 
+def test_who_came_before_the_first_stage_is_counted_and_strangers_are_refused(rows: dict[str, Any]) -> None:
+    stages = (Stage(start=float(rows["at"][500]), shares={"control": 1.0, "treatment": 1.0}),)
+    plan = dataclasses.replace(PLAN, stages=stages, fairness=(), segments=())
+    result = analyse(plan, units(rows, plan))
+    assert result.excluded["units that entered before the first stage"] == 500
+    assert result.units == N - 500
+    third = {**rows, "arm": ["third", *rows["arm"][1:]]}
+    with pytest.raises(InvalidInput, match="variants third have a share in no stage"):
+        analyse(plan, units(third, plan))
+    with pytest.raises(InvalidInput, match="stages: the column that says when a unit entered is missing"):
+        units_of_table(ibis.memtable(pa.table(rows)), plan, variant="arm")
+
+
 def test_the_calendar_travels_with_the_result(rows: dict[str, Any]) -> None:
     from datetime import UTC, datetime
 

@@ -37,6 +37,7 @@ def test_the_first_metric_decides_where_all_are_ad_hoc() -> None:
         ({"shares": {"control": -1.0}}, "share of control"),
         ({"planned_units": 1}, "planned_units"),
         ({"conversion_window": 0.0}, "conversion_window"),
+        ({"stages": (Stage(start=float("nan"), shares={}),)}, "start of a stage"),
         ({"stages": (Stage(start=2.0, shares={}), Stage(start=1.0, shares={}))}, "order of their starts"),
     ],
 )
