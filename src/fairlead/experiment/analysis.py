@@ -82,7 +82,7 @@ def analyse(
     health = check_health(
         plan,
         split,
-        family,
+        units.measure((VARIANT, "stage")) if plan.stages else family,
         excluded=units.excluded,
         by_step=by_step,
         entered=units.entered,

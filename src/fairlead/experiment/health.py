@@ -8,15 +8,16 @@ One failure voids the results; a warning travels with them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fairlead.errors import NotEstimable
 from fairlead.experiment.calendar import CalendarEntry, confounded
 from fairlead.experiment.plan import ExperimentPlan
 from fairlead.experiment.result import CheckResult, SampleRatioResult
 from fairlead.metrics import Family
-from fairlead.metrics.source import COVARIATE
+from fairlead.metrics.source import COVARIATE, Group
 from fairlead.statistics import (
+    Moments,
     chi_square,
     mean_effect,
     proportion_effect,
@@ -29,6 +30,7 @@ __all__ = ["check_health", "split_of"]
 RARE = 0.001
 """A check fails below this p-value: it is made of every experiment, and a false alarm voids a good one."""
 _DAY = 86400.0
+_OF_STAGE = " of stage "
 
 
 def split_of(
@@ -73,7 +75,9 @@ def check_health(
     entered: tuple[float, float] | None = None,
     calendar: Sequence[CalendarEntry] = (),
 ) -> tuple[CheckResult, ...]:
-    """Every check that the data allow. family: by variant; by_step: units by step of time and variant."""
+    """Every check that the data allow. family: by variant, and by stage where there are stages; by_step: units by step
+    of time and variant.
+    """
     checks = [_split(split), *_excluded(excluded, sum(split.observed.values()))]
     variants = [name for name in split.observed if name != plan.control]
     checks += _imbalance(plan, family, variants)
@@ -139,19 +143,16 @@ def _imbalance(plan: ExperimentPlan, family: Family, variants: Sequence[str]) ->
     """Whether arms differed in what was known before exposure."""
     asked: dict[tuple[str, str], tuple[float, float]] = {}
     for arms in family.moments.values():
-        control = arms.get((plan.control,))
-        for variant in variants:
-            treatment = arms.get((variant,))
-            if control is None or treatment is None:
-                continue
+        for group, control, treatment in _pairs(plan, arms, variants):
+            whom = _OF_STAGE.join(group)
             for column in control.columns:
-                if not column.startswith(COVARIATE) or (column, variant) in asked:
+                if not column.startswith(COVARIATE) or (column, whom) in asked:
                     continue
                 try:
                     found = mean_effect(control, treatment, column)
                 except NotEstimable:
                     continue
-                asked[column, variant] = (found.p_value, found.relative_effect or 0.0)
+                asked[column, whom] = (found.p_value, found.relative_effect or 0.0)
     if not asked:
         return []
     (column, variant), (p_value, relative) = min(asked.items(), key=lambda one: one[1][0])
@@ -174,16 +175,22 @@ def _imbalance(plan: ExperimentPlan, family: Family, variants: Sequence[str]) ->
     ]  # fmt: skip
 
 
+def _pairs(
+    plan: ExperimentPlan, arms: Mapping[Group, Moments], variants: Sequence[str]
+) -> Iterator[tuple[Group, Moments, Moments]]:
+    """Each treatment with control, within its stage: pooled, a difference between days is one between arms."""
+    for group, treatment in arms.items():
+        control = arms.get((plan.control, *group[1:]))
+        if control is not None and group[0] in variants:
+            yield group, control, treatment
+
+
 def _missing(plan: ExperimentPlan, family: Family, variants: Sequence[str]) -> list[CheckResult]:
     """Whether values are missing more often in one arm."""
     checks = []
     for metric, arms in family.moments.items():
-        control = arms.get((plan.control,))
-        for variant in variants:
-            treatment = arms.get((variant,))
-            if control is None or treatment is None:
-                continue
-            totals = [family.units.get((name,), 0) for name in (plan.control, variant)]
+        for group, control, treatment in _pairs(plan, arms, variants):
+            totals = [family.units.get((name, *group[1:]), 0) for name in (plan.control, group[0])]
             gone = [totals[0] - control.n, totals[1] - treatment.n]
             if sum(gone) <= 0 or min(totals) == 0:
                 continue
@@ -194,7 +201,8 @@ def _missing(plan: ExperimentPlan, family: Family, variants: Sequence[str]) -> l
                     name="missing values", verdict="warning" if uneven else "ok", p_value=found.p_value,
                     message=f"{metric}: {found.control:.2%} of the units of {plan.control} and "
                             f"{found.treatment:.2%} of "
-                    f"{variant} have no value" + ("; the arms then compare different units" if uneven else ""),
+                    f"{_OF_STAGE.join(group)} have no value"
+                    + ("; the arms then compare different units" if uneven else ""),
                 )
             )  # fmt: skip
     return checks

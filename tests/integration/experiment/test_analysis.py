@@ -268,6 +268,38 @@ def test_stages_are_compared_within_and_never_pooled() -> None:
     assert fooled.verdict == "higher"  # Simpson's paradox, and why the plan names its stages
 
 
+def test_arms_of_a_growing_rollout_are_alike_within_its_stages() -> None:
+    rng = np.random.default_rng(13)
+    n = 20_000
+    late = np.arange(n) >= n / 2
+    treated = rng.random(n) < np.where(late, 0.5, 0.05)
+    past = rng.gamma(2.0, 10.0, n) * np.where(
+        late, 2.0, 1.0
+    )  # who comes late has a longer past, in either arm
+    rows = {
+        "arm": np.where(treated, "treatment", "control").tolist(),
+        "watch": past + rng.normal(0, 1, n),
+        "past": past,
+        "at": np.arange(n) * 1.0,
+    }
+    stages = (
+        Stage(start=0.0, shares={"control": 0.95, "treatment": 0.05}),
+        Stage(start=n / 2, shares={"control": 0.5, "treatment": 0.5}),
+    )
+    plan = ExperimentPlan(name="s", metrics=PLAN.metrics[:1], stages=stages, covariates={"watch": ("past",)})
+    check = next(
+        check for check in analyse(plan, units(rows, plan)).health if check.name == "before exposure"
+    )
+    assert check.verdict == "ok"
+    assert "treatment of stage" in check.message
+    rows["past"] = past * np.where(treated & late, 1.2, 1.0)
+    check = next(
+        check for check in analyse(plan, units(rows, plan)).health if check.name == "before exposure"
+    )
+    assert check.verdict == "warning"
+    assert "in treatment of stage 2" in check.message
+
+
 def test_who_came_before_the_first_stage_is_counted_and_strangers_are_refused(rows: dict[str, Any]) -> None:
     stages = (Stage(start=float(rows["at"][500]), shares={"control": 1.0, "treatment": 1.0}),)
     plan = dataclasses.replace(PLAN, stages=stages, fairness=(), segments=())
