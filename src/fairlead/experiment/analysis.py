@@ -243,6 +243,8 @@ def _result(
         caveats.append(effect.caveat)
     if watched is not None and plan.planned_units is None and plan.sequential:
         caveats.append("watched intervals are tuned for the units that came, as the plan names no number")
+    if plan.sequential and metric.kind == "quantile":
+        caveats.append("a quantile has no watched form here, so a watched experiment has no verdict on it")
     n = effect.n_control + effect.n_treatment if effect else 0
     return MetricResult(
         name=metric.name,

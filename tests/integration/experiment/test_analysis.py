@@ -366,6 +366,13 @@ def test_a_watched_guardrail_is_judged_by_what_holds_at_every_look(rows: dict[st
     assert always.p_worse == 1.0
 
 
+def test_a_watched_quantile_says_why_it_has_no_verdict(rows: dict[str, Any]) -> None:
+    watched = dataclasses.replace(PLAN, sequential=True)
+    found = analyse(watched, units(rows, watched)).metric("watch_p90")
+    assert found.verdict == "not_estimable"
+    assert any("no watched form" in caveat for caveat in found.caveats)
+
+
 def test_several_variants_pay_for_each_other(rows: dict[str, Any]) -> None:
     some = dict(rows)
     rng = np.random.default_rng(4)
