@@ -38,6 +38,7 @@ from fairlead.experiment.stages import stage_weights, stratified
 from fairlead.experiment.units import STEP, Units
 from fairlead.metrics import Family, Metric
 from fairlead.statistics import Effect, Moments, holm, minimum_detectable_effect
+from fairlead.statistics.sequential_means import watched_alpha
 from fairlead.statistics.tails import critical_value
 
 __all__ = ["analyse"]
@@ -324,7 +325,7 @@ def _detectable(plan: ExperimentPlan, effect: Effect | None) -> float | None:
     return (
         minimum_detectable_effect(
             standard_deviation=error / scale, n_control=effect.n_control, n_treatment=effect.n_treatment,
-            alpha=plan.alpha, power=plan.power,
+            alpha=watched_alpha(plan.alpha) if plan.sequential else plan.alpha, power=plan.power,
         )
         / effect.control
     )  # fmt: skip

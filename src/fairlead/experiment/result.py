@@ -116,7 +116,8 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     margin: MarginResult | None
     verdict: Verdict
     detectable: float | None
-    """The relative effect that this many units find with the plan's power; null where it is not known."""
+    """The relative effect that this many units find with the plan's power, watched if the plan is; null where it is
+    not known."""
     caveats: tuple[str, ...]
     evidence: tuple[str, ...] = ()
     """Ids of entries in a ledger: control's figure, treatment's, the effect. Empty where nothing was recorded."""

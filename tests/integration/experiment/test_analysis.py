@@ -373,6 +373,15 @@ def test_a_watched_quantile_says_why_it_has_no_verdict(rows: dict[str, Any]) -> 
     assert any("no watched form" in caveat for caveat in found.caveats)
 
 
+def test_a_watched_experiment_finds_larger_effects_only(rows: dict[str, Any]) -> None:
+    watched = dataclasses.replace(PLAN, sequential=True)
+    once, always = (analyse(plan, units(rows, plan)).metric("ctr").detectable for plan in (PLAN, watched))
+    assert once is not None
+    assert always is not None
+    # (3.035 + 0.842) standard errors beside (1.960 + 0.842)
+    assert always / once == pytest.approx(1.384, abs=0.001)
+
+
 def test_several_variants_pay_for_each_other(rows: dict[str, Any]) -> None:
     some = dict(rows)
     rng = np.random.default_rng(4)
