@@ -35,6 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "experiment",
         "Analyses an experiment, sizes one from history, and tries the analysis on splits without an effect.",
     ),
+    "flags": (
+        "flags",
+        "Checks flag documents, asks them, explains an answer, and counts whom a change moves.",
+    ),
     "rollout": ("rollout", "Lets a change out by stages behind guardrails, and takes it back by itself."),
     "slo": ("slo", "Checks objectives, shows their error budgets, and writes a Prometheus' rules for them."),
     "audit": ("audit", "Verifies the ledger, and shows what was recorded and decided."),

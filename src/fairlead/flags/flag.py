@@ -5,9 +5,9 @@ worse than one that does not parse at all: a misspelt operator that is skipped s
 So everything that is not understood is refused here, in one line that names the file, the flag, the place
 and the fix.
 
-The format is flagd's (`state`, `variants`, `defaultVariant`, `targeting` in JsonLogic, `metadata`) with one
-operator of our own, `bucket`. Bounded: 1 MiB, 32 levels. Refused: duplicate keys, unknown keys and
-operators, variants of mixed types, a default that is no variant, numbers that JSON cannot carry exactly
+The format is flagd's (`state`, `variants`, `defaultVariant`, `targeting` in JsonLogic with rules shared by
+`$ref`, `metadata`) with one operator of our own, `bucket`. Bounded: 1 MiB, 32 levels. Refused: duplicate keys, unknown
+keys and operators, variants of mixed types, a default that is no variant, numbers that JSON cannot carry exactly
 (NaN, infinities, integers beyond 2**53).
 """
 
@@ -34,6 +34,7 @@ MAX_DEPTH = 32
 """Levels of nesting, counted from the document's own braces."""
 
 _MAX_EXACT = 2**53
+_MOST_REFERENCES = 10_000
 
 FlagValue = bool | str | int | float | Mapping[str, object] | None
 """What a variant holds. None only as a caller's own default."""
@@ -249,7 +250,42 @@ def _variants(value: object, place: Place) -> tuple[Mapping[str, FlagValue], Fla
     return MappingProxyType(variants), next(iter(found))
 
 
-def _flag(name: str, value: object, place: Place) -> Flag:
+class SharedRules:
+    """The document's `$evaluators`, put in the place of each `$ref` before anything is compiled.
+
+    A rule that refers to itself would never end, and ten that refer to each other twice are a thousand: both are
+    refused, the second by counting what was put in.
+    """
+
+    def __init__(self, rules: Mapping[str, object]) -> None:
+        self._rules = rules
+        self._put_in = 0
+
+    def resolved(self, node: object, place: Place, within: tuple[str, ...] = ()) -> object:
+        """The node without a `$ref` in it. Refuses unknown names, circles, and more than can be meant."""
+        if isinstance(node, list):
+            return [self.resolved(item, place.at(index), within) for index, item in enumerate(node)]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" not in node:
+            return {key: self.resolved(item, place.at(key), within) for key, item in node.items()}
+        name = node["$ref"]
+        here = place.at("$ref")
+        if len(node) > 1 or not isinstance(name, str):
+            here.refuse('stands alone and names one of $evaluators; write {"$ref": "name"}')
+        if name not in self._rules:
+            here.refuse(f"{quoted(name)} is none of $evaluators{closest(name, self._rules)}")
+        if name in within:
+            here.refuse(
+                f"{quoted(name)} refers to itself, by way of {' and '.join(within)}; break the circle"
+            )
+        self._put_in += 1
+        if self._put_in > _MOST_REFERENCES:
+            here.refuse(f"more than {_MOST_REFERENCES} references in all; write fewer rules, or shorter ones")
+        return self.resolved(self._rules[name], place, (*within, name))
+
+
+def _flag(name: str, value: object, place: Place, shared: SharedRules) -> Flag:
     read = _object(value, place, ("state", "variants", "defaultVariant", "targeting", "metadata"))
     state = read.get("state")
     if state not in ("ENABLED", "DISABLED"):
@@ -265,7 +301,7 @@ def _flag(name: str, value: object, place: Place) -> Flag:
         )
     targeting = read.get("targeting")
     if targeting is not None:
-        _object(targeting, place.at("targeting"))
+        targeting = _object(shared.resolved(targeting, place.at("targeting")), place.at("targeting"))
     return Flag(
         name=name,
         enabled=state == "ENABLED",
@@ -282,14 +318,15 @@ def parse_document(data: bytes, *, source: str) -> FlagDocument:
     place = Place(source)
     raw = _load(data, place)
     _walk(raw, place, 1)
-    read = _object(raw, place, ("$schema", "flags", "metadata"))
+    read = _object(raw, place, ("$schema", "$evaluators", "flags", "metadata"))
+    shared = SharedRules(_object(read.get("$evaluators", {}), place.at("$evaluators")))
     if "flags" not in read:
         place.refuse('no "flags"; write {"flags": {"name": {...}}}')
     flags: dict[str, Flag] = {}
     for name, value in _object(read["flags"], place.at("flags")).items():
         if not name:
             place.at("flags").refuse("a flag has an empty name; name it")
-        flags[name] = _flag(name, value, place.at("flags").at(name))
+        flags[name] = _flag(name, value, place.at("flags").at(name), shared)
     return FlagDocument(
         source=source,
         flags=MappingProxyType(flags),

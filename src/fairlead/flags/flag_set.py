@@ -142,6 +142,17 @@ class FlagSet:
         """The flags of a document in memory; `source` is what errors call it. Raises as `from_file`."""
         return cls(data, source=one_line(source), overrides=overrides, exposures=exposures)
 
+    def without_exposures(self) -> Self:
+        """The same flags as they answer now, for whoever asks on behalf of nobody: no exposure is reported."""
+        quiet = type(self).__new__(type(self))
+        quiet._overrides, quiet._exposures, quiet._path = self._overrides, None, self._path
+        quiet._required, quiet._reloading, quiet._loaded = (
+            dict(self._required),
+            threading.Lock(),
+            self._loaded,
+        )
+        return quiet
+
     @property
     def document(self) -> FlagDocument:
         """The document that answers now."""

@@ -22,12 +22,14 @@ import msgspec
 from fairlead.errors import InvalidInput
 from fairlead.flags.bucketing import ALGORITHM, SLOTS, salt_prefix, slot_of
 from fairlead.flags.flag import Place, closest, quoted
+from fairlead.flags.semantic_version import OPERATORS as VERSION_OPERATORS
+from fairlead.flags.semantic_version import parse_version
 
 __all__ = ["EvaluationContext"]
 
 TARGETING_KEY: Final = "targetingKey"
 
-_NOT_YET: Final = ("$ref", "fractional", "sem_ver")
+_NOT_YET: Final = ("fractional",)
 _NUMBER = re.compile(r"[+-]?(\d{1,32}\.?\d{0,32}|\.\d{1,32})([eE][+-]?\d{1,3})?", re.ASCII)
 
 
@@ -111,7 +113,7 @@ _BINARY: Final[Mapping[str, Callable[[object, object], bool]]] = {
     "ends_with": _affix(str.endswith),
 }
 
-OPERATORS: Final = ("!", "and", "bucket", "if", "or", "var", *_BINARY)
+OPERATORS: Final = ("!", "and", "bucket", "if", "or", "sem_ver", "var", *_BINARY)
 
 
 def rule_of(node: dict[str, object], place: Place) -> tuple[str, object]:
@@ -154,6 +156,8 @@ def compile_value(node: object, place: Place) -> Read:
         return _if(argument, inner)
     if name in ("and", "or"):
         return _and_or(argument, inner, stop_on=name == "or")
+    if name == "sem_ver":
+        return _sem_ver(argument, inner)
     if name == "!":
         (negated,) = arguments(argument, inner, 1, 1)
         test = compile_test(negated, inner)
@@ -164,7 +168,7 @@ def compile_value(node: object, place: Place) -> Read:
 def compile_test(node: object, place: Place) -> Test:
     """A closure that yields the truth of `node`."""
     value = compile_value(node, place)
-    if isinstance(node, dict) and next(iter(node)) in (*_BINARY, "!"):
+    if isinstance(node, dict) and next(iter(node)) in (*_BINARY, "!", "sem_ver"):
         return value  # type: ignore[return-value]  # these operators yield a bool already
     return lambda context: truthy(value(context))
 
@@ -233,6 +237,32 @@ def _and_or(argument: object, place: Place, *, stop_on: bool) -> Read:
         return value
 
     return run
+
+
+def _sem_ver(argument: object, place: Place) -> Test:
+    given = arguments(argument, place, 3, 3)
+    operator_name = given[1]
+    if not isinstance(operator_name, str) or operator_name not in VERSION_OPERATORS:
+        known = " ".join(VERSION_OPERATORS)
+        place.at(1).refuse(f"{quoted(operator_name)} compares no versions; write one of {known}")
+    holds = VERSION_OPERATORS[operator_name]
+    left, right = (compile_value(given[index], place.at(index)) for index in (0, 2))
+    for index in (0, 2):
+        constant = given[index]
+        if not isinstance(constant, dict) and (
+            not isinstance(constant, str) or parse_version(constant) is None
+        ):
+            place.at(index).refuse(f"{quoted(constant)} is no version; write one such as 1.2.3")
+
+    def compare(context: EvaluationContext) -> bool:
+        a, b = left(context), right(context)
+        if not isinstance(a, str) or not isinstance(b, str):
+            return False
+        first, second = parse_version(a), parse_version(b)
+        # What is no version satisfies nothing, not even !=: it is not known to be another one.
+        return first is not None and second is not None and holds(first, second)
+
+    return compare
 
 
 def _binary(name: str, argument: object, place: Place) -> Read:
@@ -314,6 +344,10 @@ class Slots:
         self.starts = [start for start, _, _, _ in ranges]
         self.ends = [end for _, end, _, _ in ranges]
         self.labels = [label for _, _, label, _ in ranges]
+
+    def slot(self, key: str) -> int:
+        """The key's slot."""
+        return slot_of(self.prefix, key)
 
     def index(self, key: str) -> int:
         """Which range owns the key's slot, -1 for none."""

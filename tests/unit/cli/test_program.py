@@ -41,7 +41,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
     ("arguments", "part"),
     [
         (["tri"], "no command named 'tri'; did you mean 'try'?"),
-        (["zzz"], "there are: try, diagnose, change, experiment, rollout, slo, audit"),
+        (["zzz"], "there are: try, diagnose, change, experiment, flags, rollout, slo, audit"),
         (["--wrong"], "(see fairlead --help)"),
         (["try", "--wrong"], "(see fairlead try --help)"),
         (["try", "--seed", "x", "home_feed"], "'--seed'"),

@@ -86,7 +86,7 @@ def test_a_flag_that_breaks_the_format_is_refused_at_its_place(changes: dict[str
         (b"{}", 'no "flags"'),
         (b'{"flags": [1]}', "flags: '[1]' is not an object"),
         (b'{"flags": {"": {}}}', "flags: a flag has an empty name"),
-        (b'{"flags": {}, "$evaluators": {}}', "unknown key '$evaluators'"),
+        (b'{"flags": {}, "$ruleset": {}}', "unknown key '$ruleset'"),
         (b'{"flags": {"a": {"variants": {"x": NaN}}}}', "NaN is not JSON"),
         (b'{"flags": {"a": {"variants": {"x": 1e999}}}}', "flag 'a', variants.x: number out of range"),
         (b'{"flags": {"a": {"variants": {"x": ' + b"9" * 5000 + b"}}}}", "write a finite number"),

@@ -1,0 +1,158 @@
+"""`fairlead flags`: read a flag document strictly, ask it, have an answer explained, and see whom a change moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from fairlead.cli.exit_codes import ExitCode
+from fairlead.cli.outcome import one_line
+from fairlead.errors import InvalidInput
+from fairlead.flags import EvaluationContext, FlagSet
+from fairlead.flags.explain import explain as explained
+from fairlead.flags.moves import FlagChange, compare_documents
+
+__all__ = ["DIFF_SCHEMA", "EVAL_SCHEMA", "app"]
+
+EVAL_SCHEMA = "fairlead.flags.eval/1"
+DIFF_SCHEMA = "fairlead.flags.diff/1"
+
+app = typer.Typer(
+    help="Checks flag documents, asks them, explains an answer, and counts whom a change moves.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A flag document in JSON.")]
+Name = Annotated[str, typer.Argument(metavar="FLAG", help="Name of the flag.")]
+Key = Annotated[str, typer.Option("--key", metavar="TEXT", help="The targeting key: who asks.")]
+Attributes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute",
+        metavar="NAME=VALUE",
+        help="Of the context; the value is JSON, or else text; may be repeated.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def check(file: File, json: Json = False) -> None:
+    """Reads the document as a service would, and says what is in it."""
+    flags = FlagSet.from_file(file)
+    listed = [
+        {
+            "flag": flag.name,
+            "enabled": flag.enabled,
+            "type": str(flag.type),
+            "variants": list(flag.variants),
+            "default": flag.default_variant,
+            "targeted": flag.targeting is not None,
+        }
+        for flag in flags.document.flags.values()
+    ]
+    if json:
+        _print_json(
+            {"schema": "fairlead.flags.check/1", "file": str(file), "sha256": flags.digest, "flags": listed}
+        )
+        return
+    for one in flags.document.flags.values():
+        state = "" if one.enabled else ", switched off"
+        how = "targeted" if one.targeting is not None else "the same for everybody"
+        typer.echo(
+            f"{one_line(one.name)}: {one.type}, {', '.join(map(one_line, one.variants))}; "
+            f"default {one_line(str(one.default_variant))}, {how}{state}"
+        )
+    typer.echo(f"{len(listed)} flags, sha256 {flags.digest}")
+
+
+@app.command("eval")
+def evaluate(file: File, flag: Name, key: Key = "", attribute: Attributes = None, json: Json = False) -> int:
+    """Asks a flag on behalf of somebody. Ends with 1 where the answer would be the caller's default for an error."""
+    flags = FlagSet.from_file(file)
+    found = flags.evaluate(flag, _context(key, attribute))
+    if json:
+        _print_json({"schema": EVAL_SCHEMA, "flag": flag, **_record(found)})
+    else:
+        value = msgspec.json.encode(found.value, enc_hook=dict).decode()
+        detail = f" ({one_line(found.detail)})" if found.detail else ""
+        typer.echo(f"{one_line(found.variant or '-')} {value} {found.reason}{detail}")
+    return ExitCode.ERROR if found.reason == "ERROR" else ExitCode.OK
+
+
+@app.command()
+def explain(file: File, flag: Name, key: Key = "", attribute: Attributes = None, json: Json = False) -> int:
+    """Says why somebody gets what they get: every rule that was asked, what it read, and what it said."""
+    found = explained(FlagSet.from_file(file), flag, _context(key, attribute))
+    if json:
+        record = {"schema": "fairlead.flags.explain/1", "flag": flag, **_record(found.evaluation)}
+        _print_json({**record, "steps": msgspec.to_builtins(found.steps)})
+    else:
+        for step in found.steps:
+            typer.echo(f"{'  ' * step.depth}{one_line(step.rule)}: {one_line(step.said)}")
+        answer = found.evaluation
+        detail = f" ({one_line(answer.detail)})" if answer.detail else ""
+        typer.echo(f"→ {one_line(answer.variant or 'the caller’s default')}, {answer.reason}{detail}")
+    return ExitCode.ERROR if found.evaluation.reason == "ERROR" else ExitCode.OK
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The document that answers now.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The one that is to replace it.")],
+    json: Json = False,
+) -> int:
+    """Says what changes and how many units change their variant. Ends with 3 where some move between drawn arms."""
+    changes = compare_documents(FlagSet.from_file(old).document, FlagSet.from_file(new).document)
+    if json:
+        _print_json({"schema": DIFF_SCHEMA, "changes": msgspec.to_builtins(changes)})
+    else:
+        for change in changes:
+            typer.echo(f"{one_line(change.flag)}: {one_line(_said(change))}")
+        if not changes:
+            typer.echo("nothing changes")
+    return ExitCode.BREACHED if any(change.between_arms for change in changes) else ExitCode.OK
+
+
+def _said(change: FlagChange) -> str:
+    what = ", ".join(change.what)
+    if change.moves is None:
+        return f"{what}; who moves depends on who comes" if "targeting" in change.what else what
+    moved = ", ".join(f"{share:.2%} {pair}" for pair, share in change.moves.items()) or "nobody moves"
+    warning = (
+        "; units move between drawn arms: no experiment on this flag survives that"
+        if change.between_arms
+        else ""
+    )
+    return f"{what}: {moved}{warning}"
+
+
+def _context(key: str, attributes: list[str] | None) -> EvaluationContext:
+    read: dict[str, object] = {}
+    for pair in attributes or ():
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise InvalidInput(f"--attribute {pair[:80]!r}: write NAME=VALUE")
+        try:
+            read[name] = msgspec.json.decode(text.encode())
+        except msgspec.DecodeError:
+            read[name] = text
+    return EvaluationContext(targeting_key=key, attributes=read)
+
+
+def _record(found: object) -> dict[str, object]:
+    return {
+        name: value
+        if isinstance(value, str | int | float | bool | None)
+        else msgspec.to_builtins(value, enc_hook=dict)
+        for name, value in ((name, getattr(found, name)) for name in ("variant", "value", "reason", "detail"))
+    }
+
+
+def _print_json(document: dict[str, object]) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(document, enc_hook=dict), indent=2).decode())
