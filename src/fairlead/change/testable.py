@@ -181,13 +181,18 @@ def _too_small(
     assert experiment.units_per_day and experiment.days  # noqa: S101,PT018 - checked before; for the type checker
     units = min(experiment.units_per_day * experiment.days, 10**12)
     arms = max(2, round(units * (1 - experiment.split))), max(2, round(units * experiment.split))
-    alpha = watched_alpha(experiment.alpha) if experiment.sequential else experiment.alpha
+    # Whether a guardrail is worse by more than its limit is asked on one side, with all of alpha.
+    guards = table.role == "guardrail"
+    alpha = experiment.alpha
+    if experiment.sequential:
+        alpha = watched_alpha(alpha, one_sided=guards)
     seen = minimum_detectable_effect(
         standard_deviation=deviation,
         n_control=arms[0],
         n_treatment=arms[1],
         alpha=alpha,
         power=experiment.power,
+        two_sided=not guards,
     )
     if seen <= effect:
         return
@@ -198,6 +203,7 @@ def _too_small(
             alpha=alpha,
             power=experiment.power,
             treatment_share=experiment.split,
+            two_sided=not guards,
         ).total
         more = f"{needed:,} units, {math.ceil(needed / experiment.units_per_day):,} days"
     except InvalidInput:

@@ -120,7 +120,8 @@ def design_experiment(
 
     spreads: from `spreads_of`, or written by hand. units_per_day: new units, both arms together, taken as constant.
     stages: treatment's share of them, 0–1, and the days planned; None: not said. The effect asked for is the plan's
-    mde on the primary metric, and the margin on the others. Raises InvalidInput.
+    mde on the primary metric, and the margin on the others: found is then that treatment, alike in truth, is not worse
+    by that. Raises InvalidInput.
     """
     check_number("units_per_day", units_per_day, above=0.0)
     for share, bake in stages:
@@ -131,6 +132,7 @@ def design_experiment(
         if bake is not None:
             check_number("days of a stage", bake, above=0.0)
     alpha = watched_alpha(plan.alpha) if plan.sequential else plan.alpha
+    one_sided = watched_alpha(plan.alpha, one_sided=True) if plan.sequential else plan.alpha
     metrics = []
     for metric in plan.metrics:
         spread = spreads.get(metric.name, "no history of it")
@@ -138,8 +140,12 @@ def design_experiment(
         if not isinstance(spread, Spread):
             metrics.append(MetricDesign(metric=metric, spread=None, wanted=wanted, stages=(), reason=spread))
             continue
+        # Whether it is worse by more than its margin is asked on one side, with all of alpha.
+        on_one_side = metric.name in plan.margins and metric.name != plan.primary.name
+        level = 2 * one_sided if on_one_side else alpha  # both tails of it are then one of that size
         sized = tuple(
-            _stage(plan, alpha, spread, wanted, share, bake, units_per_day) for share, bake in stages
+            _stage(plan, min(0.999, level), spread, wanted, share, bake, units_per_day)
+            for share, bake in stages
         )
         metrics.append(MetricDesign(metric=metric, spread=spread, wanted=wanted, stages=sized))
     caveats = ["units a day are taken as constant; who returns is no new unit, so later days bring fewer"]

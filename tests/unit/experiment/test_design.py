@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from fairlead.errors import InvalidInput
 from fairlead.experiment import ExperimentPlan, Margin, design_experiment
+from fairlead.experiment.comparison import Arms, harm_and_safety
 from fairlead.experiment.design import Spread
 from fairlead.metrics import Metric
+from fairlead.statistics import Moments
 
 WATCH = Metric.from_column("watch", "mean", "watch")
 ERRORS = Metric.from_column("errors", "proportion", "failed", better="lower")
@@ -52,6 +55,29 @@ def test_a_small_stage_needs_more_days_and_sees_less() -> None:
 def test_a_margin_in_points_is_what_a_guardrail_is_sized_for() -> None:
     found = design_experiment(PLAN, SPREADS, units_per_day=1000.0)
     assert found.metrics[1].wanted == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("sequential", "tolerance"), [(False, 0.03), (True, 0.06)])
+def test_a_guardrail_is_found_safe_as_often_as_its_design_says(sequential: bool, tolerance: float) -> None:
+    plan = dataclasses.replace(
+        PLAN, margins={"errors": Margin(by=0.5, relative=False)}, sequential=sequential
+    )
+    design = design_experiment(
+        plan, {"errors": Spread(figure=10.0, deviation=5.0)}, units_per_day=4000.0, stages=[(0.5, 1.0)]
+    )
+    stage = next(one for one in design.metrics if one.metric.name == "errors").stages[0]
+    metric = Metric.from_column("errors", "mean", "errors", better="lower")
+    rng = np.random.default_rng(8)
+    safe = 0
+    for _ in range(500):
+        arms = [Moments.from_rows(("errors",), rng.normal(10.0, 5.0, (2000, 1))) for _ in range(2)]
+        both = Arms(metric=metric, columns=("errors",), control=arms[0], treatment=arms[1])
+        found = harm_and_safety(both, Margin(by=0.5, relative=False), alpha=0.05, tuned_for=4000)[1]
+        assert found.effect is not None
+        assert found.sequential is not None
+        safe += (found.sequential.effect if sequential else found.effect).p_value < 0.05
+    assert stage.power is not None
+    assert safe / 500 == pytest.approx(stage.power, abs=tolerance)
 
 
 def test_a_watched_experiment_pays_for_its_looks() -> None:
