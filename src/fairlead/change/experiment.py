@@ -85,7 +85,13 @@ def _margins(change: ChangeFile, metrics: tuple[Metric, ...]) -> dict[str, Margi
             parse_limit(limit.worse_by) for limit in limits if limit.metric == metric.name and limit.worse_by
         ]
         if said:
-            tightest = min(said, key=lambda limit: limit.amount)
+            baseline = abs(change.metrics[metric.name].baseline or 0.0)
+            if len({limit.relative for limit in said}) > 1 and not baseline:
+                raise InvalidInput(
+                    f"metrics.{metric.name}: limits in points and in percent, and no baseline to compare them by; "
+                    "give one, or keep one kind of limit"
+                )
+            tightest = min(said, key=lambda limit: limit.amount * (baseline if limit.relative else 1.0))
             margins[metric.name] = Margin(by=tightest.amount, relative=tightest.relative)
         elif metric.role == "guardrail" and tolerated:
             margins[metric.name] = Margin(by=tolerated, relative=True)
