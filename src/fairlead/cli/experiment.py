@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, get_args
@@ -33,6 +33,15 @@ app = typer.Typer(
 
 _METRIC = re.compile(r"(?P<name>[^:]+):(?P<kind>[a-z]+)(:(?P<rest>.+))?", re.DOTALL)
 _GRAMMAR = "name:kind[:column[/denominator]][@q]"
+
+_OF_TABLES = dict.fromkeys(
+    ("unit", "variant", "control", "metric", "covariate", "cap", "segment", "fairness", "time", "share",
+     "alpha", "power", "sequential", "planned_units"),
+    "is for --data: with a change file, [experiment] says it",
+)  # fmt: skip
+_OF_EVENTS = dict.fromkeys(
+    ("events", "about", "schemas"), "is for a change file: --data has all in one table"
+)
 
 Change = Annotated[
     Path | None, typer.Argument(metavar="CHANGE", help="A change file with [experiment].", show_default=False)
@@ -85,6 +94,7 @@ Seed = Annotated[int, typer.Option(help="Decides the splits.")]
 
 @app.command()
 def analyze(
+    context: typer.Context,
     change: Change = None,
     events: Annotated[
         Path | None,
@@ -170,9 +180,8 @@ def analyze(
         raise InvalidInput(
             "give a change file with --events DIR, or --data FILE with --variant and --metric; not both"
         )
+    _refuse(context, _OF_EVENTS if change is None else _OF_TABLES)
     if change is not None:
-        if metric or covariate or variant or segment or cap:
-            raise InvalidInput("a change file says what is compared; --metric and the like are for --data")
         if events is None:
             raise InvalidInput("--events is missing: the folder in which the exposures of this change lie")
         result = _of_change(_read(change), events, about, entries)
@@ -211,6 +220,7 @@ def analyze(
 
 @app.command()
 def design(
+    context: typer.Context,
     change: Change = None,
     data: Data = None,
     unit: Unit = None,
@@ -251,6 +261,7 @@ def design(
         raise InvalidInput("give a change file, or history by --data with at least one --metric")
     file = _read(change) if change is not None else None
     if file is not None:
+        _refuse(context, {name: _OF_TABLES[name] for name in ("alpha", "power", "sequential")})
         plan = experiment_plan(file)
         if metric:
             plan = replace(plan, metrics=_metrics(metric), covariates={}, caps={}, margins={}, fairness=())
@@ -320,6 +331,14 @@ def simulate(
     found = simulate_experiment(plan, units, planted=planted, runs=runs, seed=seed, treatment_share=share)
     print_simulated(found, seed=seed, as_json=json)
     return ExitCode.OK if all(one.is_calibrated for one in found) else ExitCode.BREACHED
+
+
+def _refuse(context: typer.Context, options: Mapping[str, str]) -> None:
+    """Raises InvalidInput for the first of these options that was given: nothing that is asked for is passed over."""
+    for name, why in options.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InvalidInput(f"--{name.replace('_', '-')} {why}")
 
 
 def _read(path: Path) -> ChangeFile:

@@ -123,7 +123,9 @@ def test_the_plan_is_what_the_file_says() -> None:
 def test_the_tightest_of_limits_in_percent_and_in_points_is_found_by_the_baseline() -> None:
     mixed = FILE.replace('worse_by = "0.2 pp"', 'worse_by = "5 %"')  # of 1 %: 0.05 pp
     assert experiment_plan(parse_change(mixed.encode())).margins["errors"] == Margin(by=0.05)
-    with pytest.raises(InvalidInput, match=r"metrics\.errors: limits in points and in percent, and no baseline"):
+    with pytest.raises(
+        InvalidInput, match=r"metrics\.errors: limits in points and in percent, and no baseline"
+    ):
         experiment_plan(parse_change(mixed.replace("baseline = 0.01\n", "").encode()))
 
 

@@ -58,7 +58,15 @@ def test_a_metric_is_read_from_its_words(
     [
         ((), "give a change file with --events DIR, or --data FILE"),
         (("a.toml", "--data", "a.csv"), "not both"),
-        (("a.toml", "--metric", "x:mean:y"), "a change file says what is compared"),
+        (
+            ("a.toml", "--metric", "x:mean:y"),
+            "--metric is for --data: with a change file, [experiment] says it",
+        ),
+        (("a.toml", "--events", "e", "--alpha", "0.05"), "--alpha is for --data"),
+        (("a.toml", "--events", "e", "--planned-units", "9"), "--planned-units is for --data"),
+        (("a.toml", "--events", "e", "--sequential"), "--sequential is for --data"),
+        (("--data", "a.csv", "--variant", "arm", "--events", "e"), "--events is for a change file"),
+        (("--data", "a.csv", "--variant", "arm", "--about", "e.csv"), "--about is for a change file"),
         (("--data", "a.csv"), "--variant COL and at least one --metric"),
         (
             ("--data", "a.csv", "--variant", "arm", "--metric", "rounds"),
@@ -93,5 +101,8 @@ def test_wrong_words_are_named_and_end_with_two(fairlead: Run, words: tuple[str,
 def test_a_design_without_history_or_traffic_is_refused(fairlead: Run) -> None:
     code, _, err = fairlead("design")
     assert (code, "give a change file, or history" in err) == (ExitCode.USAGE, True)
+    Path("a.toml").write_text('[change]\nname = "a"\n')
+    code, _, err = fairlead("design", "a.toml", "--power", "0.9")
+    assert (code, "--power is for --data" in err) == (ExitCode.USAGE, True)
     code, _, err = fairlead("simulate")
     assert (code, "--data FILE and at least one --metric" in err) == (ExitCode.USAGE, True)
