@@ -89,10 +89,10 @@ def respond(
     samples: Mapping[str, Samples], started_at: float, settings: Settings, directory: Path
 ) -> Responded:
     """Writes the exposures and weeks of everybody who sent a request in the measured phases."""
-    met = {arm: _met(part) for arm, part in samples.items()}
-    users = np.flatnonzero(met["control"].pages & met["treatment"].pages)
+    n = 1 + max((int(part.user.max()) for part in samples.values() if len(part)), default=0)
+    met = {arm: _met(part, n) for arm, part in samples.items()}
+    users = np.flatnonzero((met["control"].pages > 0) & (met["treatment"].pages > 0))
     rng = np.random.default_rng([settings.seed, 7])
-    n = len(met["control"].pages)
     level = rng.lognormal(-(_SPREAD**2) / 2, _SPREAD, n)
     weeks = rng.lognormal(-(_NOISE**2) / 2, _NOISE, (2, n))
     factor = {arm: _response(one) for arm, one in met.items()}
@@ -161,8 +161,7 @@ def respond(
     )
 
 
-def _met(samples: Samples) -> _Met:
-    n = int(samples.user.max()) + 1 if len(samples) else 1
+def _met(samples: Samples, n: int) -> _Met:
     pages = np.bincount(samples.user, minlength=n)
     answered = samples.ending == Ending.OK
     latency = np.where(answered, samples.latency, np.maximum(samples.latency, PATIENCE))
