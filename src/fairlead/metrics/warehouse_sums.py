@@ -93,7 +93,8 @@ def far_means(
         n = int(row["n"])
         for column in columns:
             total, square = row[f"sum {column}"], row[f"product {column} {column}"]
-            if not (n and is_finite_number(total) and is_finite_number(square)):
+            # A single unit has no spread to be lost.
+            if n < 2 or not (is_finite_number(total) and is_finite_number(square)):
                 continue
             if square * (1 - _CANCELS) < total / n * total:
                 far.setdefault(group_of(row, groups), {})[column] = near[column] + total / n
@@ -104,15 +105,16 @@ def moved(
     rows: ir.Table, groups: Sequence[str], near: Mapping[str, float], far: Mapping[Group, Mapping[str, float]]
 ) -> dict[str, Any]:
     """What sums are taken about, by column: the group's own mean where it is far from the others'."""
-    about: dict[str, Any] = dict(near)
+    branches: dict[str, list[tuple[Any, float]]] = {}
     for group, means in far.items():
         here = [text_of(rows[name]) == value for name, value in zip(groups, group, strict=True)]
+        whole = here[0] if here else ibis.literal(True)
+        for part in here[1:]:
+            whole = whole & part
         for column, mean in means.items():
-            whole = here[0] if here else ibis.literal(True)
-            for part in here[1:]:
-                whole = whole & part
-            about[column] = ibis.ifelse(whole, mean, about[column])
-    return about
+            branches.setdefault(column, []).append((whole, mean))
+    # One expression with many branches: one within the other, a thousand groups are too deep for an engine.
+    return {**near, **{column: ibis.cases(*found, else_=near[column]) for column, found in branches.items()}}
 
 
 def sums_of(

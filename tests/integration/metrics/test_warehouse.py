@@ -481,3 +481,12 @@ def test_a_field_that_a_line_lacks_has_its_default(tmp_path: Path) -> None:
     assert whole.mean("whole") / whole.mean("whole events") == 1.0
     latency = family.moments["latency"][()]
     assert latency.mean("latency") / latency.mean("latency events") == pytest.approx(0.2)
+
+
+def test_a_thousand_groups_far_from_zero_are_no_tower_of_conditions() -> None:
+    group = np.repeat(np.arange(1500), 2)
+    values = 1e9 + group + np.tile([0.0, 2.0], 1500)
+    people = ibis.memtable(pa.table({"city": [f"c{g}" for g in group], "v": values}))
+    family = Warehouse(people).measure([Metric.from_column("v", "mean", "v")], by=["city"])
+    assert len(family.moments["v"]) == 1500
+    assert {part.variance("v") for part in family.moments["v"].values()} == {2.0}
