@@ -16,7 +16,7 @@ from fairlead.calls.bounds import check_number
 from fairlead.errors import InvalidInput, MissingExtra, TooFewUnits
 from fairlead.experiment.plan import ExperimentPlan
 from fairlead.experiment.units import Units, units_of_table
-from fairlead.metrics.warehouse_columns import seconds_of, text_of
+from fairlead.metrics.warehouse_columns import fields_of, seconds_of, text_of
 from fairlead.metrics.warehouse_sums import run
 
 try:
@@ -31,6 +31,8 @@ __all__ = ["Switchback", "units_of_switchback"]
 _MOST_SLOTS = 1_000_000
 _LAST_SLOT = 2.0**53
 """Beyond it floats skip numbers: no slot, but a time in another unit."""
+_UNIT = "slot"
+"""Column of the units, as their definitions name it."""
 _SLOT, _AT, _PLACE = "fairlead slot", "fairlead at", "fairlead place"
 
 
@@ -85,6 +87,9 @@ def units_of_switchback(
     for column in filter(None, (time, place)):
         if column not in table.columns:
             raise InvalidInput(f"no column {column[:80]!r}; there are {', '.join(table.columns[:12])}")
+    asked = {*plan.group_columns, *(name for metric in plan.metrics for name in fields_of(metric))}
+    if _UNIT in asked.union(*plan.covariates.values()):
+        raise InvalidInput(f"column {_UNIT!r}: so a switchback calls its units; rename the column")
     log: list[str] = []
     at = seconds_of(table[time], time)
     named = table.mutate(**{_AT: at, _PLACE: text_of(table[place]) if place else ibis.literal("")})
@@ -111,8 +116,8 @@ def units_of_switchback(
         variants,
         [kept[_SLOT] == variants["fairlead slot of"], kept[_PLACE] == variants["fairlead place of"]],
     )
-    joined = joined.mutate(slot=joined[_PLACE] + ibis.literal(" ") + joined[_SLOT].cast("string"))
-    units = units_of_table(joined, plan, variant="fairlead variant", unit="slot", time=_AT)
+    joined = joined.mutate(**{_UNIT: joined[_PLACE] + ibis.literal(" ") + joined[_SLOT].cast("string")})
+    units = units_of_table(joined, plan, variant="fairlead variant", unit=_UNIT, time=_AT)
     counted = sum(int(row["n"]) for row in slots)
     units.excluded = {**units.excluded, "events in a washout, or without a time": total - counted}
     return units

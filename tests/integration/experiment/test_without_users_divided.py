@@ -84,6 +84,15 @@ def test_a_switchback_of_one_slot_is_refused() -> None:
         units_of_switchback(rows, PLAN, Switchback(salt="s", slot_seconds=HOUR), time="at")
 
 
+def test_a_column_that_is_called_as_the_units_of_a_switchback_is_refused_where_it_is_asked_for() -> None:
+    rows = {**rides(1, effect=0.0), "slot": ["top"] * 30_000}
+    design = Switchback(salt="dispatch", slot_seconds=HOUR)
+    assert units_of_switchback(table(rows), PLAN, design, time="at").measure().units
+    by_slot = dataclasses.replace(PLAN, segments=("slot",))
+    with pytest.raises(InvalidInput, match="column 'slot': so a switchback calls its units"):
+        units_of_switchback(table(rows), by_slot, design, time="at")
+
+
 @pytest.mark.parametrize("gone", [None, float("nan"), float("inf"), 1e300])
 def test_an_event_without_a_time_is_in_no_slot_and_counted(gone: float | None) -> None:
     rows = rides(1, effect=-12.0)
