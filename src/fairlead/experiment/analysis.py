@@ -21,7 +21,7 @@ from fairlead.experiment.calendar import CalendarEntry
 from fairlead.experiment.comparison import Arms, Compared, compare_arms, harm_and_safety, used_covariates
 from fairlead.experiment.fairness import MOST_GROUPS, judge_fairness
 from fairlead.experiment.health import check_health, split_of
-from fairlead.experiment.plan import VARIANT, ExperimentPlan
+from fairlead.experiment.plan import STEP, VARIANT, ExperimentPlan
 from fairlead.experiment.result import (
     ArmResult,
     CupedResult,
@@ -35,7 +35,7 @@ from fairlead.experiment.result import (
 )
 from fairlead.experiment.segments import largest_values, merged_values, segment_results
 from fairlead.experiment.stages import stage_weights, stratified
-from fairlead.experiment.units import STEP, Units
+from fairlead.experiment.units import Units
 from fairlead.metrics import Family, Metric
 from fairlead.statistics import Effect, Moments, holm, minimum_detectable_effect
 from fairlead.statistics.sequential_means import watched_alpha

@@ -19,6 +19,9 @@ __all__ = ["ExperimentPlan", "Fairness", "Margin", "Stage", "Trigger"]
 
 VARIANT = "variant"
 """The grouping by which units are compared."""
+STEP = "step"
+"""The grouping column of time: when a unit entered, in steps from the first."""
+_TAKEN = (VARIANT, STEP, "stage")
 HISTORY = "history"
 """The variant of units before any experiment."""
 MOST_METRICS = 50
@@ -168,6 +171,9 @@ class ExperimentPlan:
                 raise InvalidInput(f"fairness: {one.metric[:80]!r} is none of the metrics {', '.join(names)}")
         if len(self.segments) > MOST_SEGMENTS or len(set(self.segments)) != len(self.segments):
             raise InvalidInput(f"segments: at most {MOST_SEGMENTS} columns, each once")
+        for name in self.group_columns:
+            if name in _TAKEN:
+                raise InvalidInput(f"segment {name!r}: units have a grouping of that name; rename the column")
         for stage in self.stages:
             check_number("start of a stage", stage.start, low=-1e15, high=1e15)
         starts = [stage.start for stage in self.stages]

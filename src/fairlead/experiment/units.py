@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fairlead.errors import InvalidInput, MissingExtra, TooFewUnits
-from fairlead.experiment.plan import HISTORY, VARIANT, ExperimentPlan
+from fairlead.experiment.plan import HISTORY, STEP, VARIANT, ExperimentPlan
 from fairlead.metrics import Family, Metric, parse_condition
 from fairlead.metrics.source import COVARIATE, Group
 from fairlead.metrics.warehouse import Warehouse
@@ -51,8 +51,6 @@ except ImportError as missing:
 
 __all__ = ["Units", "units_of_events", "units_of_files", "units_of_table"]
 
-STEP = "step"
-"""The grouping column of time: when a unit entered, in steps from the first."""
 _UNIT = "fairlead unit"
 _ENTERED = "fairlead entered"
 _EXPOSED = "fairlead exposed"

@@ -34,6 +34,8 @@ def test_the_first_metric_decides_where_all_are_ad_hoc() -> None:
         ({"margins": {"nobody": Margin(by=0.1)}}, "margins"),
         ({"fairness": (Fairness(metric="nobody", group="g"),)}, "fairness"),
         ({"segments": ("a", "a")}, "each once"),
+        ({"segments": ("variant",)}, "segment 'variant': units have a grouping of that name"),
+        ({"fairness": (Fairness(metric="kept", group="stage"),)}, "segment 'stage'"),
         ({"shares": {"control": -1.0}}, "share of control"),
         ({"planned_units": 1}, "planned_units"),
         ({"conversion_window": 0.0}, "conversion_window"),
