@@ -150,7 +150,7 @@ class Controller:
         except StaleEpoch:
             raise
         except FairleadError as error:
-            await self._page(f"the journal cannot be read: {error}")
+            await self._page(f"the journal cannot be read: {said(error)}")
         if self._state.ended:
             return self._state
         if self._state.withdrawn:
@@ -229,7 +229,7 @@ class Controller:
             raise
         except FairleadError as error:
             # What cannot be written down is not guarded either: no look comes before the entry.
-            problem = f"the journal cannot be written: {error}"
+            problem = f"the journal cannot be written: {said(error)}"
         if not problem:
             self._moving_since = None
         elif self._clock.now() - self._moving_since > self._plan.settle:
@@ -362,7 +362,7 @@ class Controller:
                 raise
             except FairleadError as error:
                 if self._clock.now() - began > self._plan.settle:
-                    await self._page(f"the journal cannot be written: {error}")
+                    await self._page(f"the journal cannot be written: {said(error)}")
                 await self._clock.sleep(_RETRY)
 
     # Looking ---------------------------------------------------------------------------------------------------------
@@ -395,9 +395,9 @@ class Controller:
             raise
         except FairleadError as error:
             # Nothing was decided, and nothing moved; the next look tries again.
-            await self._page(f"nothing can be decided, as it cannot be written down: {error}")
+            await self._page(f"nothing can be decided, as it cannot be written down: {said(error)}")
             if now - self._written_at > self._plan.patience:
-                reason = f"nothing could be written down for {self._plan.patience:g} s: {error}"
+                reason = f"nothing could be written down for {self._plan.patience:g} s: {said(error)}"
                 await self._roll_back(Judgement(verdict="rollback", reason=reason), looked)
 
     async def _is_served(self) -> bool:
@@ -483,10 +483,10 @@ class Controller:
             try:
                 return await self._record(judgement, looked)
             except (DatabaseUnavailable, NoSpace) as error:
-                await self._page(f"the ledger cannot be written: {error}")
+                await self._page(f"the ledger cannot be written: {said(error)}")
                 await self._clock.sleep(_RETRY)
             except FairleadError as error:
-                await self._page(f"the ledger refuses a decision: {error}")
+                await self._page(f"the ledger refuses a decision: {said(error)}")
                 return ()
 
     async def _page(self, what: str) -> None:
@@ -510,7 +510,7 @@ class Controller:
             await self._notice(what, self._state)
         except Exception as error:  # a notice is the caller's, and must not end a rollout
             with contextlib.suppress(FairleadError):
-                await self._write(Paged(what=f"a notice failed: {type(error).__name__}: {str(error)[:200]}"))
+                await self._write(Paged(what=f"a notice failed: {type(error).__name__}: {said(error)}"))
 
     async def _quiet(self) -> None:
         """Waits a little for notices that are on their way."""

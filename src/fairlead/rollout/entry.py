@@ -29,7 +29,10 @@ __all__ = [
     "Written",
     "decode_entry",
     "encode_entry",
+    "one_line",
 ]
+
+_LONGEST = 1_000
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -145,6 +148,12 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
+
+
+def one_line(text: str) -> str:
+    """Somebody else's text as journal and ledger can keep it: printable, in one line, of up to 1,000 characters."""
+    kept = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * _LONGEST])
+    return " ".join(kept.split())[:_LONGEST]
 
 
 def encode_entry(entry: Entry) -> bytes:

@@ -15,7 +15,7 @@ import msgspec
 from fairlead.ledger import Decision, Evidence, Ledger
 from fairlead.metrics import Metric
 from fairlead.metrics.metric import percentile
-from fairlead.rollout.entry import Looked
+from fairlead.rollout.entry import Looked, one_line
 from fairlead.rollout.guardrail import Evaluation
 from fairlead.rollout.judgement import Judgement
 from fairlead.rollout.plan import Guardrail, RolloutPlan
@@ -48,7 +48,7 @@ class DecisionLog:
                 change=plan.name,
                 decided_by=self._by,
                 verdict=judgement.verdict,
-                reason=f"stage {plan.stages[looked.stage].name}: {judgement.reason}{ground}",
+                reason=one_line(f"stage {plan.stages[looked.stage].name}: {judgement.reason}{ground}"),
                 decided_at_utc_seconds=at_utc_seconds,
                 evidence=tuple(ids),
             )
@@ -107,12 +107,10 @@ class DecisionLog:
     ) -> Evidence:
         metric: Metric = guardrail.metric
         has_interval = low is not None or high is not None
-        caveats = [
-            *self._caveats,
-            f"guardrail {found.guardrail}: {found.verdict}"
-            + (f", {found.reason}" if found.reason else "")
-            + (f": {found.detail}" if found.detail else ""),
-        ]
+        verdict = f"guardrail {found.guardrail}: {found.verdict}"
+        verdict += f", {found.reason}" if found.reason else ""
+        verdict += f": {found.detail}" if found.detail else ""
+        caveats = [*self._caveats, one_line(verdict)]
         if guardrail.is_relative:
             caveats.append(f"log e-value {found.log_e_value:.3f} in this stage; one-sided")
         return Evidence(

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from fairlead.clock import Clock
 from fairlead.metrics import Reading
+from fairlead.rollout.entry import one_line
 from fairlead.rollout.facts import Facts
 from fairlead.rollout.guardrail import Evaluation, evaluate_beside_control, evaluate_limit, is_beyond
 from fairlead.rollout.judgement import SAMPLE_RATIO_ALPHA, Look
@@ -204,7 +205,7 @@ class Watch:
         if reading is not None:
             value, query = reading.value, reading.query
             n = round(reading.n) if reading.n is not None and math.isfinite(reading.n) else 0
-            reason, problem = reading.reason or "", reading.detail
+            reason, problem = reading.reason or "", one_line(reading.detail)
         elif problem:
             value = None
         else:
@@ -273,5 +274,5 @@ class Watch:
 
 
 def said(error: BaseException) -> str:
-    """What an error says; its name, where it says nothing."""
-    return str(error) or type(error).__name__
+    """What an error says, in one line; its name, where it says nothing."""
+    return one_line(str(error)) or type(error).__name__

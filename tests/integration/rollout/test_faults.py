@@ -21,6 +21,7 @@ from fairlead.metrics import Reading
 from fairlead.metrics.prometheus import PrometheusServer as PrometheusSource
 from fairlead.rollout import DecisionLog, EventFacts, Guardrail, Journal, ReadingFacts, RolloutPlan, Stage
 from fairlead.rollout.controller import Controller
+from fairlead.rollout.entry import Asked
 from fairlead.rollout.flag_traffic import FlagTraffic
 from fairlead.rollout.state import RolloutState
 from fairlead.rollout.tally import Tally
@@ -158,6 +159,31 @@ async def test_a_prometheus_that_is_gone_freezes_and_is_rolled_back(database: Da
         state = await led(controller, clock, 150)
         assert (state.phase, state.guarded_seconds) == ("frozen", 0.0)
         state = await led(controller, clock, 600)
+    assert state.phase == "rolled_back"
+    check_agreement(database, "feed", tmp_path, state)
+
+
+class _Hostile:
+    """A source whose errors say what no journal takes as it is."""
+
+    names_units = True
+
+    async def gather(self, tally: Tally) -> None:
+        raise OSError("events/\udcff:\n\x00 " + "x" * 9_000)
+
+    async def read(self, guardrail: Guardrail) -> Reading | None:
+        return Reading(value=None, reason="query_error", detail="\udc80\x1b[2J\r\n" + "y" * 9_000)
+
+
+async def test_whatever_an_error_or_a_person_says_is_written_down(database: Database, tmp_path: Path):
+    clock = ManualClock(utc=START)
+    chosen = plan(look_every=10.0, stages=STAGE, guardrails=(RELATIVE, LIMIT))
+    controller = rollout(database, tmp_path, chosen, clock, _Hostile())
+    await controller.begin()
+    state = await led(controller, clock, 120)
+    assert state.phase == "frozen"
+    Journal.last(database, "feed").ask(Asked(what="rollback", by="ann", why="\x07" + "it hurts\n" * 2_000))
+    state = await led(controller, clock, 10)
     assert state.phase == "rolled_back"
     check_agreement(database, "feed", tmp_path, state)
 
