@@ -29,7 +29,7 @@ __all__ = ["Watch"]
 _RECENT = 60.0
 """Seconds that a figure for an absolute limit covers, at most."""
 _EXPECTED = 20.0
-"""Events that an arm should have had since its last one before it counts as silent: e^-20 by chance."""
+"""Events that treatment should have had since its last one before it counts as silent: e^-20 by chance."""
 _UNITS = 10_000
 """Of a split whose size nobody knows beforehand: what its test is tuned for."""
 _WARM_UP = 10.0
@@ -51,7 +51,8 @@ class Watch:
         self._seen_at = 0.0
         self._utc_offset = 0.0
         self._beyond: dict[str, float] = {}
-        self._arm_events: dict[str, tuple[int, float, int]] = {}
+        self._last_event = (-1, 0.0)
+        self._last_treated = (-1, 0.0, 0)
 
     async def look(self, state: RolloutState) -> Look:
         """What there is to see of the state's stage, which is served."""
@@ -109,7 +110,7 @@ class Watch:
             self._tally.begin(min(state.stage_began_utc_seconds + warm_up, self._clock.utc() + warm_up))
             self._tally_stage = state.stage
             self._guarded_since = self._seen_at = self._clock.now()
-            self._arm_events.clear()
+            self._last_event, self._last_treated = (-1, 0.0), (-1, 0.0, 0)
         return self._tally
 
     async def _gathered(self, tally: Tally) -> str:
@@ -250,27 +251,27 @@ class Watch:
         return None if rate is None else max(100, round(rate * stage.bake))
 
     def _silent(self, stage: Stage, tally: Tally, now: float) -> dict[str, float]:
-        """Arms without events for longer than `stale_after`, and than chance allows, with the seconds."""
+        """Both arms, if no event of either came for `stale_after`; treatment, if chance allows its silence no more.
+
+        With the seconds since the last event.
+        """
         if not self._facts.names_units or not stage.share:
             return {}
-        shares = {self._plan.control: 1 - stage.share, self._plan.treatment: stage.share}
-        quiet: dict[str, float] = {}
+        control, treatment = self._plan.control, self._plan.treatment
         total = sum(tally.events.values())
-        for arm in shares:
-            count, since, all_then = self._arm_events.get(arm, (-1, now, total))
-            if tally.events[arm] != count:
-                since, all_then = now, total
-                self._arm_events[arm] = (tally.events[arm], since, all_then)
-            if now - since < self._plan.stale_after:
-                continue
-            other = next(each for each in shares if each != arm)
-            of_other = total - all_then
-            expected = of_other * shares[arm] / shares[other] if shares[other] else 0.0
-            if expected >= _EXPECTED or not of_other:
-                quiet[arm] = now - since
-        if len(quiet) == 1 and self._plan.treatment not in quiet:
-            return {}  # at 100 % control has nobody
-        return quiet
+        if total != self._last_event[0]:
+            self._last_event = (total, now)
+        if (quiet := now - self._last_event[1]) >= self._plan.stale_after:
+            return {control: quiet, treatment: quiet}
+        count, since, of_control = self._last_treated
+        if tally.events[treatment] != count:
+            since, of_control = now, tally.events[control]
+            self._last_treated = (tally.events[treatment], since, of_control)
+        # As many as control has had since, by the shares; at 100 % control has nobody, and all is in the total.
+        expected = (tally.events[control] - of_control) * stage.share / max(1 - stage.share, 1e-9)
+        if now - since >= self._plan.stale_after and expected >= _EXPECTED:
+            return {treatment: now - since}
+        return {}
 
 
 def said(error: BaseException) -> str:

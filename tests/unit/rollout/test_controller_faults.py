@@ -360,6 +360,29 @@ async def test_starting_again_does_not_forgive_a_limit_that_is_broken(
     assert "errors above 0.1 for 120 s" in state.reason
 
 
+@pytest.mark.parametrize("share", [0.01, 0.5, 1.0])
+async def test_a_service_that_is_gone_freezes_whichever_arm_reported_last(
+    make_world: Make, make_plan: MakePlan, share: float
+) -> None:
+    for seconds in (60, 65, 70, 75, 80, 85):
+        world = make_world(
+            make_plan(stages=(Stage(share=share, bake=900.0),), look_every=5.0, guardrails=(LIMIT,)),
+            rate=10.0,
+        )
+        controller = world.controller()
+        await controller.begin()
+        await led(world, seconds, controller)
+        world.service.silent = frozenset({"control", "treatment"})
+        assert (await led(world, 80, controller)).phase == "frozen"
+
+
+async def test_chance_alone_does_not_make_treatment_silent(make_world: Make, make_plan: MakePlan) -> None:
+    world = make_world(make_plan(stages=(Stage(share=0.0001, bake=900.0),), guardrails=(LIMIT,)), rate=10.0)
+    state = await led(world, 800)
+    assert state.phase == "baking"
+    assert state.guarded_seconds > 700
+
+
 async def test_a_pause_in_which_nothing_reports_has_its_deadline(make_world: Make) -> None:
     world = make_world()
     await led(world, 60)
