@@ -134,7 +134,8 @@ def _ending(plan: RolloutPlan, state: RolloutState, look: Look, waited: float) -
         )
     open_ones = [each for each in look.evaluations if each.verdict != "PASS" and each.reason != "no_control"]
     if not short and not open_ones:
-        passed = "every guardrail passed" if look.evaluations else "no guardrail applies to this stage"
+        applies = any(each.verdict == "PASS" for each in look.evaluations)
+        passed = "every guardrail passed" if applies else "no guardrail applies to this stage"
         return _gate(plan, state, waited, passed, "pass")
     waiting = ", ".join(f"{each.guardrail} ({each.reason})" for each in open_ones[:4])
     said = f"{fewest} of {stage.minimum_units} units" if short else f"not yet shown: {waiting}"

@@ -139,6 +139,13 @@ def test_a_person_is_called_once_for_a_freeze_and_once_for_a_gate():
     assert judge(MANUAL, GATE, look(), waited=1.0).page == ""
 
 
+def test_a_stage_that_no_guardrail_watches_does_not_say_that_they_passed():
+    seen = Look(evaluations=(), guarded_seconds=100.0)
+    dark = replace(PLAN, stages=(Stage(bake=60.0),))
+    judgement = judge(dark, BAKING, seen, waited=0.0)
+    assert (judgement.verdict, judgement.reason) == ("advance", "no guardrail applies to this stage")
+
+
 def test_a_stage_that_compares_nothing_needs_no_units():
     only = replace(PLAN, stages=(Stage(share=1.0, bake=10.0, minimum_units=50),))
     assert judge(only, BAKING, look(units={}, split=None), waited=0.0).verdict == "advance"
