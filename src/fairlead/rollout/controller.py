@@ -96,7 +96,12 @@ class Controller:
         return self._state
 
     async def run(self) -> RolloutState:
-        """Leads the rollout to its end. Raises StaleEpoch when another controller takes the lead, InvalidInput."""
+        """Leads the rollout to its end.
+
+        Raises StaleEpoch when another controller takes the lead, or another rollout the traffic; InvalidInput for
+        another plan; DatabaseUnavailable when the journal does not answer at the start; BrokenDocument when it holds
+        an entry that cannot be read, at the start or once treatment was taken away.
+        """
         await self.begin()
         try:
             while not self._state.ended:
@@ -126,7 +131,13 @@ class Controller:
         if self._state.ended or self._state.withdrawn or self._state.rollback_asked:
             return
         # Somebody may have taken treatment away, and could not write it down.
-        if not await self._found_rolled_back() and self._state.want is not None:
+        served = None
+        with contextlib.suppress(Exception):  # what cannot be read is set, and read, next
+            async with asyncio.timeout(self._plan.settle):
+                served = await self._traffic.read()
+        if served is not None and await self._follow(served):
+            return
+        if self._state.want is not None:
             # Under this epoch from now on, so that the one before can move nothing.
             await self._move(self._state.stage)
 
@@ -215,7 +226,9 @@ class Controller:
     async def _write(self, *entries: Entry) -> None:
         async with self._at_journal:
             await self._ask_journal(self._journal.append, entries, self._epoch)
-            await self._read_on()
+            # Written is written, and must not be written again because it could not be read: the next turn reads it.
+            with contextlib.suppress(FairleadError):
+                await self._read_on()
 
     # Moving traffic --------------------------------------------------------------------------------------------------
 
@@ -256,7 +269,12 @@ class Controller:
                 served = await self._traffic.read()
         except StaleEpoch:
             await self._catch_up()
-            if await self._found_rolled_back():
+            try:
+                async with asyncio.timeout(self._plan.settle):
+                    served = await self._traffic.read()
+            except Exception as error:  # asked again the next turn
+                return said(error)
+            if await self._follow(served):
                 return ""
             raise
         except Exception as error:  # a driver's defect has to end in a rollback, too
@@ -267,16 +285,8 @@ class Controller:
         self._looked_at = self._written_at = self._clock.now()
         return ""
 
-    async def _found_rolled_back(self) -> bool:
-        """Whether traffic was rolled back without a word in the journal, which then gets it."""
-        try:
-            async with asyncio.timeout(self._plan.settle):
-                served = await self._traffic.read()
-        except Exception:  # what cannot be read is set, and read, next
-            return False
-        return await self._follow(served)
-
     async def _follow(self, served: Split) -> bool:
+        """Whether traffic was rolled back without a word in the journal, which then gets it."""
         if not (served.latched and served.rollout == self._journal.rollout):
             return False
         await self._roll_back(Judgement(verdict="rollback", reason="traffic was found rolled back"))
@@ -323,6 +333,11 @@ class Controller:
             Ended(outcome="rolled_back", reason=judgement.reason),
         )
         await self._tell(f"rolled back: {judgement.reason}")
+        while not self._state.ended:  # it could not be read; an entry of a newer Fairlead never can
+            try:
+                await self._catch_up()
+            except (DatabaseUnavailable, NoSpace):
+                await self._clock.sleep(_RETRY)
 
     async def _stays_withdrawn(self) -> None:
         """Asks again for a few seconds: a proxy that was just starting anew may have read what was served before."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fairlead.errors import DatabaseUnavailable, InvalidInput, TrafficUnavailable
+from fairlead.errors import BrokenDocument, DatabaseUnavailable, InvalidInput, TrafficUnavailable
 from fairlead.metrics import Reading
 from fairlead.rollout import Guardrail, RolloutPlan, Split, Stage
 from fairlead.rollout.controller import Controller
@@ -261,6 +261,77 @@ async def test_a_decision_that_can_never_be_written_is_rolled_back_after_patienc
     state = await led(world, 600, controller)
     assert state.phase == "rolled_back"
     assert "nothing could be written down" in state.reason
+
+
+async def test_an_entry_of_a_newer_version_ends_in_a_rollback_when_there_is_harm_and_in_an_error(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 60, controller)
+
+    def newer(after: int = 0) -> list[object]:
+        raise BrokenDocument("no entry of a rollout: kind 'blessed'")
+
+    monkeypatch.setattr(world.journal, "read", newer)
+    assert (await led(world, 60, controller)).phase == "baking"
+    entries = len(world.journal._entries)
+    world.service.treatment_errors = 0.9
+    with pytest.raises(BrokenDocument):
+        await led(world, 200, controller)
+    assert world.traffic.served.latched
+    monkeypatch.undo()
+    assert fold("feed/1", world.journal.read()).phase == "rolled_back"
+    assert len(world.journal._entries) < entries + 40
+
+
+async def test_what_was_written_and_could_not_be_read_again_is_written_once(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    await led(world, 60)
+    append, read, gone = world.journal.append, world.journal.read, [False]
+
+    def then_gone(entries: list[object], epoch: int) -> object:
+        gone[0] = True
+        return append(entries, epoch)  # type: ignore[arg-type]
+
+    def once(after: int = 0) -> object:
+        if gone[0]:
+            gone[0] = False
+            raise DatabaseUnavailable("fairlead.db: did not answer")
+        return read(after)
+
+    monkeypatch.setattr(world.journal, "append", then_gone)
+    monkeypatch.setattr(world.journal, "read", once)
+    world.journal.ask(Asked(what="rollback", by="ann"))
+    task = asyncio.create_task(world.controller().run())
+    for _ in range(20):
+        await world.clock.run_for(1.0)
+    assert (await task).phase == "rolled_back"
+    kinds = world.kinds()
+    assert (kinds.count("decided"), kinds.count("ended")) == (2, 1)  # the first is a hold
+
+
+async def test_traffic_that_cannot_be_read_after_a_refusal_is_asked_again(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 60, controller)
+    world.journal.append([Wanted(stage=1, share=0.5)], controller._epoch)
+    world.traffic.served = replace(world.traffic.served, share=0.0, latched=True)
+    read, failures = world.traffic.read, [TrafficUnavailable("memory: a hiccup")]
+
+    async def once() -> Split:
+        if failures:
+            raise failures.pop()
+        return await read()
+
+    monkeypatch.setattr(world.traffic, "read", once)
+    assert (await led(world, 20, controller)).phase == "rolled_back"
 
 
 # Who leads, and what was asked --------------------------------------------------------------------------------------
