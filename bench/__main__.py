@@ -35,6 +35,7 @@ ROOMS = (
     "warehouse",
     "ledger",
     "slo",
+    "rollout",
     "rollout_traffic",
 )
 """In the order of the table; a room without a module is named on stderr and left out."""
