@@ -112,6 +112,8 @@ class Runs:
     """Treatment's figure of each five minutes; shape (runs, minutes / 5)."""
     ours: list[int] = field(default_factory=list)
     """Minute at which the guardrail failed; 0: never."""
+    by_slow: list[int] = field(default_factory=list)
+    """Of latencies: minute at which counting slow units would have shown harm; 0: never."""
 
 
 def units_of_formula(effect: Effect, share: float) -> int:
@@ -143,6 +145,8 @@ def detection(effect: Effect, share: float, runs: int, seed: tuple[int, ...]) ->
     rate = units_of_formula(effect, share) / _DUE
     same, worse = (drawn(effect, share, rate, planted, runs, rng) for planted in (False, True))
     found = [_found("ours", np.array(same.ours), np.array(worse.ours))]
+    if effect.kind == "quantile":
+        found.append(_found("not built: slow units counted", np.array(same.by_slow), np.array(worse.by_slow)))
     for name, checks in (("threshold as Argo Rollouts", ARGO), ("threshold as Flagger", FLAGGER)):
         found.append(_tuned(name, same, worse, partial(_threshold, checks=checks, rng=rng)))
     ranks = _tuned("Mann–Whitney of minutes", same, worse, partial(_ranks, rng=rng))
@@ -322,7 +326,7 @@ def _latencies(
     shape = (runs, MINUTES)
     n, bad, figure = ((np.empty(shape), np.empty(shape)) for _ in range(3))
     of_five = np.empty((runs, MINUTES // 5))
-    ours = []
+    ours, by_slow = [], []
     for run in range(runs):
         arms = _Latencies(rate * (1 - share), 1.0, tail, rng), _Latencies(rate * share, times, tail, rng)
         both = arms[0].so_far + arms[1].so_far
@@ -335,7 +339,21 @@ def _latencies(
         fives = arms[1].below.reshape(MINUTES // 5, 5, -1).sum(axis=1)
         of_five[run] = arms[1].p99(fives, fives[:, -1])
         ours.append(_first_failure(effect, share, arms, below, check=run < 2))
-    return Runs(n, bad, figure, of_five, ours)
+        by_slow.append(_shown_by_slow_units(arms, share))
+    return Runs(n, bad, figure, of_five, ours, by_slow)
+
+
+def _shown_by_slow_units(arms: tuple[_Latencies, _Latencies], share: float) -> int:
+    """What the guardrail does not do: count units above control's p99 up to the minute before, as errors are counted.
+
+    Which arm a unit is in was drawn whatever its latency, so the next slow one is treatment's with the chance of its
+    share; evidence of that is the evidence of harm (ADR 0193).
+    """
+    at = (arms[0].so_far >= np.ceil(arms[0].n_so_far * _Q - 1e-9)[:, None]).argmax(axis=1)[:-1]
+    slow = [arm.n[1:] - arm.below[np.arange(1, MINUTES), at] for arm in arms]
+    control, treatment = (np.asarray(each.cumsum(), dtype=np.float64) for each in slow)
+    shown = watched_log_e(treatment, control + treatment, share, _EVENTS, "greater") >= _NEEDED
+    return int(shown.argmax()) + 2 if shown.any() else 0
 
 
 def _first_failure(

@@ -24,9 +24,9 @@ from bench.rollout_population import (
     as_tally_counts,
     draw,
     seen_by,
+    three_digits,
     verdict,
 )
-from fairlead.rollout.tally import _rounded
 from fairlead.statistics.clusters import FloatArray
 from fairlead.statistics.sequential_counts import tuned_strength, watched_log_e
 
@@ -72,13 +72,16 @@ class _Counts:
     """Of one rollout, by stage and look; shape (stages, looks) each, control and treatment."""
 
     units: tuple[FloatArray, FloatArray]
+    """Those that had not failed in an earlier stage."""
     bad: tuple[FloatArray, FloatArray]
+    values: tuple[FloatArray, FloatArray]
+    """Units, those that had failed before among them: each has a latency."""
     below: tuple[FloatArray, FloatArray]
     """Values at or below the stage's p99 of both arms together."""
 
 
 def _counted(drawn: Drawn) -> _Counts:
-    found: list[list[FloatArray]] = [[], [], [], [], [], []]
+    found: list[list[FloatArray]] = [[] for _ in range(8)]
     for stage, share in enumerate(SHARES):
         treated = (drawn.slots < share).astype(np.int64)
         seen = drawn.first_seen[stage]
@@ -94,17 +97,19 @@ def _counted(drawn: Drawn) -> _Counts:
             counts = np.bincount(at[of] + LOOKS * treated[of], minlength=2 * LOOKS)
             return np.asarray(counts.reshape(2, LOOKS).cumsum(axis=1), dtype=np.float64)
 
-        for slot, counts in enumerate((by_look(met, seen), by_look(inside, bad), by_look(below, seen))):
+        parts = ((met & (bad >= 0), seen), (inside, bad), (met, seen), (below, seen))
+        for slot, counts in enumerate(by_look(*part) for part in parts):
             found[2 * slot].append(counts[0])
             found[2 * slot + 1].append(counts[1])
     stacked = [np.stack(rows) for rows in found]
-    return _Counts((stacked[0], stacked[1]), (stacked[2], stacked[3]), (stacked[4], stacked[5]))
+    pairs = [(stacked[slot], stacked[slot + 1]) for slot in range(0, 8, 2)]
+    return _Counts(units=pairs[0], bad=pairs[1], values=pairs[2], below=pairs[3])
 
 
 def _upper_edge(value: float) -> float:
     """The largest value that is counted as `value` is, to the digits that `Tally` keeps; a hair less."""
     step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return _rounded(value) + step * 0.499999
+    return three_digits(value) + step * 0.499999
 
 
 class _CountEvidence:
@@ -161,7 +166,7 @@ def _failed_by_counts(counts: list[_Counts], wealth: FloatArray) -> tuple[NDArra
 
 def _quantile_bound(counts: list[_Counts]) -> FloatArray:
     """What the evidence of a higher p99 is at most; shape (rollouts, stages, looks)."""
-    units = [np.stack([each.units[arm] for each in counts]) for arm in (0, 1)]
+    units = [np.stack([each.values[arm] for each in counts]) for arm in (0, 1)]
     below = [np.stack([each.below[arm] for each in counts]) for arm in (0, 1)]
     found = watched_log_e(below[0], units[0], _Q, _VALUES, "greater")
     found = found + watched_log_e(below[1], units[1], _Q, _VALUES, "less")
@@ -231,7 +236,8 @@ def disagreements(world: int, rollouts: int, seed: tuple[int, ...]) -> tuple[int
                         same.append(seen_by(drawn, stage, look, number) == by_tally[stage][number])
                     said = verdict(drawn, stage, look, number, past)
                     if said.reason == "no_data":
-                        same.append(min(arm[stage, look] for arm in counts.units) == 0)
+                        units = counts.values if number == _QUANTILE else counts.units
+                        same.append(min(arm[stage, look] for arm in units) == 0)
                     elif number == _QUANTILE:
                         same.append(said.log_e_value <= bound[stage, look] + 1e-9)
                     else:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fairlead.metrics import Metric
 from fairlead.rollout import Guardrail, RolloutPlan, Stage
 from fairlead.rollout.guardrail import Evaluation, evaluate_beside_control
-from fairlead.rollout.tally import ArmSeen, Tally, _rounded
+from fairlead.rollout.tally import ArmSeen, Tally
 from fairlead.statistics.clusters import FloatArray
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "as_tally_counts",
     "draw",
     "seen_by",
+    "three_digits",
     "verdict",
     "watched_metric",
 ]
@@ -189,17 +190,23 @@ def seen_by(drawn: Drawn, stage: int, look: int, number: int) -> tuple[ArmSeen, 
     """Control and treatment as they are counted for that guardrail up to the end of that look."""
     treated = drawn.slots < SHARES[stage]
     at = drawn.first_bad - stage * LOOKS
-    failed = (at >= 0) & (at <= look)
+    met = drawn.first_seen[stage] <= look
     arms = []
     for arm in (~treated, treated):
-        inside = arm & (drawn.first_seen[stage] <= look)
-        seen = ArmSeen(units=int(inside.sum()))
         if PLAN.guardrails[number].metric.kind == "quantile":
-            seen.values = Counter(map(_rounded, drawn.values[stage][inside].tolist()))
+            inside = arm & met
+            values = Counter(three_digits(value) for value in drawn.values[stage][inside].tolist())
+            arms.append(ArmSeen(units=int(inside.sum()), values=values))
         else:
-            seen.bad = int((arm & failed).sum())
-        arms.append(seen)
+            # Who failed in an earlier stage is none of this one's.
+            inside = arm & met & (at >= 0)
+            arms.append(ArmSeen(units=int(inside.sum()), bad=int((inside & (at <= look)).sum())))
     return arms[0], arms[1]
+
+
+def three_digits(value: float) -> float:
+    """A value as `Tally` counts it."""
+    return float(f"{value:.2e}")
 
 
 def verdict(drawn: Drawn, stage: int, look: int, number: int, past: list[float]) -> Evaluation:
