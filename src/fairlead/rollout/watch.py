@@ -217,6 +217,9 @@ class Watch:
             beside = tally.recent(guardrail, self._plan.control, until, window)
             value, n, control, n_control = recent.value, recent.n, beside.value, beside.n
             query += f", the last {window:g} s"
+            if value is None and tally.units()[self._plan.treatment]:
+                # At 1 % of a quiet service a minute without an event says little; an arm that is silent is told apart.
+                reason, problem = "waiting", f"no event in the last {window:g} s"
         if value is not None and (math.isnan(value) or value == -math.inf):
             value = None
         if value is not None and is_beyond(guardrail, value):

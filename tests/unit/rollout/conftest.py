@@ -78,6 +78,8 @@ class Service:
     silent: frozenset[str] = frozenset()
     lost_to_treatment: float = 0.0
     """Share of treatment's units whose events never arrive: a broken split."""
+    internal: float = 0.0
+    """Share of the units that are of the audience "internal"."""
     names_units: bool = True
     rng: random.Random = field(default_factory=lambda: random.Random(7))
     reading: Callable[[Guardrail], Reading | None] = lambda guardrail: None
@@ -91,7 +93,9 @@ class Service:
         for index in range(round((now - since) * self.rate)):
             self._number += 1
             unit = f"user-{self._number}"
-            served = bucket("salt", unit) < self.traffic.served.slots
+            split = self.traffic.served
+            staff = split.audience == "internal" and bucket("staff", unit) < self.internal * 10_000
+            served = staff or bucket("salt", unit) < split.slots
             arm = "treatment" if served else "control"
             lost = served and self.rng.random() < self.lost_to_treatment
             if arm in self.silent or lost:

@@ -309,3 +309,21 @@ async def test_the_clock_on_the_wall_does_not_bake(make_world: Make) -> None:
     state = fold(world.journal.rollout, world.journal.read())
     assert state.stage == 0
     assert 40 <= state.guarded_seconds <= 100
+
+
+async def test_a_minute_without_an_event_of_a_small_arm_is_no_missing_figure(
+    make_world: Make, make_plan: Callable[..., object]
+) -> None:
+    from tests.unit.rollout.conftest import ERRORS
+
+    rail = Guardrail(metric=ERRORS, above=0.5, for_seconds=20.0)
+    stages = (Stage(share=0.05, bake=200.0, longest=400.0), Stage(share=1.0, bake=0.0))
+    world = make_world(
+        make_plan(guardrails=(rail,), stages=stages, stale_after=300.0, silence=300.0), rate=0.5
+    )
+    state = await played(world, 2_000)
+    assert state.phase == "completed"
+    seen = {
+        each.entry.evaluations[0].reason for each in world.journal.read() if isinstance(each.entry, Looked)
+    }
+    assert "waiting" in seen
