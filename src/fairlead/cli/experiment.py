@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -22,6 +22,9 @@ from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.experiment import CalendarEntry, ExperimentPlan, ExperimentResult, Fairness, read_calendar
 from fairlead.metrics import Metric
 from fairlead.metrics.metric import Kind
+
+if TYPE_CHECKING:
+    from fairlead.experiment import Units
 
 __all__ = ["app"]
 
@@ -40,7 +43,7 @@ _OF_TABLES = dict.fromkeys(
     "is for --data: with a change file, [experiment] says it",
 )  # fmt: skip
 _OF_EVENTS = dict.fromkeys(
-    ("events", "about", "schemas"), "is for a change file: --data has all in one table"
+    ("events", "about", "schemas", "store"), "is for a change file: --data has all in one table"
 )
 
 Change = Annotated[
@@ -167,6 +170,15 @@ def analyze(
     planned_units: Annotated[
         int | None, typer.Option(metavar="N", help="Units it was planned for.", show_default=False)
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|URL",
+            # No environment variable: an analysis writes where it is told to, and nowhere else.
+            help="With CHANGE: record every figure in this ledger, in which the change file lies frozen as it is.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     html: Annotated[
         Path | None,
@@ -184,7 +196,7 @@ def analyze(
     if change is not None:
         if events is None:
             raise InvalidInput("--events is missing: the folder in which the exposures of this change lie")
-        result = _of_change(_read(change), events, about, entries)
+        result = _of_change(change, events, about, entries, store)
     else:
         if variant is None or not metric:
             raise InvalidInput("--data needs --variant COL and at least one --metric")
@@ -346,13 +358,14 @@ def _read(path: Path) -> ChangeFile:
 
 
 def _of_change(
-    file: ChangeFile, events: Path, about: Path | None, calendar: Sequence[CalendarEntry]
+    path: Path, events: Path, about: Path | None, calendar: Sequence[CalendarEntry], store: str | None
 ) -> ExperimentResult:
     from fairlead.experiment import analyse, units_of_events
 
     if not events.is_dir():
         raise BrokenDocument(f"{events}: no such folder; name the one that a sink writes events to")
-    plan = experiment_plan(file)
+    content = read_change(path)
+    plan = experiment_plan(parse_change(content, str(path)))
     if about is None:
         plan = replace(plan, covariates={}) if plan.pre_period is not None else plan
         if plan.covariates or plan.group_columns:
@@ -362,7 +375,18 @@ def _of_change(
             raise InvalidInput(
                 f"--about is missing: a file with a column `unit`, and {wanted}, as the change file asks"
             )
-    return analyse(plan, units_of_events(events, plan, about_units=about), calendar=calendar)
+
+    def units() -> Units:
+        return units_of_events(events, plan, about_units=about)
+
+    if store is None:
+        return analyse(plan, units(), calendar=calendar)
+    from fairlead.cli.experiment_record import Record
+
+    with Record(store, plan, content, path) as record:
+        files = [*sorted(each for each in events.rglob("*") if each.is_file()), *filter(None, (about,))]
+        found, data_sha256 = units(), _hash(files)
+        return record.recorded(analyse(plan, found, calendar=calendar, data_sha256=data_sha256), found)
 
 
 def _of_table(

@@ -120,7 +120,8 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     not known."""
     caveats: tuple[str, ...]
     evidence: tuple[str, ...] = ()
-    """Ids of entries in a ledger: control's figure, treatment's, the effect. Empty where nothing was recorded."""
+    """Ids of entries in a ledger: control's figure, treatment's, the effect, and where they were recorded the relative
+    effect and the p-value. Empty where nothing was recorded."""
 
 
 class SampleRatioResult(msgspec.Struct, frozen=True, kw_only=True):

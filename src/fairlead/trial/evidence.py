@@ -7,13 +7,13 @@ one was computed, and a figure of a run that is not valid says so wherever it is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import itertools
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from fairlead.experiment import ExperimentResult
-from fairlead.experiment.result import ArmResult, MetricResult
+from fairlead.experiment.evidence import NO_INTERVAL, Scope, metric_evidence
+from fairlead.experiment.result import ArmResult
 from fairlead.ledger import Evidence, Ledger
 from fairlead.metrics import Metric
 from fairlead.metrics.metric import percentile
@@ -25,7 +25,9 @@ from fairlead.trial.users import UsersRecord
 __all__ = ["Basis", "figure_evidence", "figure_read_back", "recorded_budget", "recorded_users"]
 
 _CONFIDENCE = 0.95
-_NO_INTERVAL = "no interval: one is not defined for this figure, or the data cannot carry it"
+_MADE_USERS = Scope(
+    side="client", window="run", segment="made users", unit_of_analysis="user", design="simulated"
+)
 _INVALID = "the run is not valid: do not use its figures"
 _METHODS = {
     "load_sample": "from the requests of the arm as the load engine met them; late cycles left out",
@@ -54,7 +56,7 @@ def figure_evidence(figure: Figure, metric: Metric, basis: Basis) -> Evidence:
     has_interval = figure.low is not None or figure.high is not None
     caveats = [
         *([figure.caveat] if figure.caveat else []),
-        *([_NO_INTERVAL] if figure.low is None or figure.high is None else []),
+        *([NO_INTERVAL] if figure.low is None or figure.high is None else []),
         *([] if basis.valid else [_INVALID]),
     ]
     return Evidence(
@@ -84,7 +86,7 @@ def figure_evidence(figure: Figure, metric: Metric, basis: Basis) -> Evidence:
 
 def figure_read_back(figure: Figure, id: str, evidence: Evidence) -> Figure:
     """The figure as the ledger has it."""
-    said = tuple(caveat for caveat in evidence.caveats if caveat not in (_NO_INTERVAL, _INVALID))
+    said = tuple(caveat for caveat in evidence.caveats if caveat not in (NO_INTERVAL, _INVALID))
     return Figure(
         metric=evidence.metric,
         arm=evidence.arm,
@@ -103,10 +105,16 @@ def recorded_users(ledger: Ledger, users: UsersRecord, basis: Basis) -> UsersRec
     """The experiment with its figures as the ledger has them: both arms and the effect of every metric."""
     metrics = []
     for found in users.experiment.metrics:
-        ids = [
-            ledger.record_evidence(evidence)
-            for evidence in _experiment_evidence(found, users.experiment, basis)
-        ]
+        figures = metric_evidence(
+            found,
+            users.experiment,
+            _MADE_USERS,
+            change=basis.change,
+            data_sha256=basis.data_sha256,
+            measured_at=basis.measured_at,
+            caveats=() if basis.valid else (_INVALID,),
+        )
+        ids = [ledger.record_evidence(evidence) for evidence in itertools.islice(figures, 3)]
         recorded = ledger.evidence_by_ids(ids)
         control, treatment, effect = (recorded[id] for id in ids)
         interval = found.effect_ci if found.effect_ci is None else (effect.low, effect.high)
@@ -128,58 +136,6 @@ def recorded_users(ledger: Ledger, users: UsersRecord, basis: Basis) -> UsersRec
 def _arm_read_back(arm: ArmResult, evidence: Evidence) -> ArmResult:
     name = "mean" if arm.mean is not msgspec.UNSET else "value"
     return msgspec.structs.replace(arm, n=evidence.n, **{name: evidence.value})
-
-
-def _experiment_evidence(
-    found: MetricResult, experiment: ExperimentResult, basis: Basis
-) -> Iterable[Evidence]:
-    def evidence(
-        arm: str,
-        statistic: str,
-        value: float | None,
-        n: int,
-        interval: tuple[float | None, float | None] | None,
-    ) -> Evidence:
-        low, high = interval or (None, None)
-        caveats = list(found.caveats)
-        if None in (value, low, high):
-            caveats.append(_NO_INTERVAL)
-        if not basis.valid:
-            caveats.append(_INVALID)
-        return Evidence(
-            change=basis.change,
-            metric=found.name,
-            definition=found.definition,
-            statistic=statistic,
-            arm=arm,
-            value=value,
-            unit=found.unit,
-            side="client",
-            window="run",
-            segment="made users",
-            unit_of_analysis="user",
-            n=n,
-            low=low,
-            high=high,
-            confidence=None if low is None and high is None else found.confidence,
-            design="simulated",
-            method=found.method or "none: the data carry no effect",
-            query_sha256=experiment.query_sha256,
-            data_sha256=basis.data_sha256,
-            measured_at_utc_seconds=basis.measured_at,
-            caveats=tuple(dict.fromkeys(caveats)),
-        )
-
-    for arm, figure in ((experiment.control, found.control), (found.variant, found.treatment)):
-        value = figure.mean if figure.mean is not msgspec.UNSET else figure.value
-        yield evidence(arm, found.kind, value if isinstance(value, float) else None, figure.n, None)
-    yield evidence(
-        f"{found.variant} − {experiment.control}",
-        f"effect on the {found.kind}",
-        found.effect,
-        found.control.n + found.treatment.n,
-        found.effect_ci,
-    )
 
 
 def recorded_budget(ledger: Ledger, budget: BudgetRecord, basis: Basis) -> BudgetRecord:
@@ -206,7 +162,7 @@ def recorded_budget(ledger: Ledger, budget: BudgetRecord, basis: Basis) -> Budge
             query_sha256=hashlib.sha256(f"{basis.program_sha256} {budget.definition}".encode()).hexdigest(),
             data_sha256=basis.data_sha256,
             measured_at_utc_seconds=basis.measured_at,
-            caveats=(_NO_INTERVAL,) if basis.valid else (_NO_INTERVAL, _INVALID),
+            caveats=(NO_INTERVAL,) if basis.valid else (NO_INTERVAL, _INVALID),
         )
     )
     return msgspec.structs.replace(budget, burn_rate=ledger.evidence_by_ids([id])[id].value, evidence=id)

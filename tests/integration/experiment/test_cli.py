@@ -11,6 +11,8 @@ import pytest
 
 from fairlead.cli import main
 from fairlead.cli.exit_codes import ExitCode
+from fairlead.ledger import Ledger
+from fairlead.store import Database
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -199,7 +201,8 @@ conversion_window = "7d"
 """
 
 
-def test_a_change_file_and_events_become_a_verdict(fairlead: Run, tmp_path: Path) -> None:
+def written(tmp_path: Path) -> tuple[str, ...]:
+    """A change file and a folder of events, and the words that analyse them."""
     Path("player_events.py").write_text(EVENTS)
     Path("player.toml").write_text(CHANGE)
     rng = np.random.default_rng(30)
@@ -225,7 +228,11 @@ def test_a_change_file_and_events_become_a_verdict(fairlead: Run, tmp_path: Path
     folder = tmp_path / "events"
     folder.mkdir()
     (folder / "events-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    words = ("player.toml", "--events", "events", "--schemas", "player_events")
+    return ("player.toml", "--events", "events", "--schemas", "player_events")
+
+
+def test_a_change_file_and_events_become_a_verdict(fairlead: Run, tmp_path: Path) -> None:
+    words = written(tmp_path)
     code, out, err = fairlead("analyze", *words)
     assert (code, err) == (ExitCode.OK, "")
     assert out.startswith("player: watch of treatment is better: +")
@@ -240,3 +247,58 @@ def test_a_change_file_and_events_become_a_verdict(fairlead: Run, tmp_path: Path
     assert "days to find 5.00%" in out
     code, _, err = fairlead("analyze", "player.toml", "--events", "nowhere")
     assert (code, "nowhere: no such folder" in err) == (ExitCode.USAGE, True)
+
+
+def freeze(name: str) -> None:
+    """As the command does, but for the prose that it asks a whole change for."""
+    with Database("ledger.db") as database:
+        database.migrate()
+        Ledger(database).freeze(name, Path(f"{name}.toml").read_bytes())
+
+
+def test_figures_of_a_frozen_change_become_evidence(fairlead: Run, tmp_path: Path) -> None:
+    words = written(tmp_path)
+    freeze("player")
+    code, _, err = fairlead("analyze", *words, "--json")
+    assert (code, err) == (ExitCode.OK, "")
+    with Database("ledger.db") as database:
+        assert list(Ledger(database).evidence("player")) == []  # without --store nothing is written
+    code, out, err = fairlead("analyze", *words, "--store", "ledger.db", "--json")
+    assert (code, err) == (ExitCode.OK, "")
+    document = json.loads(out)
+    with Database("ledger.db") as database:
+        ledger = Ledger(database)
+        assert ledger.verify().is_whole
+        for found in document["metrics"]:
+            control, treatment, effect, relative, p_value = ledger.evidence_by_ids(found["evidence"]).values()
+            assert (control.arm, treatment.arm) == ("control", "treatment")
+            assert control.value == found["control"].get("mean", found["control"].get("value"))
+            assert (effect.value, [effect.low, effect.high]) == (found["effect"], found["effect_ci"])
+            assert (relative.value, relative.unit) == (found["relative_effect"], "ratio")
+            assert [relative.low, relative.high] == found["relative_effect_ci"]
+            assert p_value.value == found["adjusted_p_value"]
+            assert {each.design for each in (control, treatment, effect, relative, p_value)} == {"controlled"}
+            assert effect.data_sha256 == document["data_sha256"]
+            assert (effect.side, effect.window, effect.segment) == ("client", "7d", "everybody")
+            # These events are from 2023.
+            assert any("after the first unit had entered" in caveat for caveat in effect.caveats)
+
+
+def test_nothing_is_recorded_for_a_change_that_is_not_frozen_as_it_is(fairlead: Run, tmp_path: Path) -> None:
+    words = (*written(tmp_path), "--store", "ledger.db")
+    code, _, err = fairlead("analyze", *words)
+    assert (code, "ledger.db: no such ledger; fairlead change freeze player.toml" in err) == (
+        ExitCode.USAGE,
+        True,
+    )
+    assert not Path("ledger.db").exists()
+    Path("other.toml").write_text(CHANGE.replace('name = "player"', 'name = "other"'))
+    freeze("other")
+    code, _, err = fairlead("analyze", *words)
+    assert (code, "player.toml: not frozen in" in err) == (ExitCode.USAGE, True)
+    freeze("player")
+    Path("player.toml").write_text(CHANGE.replace("mde = 0.05", "mde = 0.06"))
+    code, _, err = fairlead("analyze", *words)
+    assert (code, "not the file that is frozen" in err) == (ExitCode.USAGE, True)
+    with Database("ledger.db") as database:
+        assert list(Ledger(database).evidence("player")) == []
