@@ -4,8 +4,9 @@
     python -m bench rollout --quick     500 and 100
     python -m bench.rollout [--rollouts N] [--runs N] [--seed N]    all tables: each share, each peer; 5,000 runs
 
-A/A: rollout_population.py draws the users, rollout_false_alarms.py watches them. Detection: rollout_detection.py,
-beside the rules of rollout_peers.py. Users and their requests are simulated; what judges them is the product.
+A/A: rollout_population.py draws the users, rollout_false_alarms.py watches them. Detection: rollout_regressions.py
+draws both arms, rollout_detection.py compares with the rules of rollout_peers.py. Users and their requests are
+simulated; what judges them is the product.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from bench.harness import Bar
-from bench.rollout_detection import EFFECTS, MINUTES, SHARES, Effect, Found, detection, units_of_formula
+from bench.rollout_detection import SHARES, Found, detection, units_of_formula
 from bench.rollout_false_alarms import Watched, disagreements, false_alarms
 from bench.rollout_population import LOOKS, PLAN, WORLDS
+from bench.rollout_regressions import EFFECTS, MINUTES, Effect
 from fairlead.statistics import proportion_interval
 from fairlead.trial.machine import this_machine
 
@@ -164,6 +166,8 @@ def _detection_bars(effect: Effect, measured: Measured) -> list[Bar]:
             for share, found in by_share.items()
         }
         said = "; ".join(f"{name}: {each_share(name)}" for name in names)
+        drift = ", ".join(f"{found[names[-1]].drifting:.0%}" for found in by_share.values())
+        said += f"; false alarms where both arms drift: {drift}"
         made.append(
             bar(f"80 % found, {what} over ours, least of four shares", ratios, f"minutes to 50 and 80 %: {said}",
                 at_most=False)
@@ -189,8 +193,8 @@ def tables(measured: Measured) -> str:
         f"{measured.differing} of {measured.compared} counts and verdicts differ from the product's.",
         "",
         "| regression | share | formula, units | watched by | false alarms | 50 % found, min | 80 % found, min | "
-        f"within {MINUTES} min | over the oracle's 80 % | its own limit: false alarms |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"within {MINUTES} min | over the oracle's 80 % | both drift: false alarms | its own limit: false alarms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for effect in EFFECTS:
         for share in SHARES:
@@ -201,7 +205,7 @@ def tables(measured: Measured) -> str:
                     f"| {effect.name} | {share:.0%} | {units_of_formula(effect, share):,} | {one.name} | "
                     f"{one.false_alarms:.1%} | {_minutes(one.half, one.half_between)} | "
                     f"{_minutes(one.most, one.most_between)} | {one.within:.0%} | {one.most / due:.2f} | "
-                    f"{'' if math.isnan(one.untuned) else f'{one.untuned:.0%}'} |"
+                    f"{_share(one.drifting)} | {_share(one.untuned)} |"
                 )
     lines += [
         "",
@@ -224,6 +228,10 @@ def tables(measured: Measured) -> str:
         f"seed {measured.seed}; {here.cpu}, {here.cores:g} cores, Python {here.python}.",
     ]
     return "\n".join(lines)
+
+
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.0%}"
 
 
 def _minutes(value: float, between: tuple[float, float]) -> str:

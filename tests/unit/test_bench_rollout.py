@@ -9,9 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from bench.rollout_detection import EFFECTS, units_of_formula
+from bench.rollout_detection import units_of_formula
 from bench.rollout_false_alarms import carried
 from bench.rollout_peers import fired, kayenta_high, limit_for, nth_worst, rank_scores, repeated_z
+from bench.rollout_regressions import EFFECTS
 from fairlead.rollout.guardrail import log_wealth
 
 # Ages of two groups; by hand, treatment is higher in 7 of 25 pairs.
