@@ -1,6 +1,6 @@
 """How often guardrails roll back by mistake, and how soon they find what is wrong.
 
-    python -m bench rollout             10,000 A/A rollouts of each world, 1,000 runs of each regression
+    python -m bench rollout             10,000 A/A rollouts of each world, 500 runs of each regression
     python -m bench rollout --quick     500 and 100
     python -m bench.rollout [--rollouts N] [--runs N] [--seed N]    all tables: each share, each peer; 5,000 runs
 
@@ -79,7 +79,7 @@ def measure(rollouts: int, runs: int, seed: int) -> Measured:
 
 def bars(quick: bool) -> list[Bar]:
     """False rollbacks of three worlds; of five regressions, how late, and beside whom."""
-    measured = measure(500, 100, 1) if quick else measure(10_000, 1_000, 1)
+    measured = measure(500, 100, 1) if quick else measure(10_000, 500, 1)
     found = [_false_alarm_bar(each, measured.seed) for each in measured.watched]
     found.append(
         Bar(

@@ -29,6 +29,8 @@ __all__ = ["ALPHA", "EFFECTS", "MINUTES", "SIGMA", "Effect", "Q", "Runs", "draw_
 MINUTES = 120
 ALPHA = 0.05
 _NEEDED = -math.log(ALPHA)
+_NEEDED_IN_PLAN = math.log(3 * 4 / ALPHA)
+"""Of one of three guardrails in the first of four stages: alpha is divided among those, the stake among these."""
 Q, SIGMA = 0.99, 0.5
 """The quantile that is watched, and the deviation of the logarithm of latencies."""
 _VALUES, _EVENTS = tuned_strength(2_000), tuned_strength(100)
@@ -70,6 +72,8 @@ class Runs:
     """Treatment's figure of each five minutes; shape (runs, minutes / 5)."""
     ours: list[int] = field(default_factory=list)
     """Minute at which the guardrail failed; 0: never."""
+    in_plan: list[int] = field(default_factory=list)
+    """As one of three guardrails in a plan of four stages."""
     by_slow: list[int] = field(default_factory=list)
     """Of latencies: minute at which counting slow units would have shown harm; 0: never."""
 
@@ -142,8 +146,13 @@ def _errors(
         (so_far[0], so_far[1]),
         (figures[0], figures[1]),
         fives[0] / np.maximum(1, fives[1]),
-        np.where(failed.any(axis=1), failed.argmax(axis=1) + 1, 0).tolist(),
+        _first(failed),
+        _first((log_e >= _NEEDED_IN_PLAN) & beyond),
     )
+
+
+def _first(failed: NDArray[np.bool_]) -> list[int]:
+    return [int(row.argmax()) + 1 if row.any() else 0 for row in failed]
 
 
 class _Latencies:
@@ -209,7 +218,7 @@ def _latencies(
     shape = (runs, MINUTES)
     n, bad, figure = ((np.empty(shape), np.empty(shape)) for _ in range(3))
     of_five = np.empty((runs, MINUTES // 5))
-    ours, by_slow = [], []
+    ours, in_plan, by_slow = [], [], []
     for run in range(runs):
         arms = (
             _Latencies(rate * (1 - share), wave, tail, rng),
@@ -224,9 +233,10 @@ def _latencies(
             figure[each][run] = arms[each].p99(arms[each].below, arms[each].n)
         fives = arms[1].below.reshape(MINUTES // 5, 5, -1).sum(axis=1)
         of_five[run] = arms[1].p99(fives, fives[:, -1])
-        ours.append(_first_failure(effect, share, arms, below, check=run < 2))
+        ours.append(_first_failure(effect, share, arms, below, _NEEDED, check=run < 2))
+        in_plan.append(_first_failure(effect, share, arms, below, _NEEDED_IN_PLAN) if ours[-1] else 0)
         by_slow.append(_shown_by_slow_units(arms, share))
-    return Runs(n, bad, figure, of_five, ours, by_slow)
+    return Runs(n, bad, figure, of_five, ours, in_plan, by_slow)
 
 
 def _shown_by_slow_units(arms: tuple[_Latencies, _Latencies], share: float) -> int:
@@ -243,7 +253,12 @@ def _shown_by_slow_units(arms: tuple[_Latencies, _Latencies], share: float) -> i
 
 
 def _first_failure(
-    effect: Effect, share: float, arms: tuple[_Latencies, _Latencies], below: list[FloatArray], check: bool
+    effect: Effect,
+    share: float,
+    arms: tuple[_Latencies, _Latencies],
+    below: list[FloatArray],
+    needed: float,
+    check: bool = False,
 ) -> int:
     n = [np.maximum(1, arm.n_so_far).astype(np.float64) for arm in arms]
     # Evidence at one value bounds the evidence, which is the least over all values.
@@ -253,12 +268,12 @@ def _first_failure(
     p99 = [arm.p99(arm.so_far, arm.n_so_far) for arm in arms]
     beyond = p99[1] / p99[0] - 1 > effect.worse_by
     some = arms[1].n_so_far > 0
-    for minute in np.flatnonzero((bound >= _NEEDED) & beyond & some).tolist():
+    for minute in np.flatnonzero((bound >= needed) & beyond & some).tolist():
         log_e = EvidenceAbove(arms[0].counts(minute), arms[1].counts(minute), Q, _VALUES).log_e(1.0, 0.0)
-        if check or log_e >= _NEEDED:
+        if check or log_e >= needed:
             if check:
                 seen = arms[0].seen(minute), arms[1].seen(minute)
-                _check(effect, share, seen, log_e, log_e >= _NEEDED)
-            if log_e >= _NEEDED:
+                _check(effect, share, seen, log_e, log_e >= needed)
+            if log_e >= needed:
                 return minute + 1
     return 0
