@@ -59,5 +59,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _quoted(text: str) -> str:
-    """A basic string of TOML: as JSON writes it, but for DEL, which TOML wants escaped."""
-    return json.dumps(text[:_LONGEST], ensure_ascii=False).replace("\x7f", "\\u007F")
+    """A basic string of TOML, on one line: what is hidden in a text from elsewhere becomes a space."""
+    return json.dumps(
+        "".join(each if each.isprintable() else " " for each in text[:_LONGEST]), ensure_ascii=False
+    )

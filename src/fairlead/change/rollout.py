@@ -88,4 +88,11 @@ def _guardrail(table: GuardrailTable, metrics: dict[str, Metric], name: str) -> 
             raise InvalidInput(f"{name}: guardrail {table.metric}: burn_rate needs a target between 0 and 1")
         # Rounded: 14.4 times 0.001 is 0.014400000000000003 in floating point.
         above = round(table.burn_rate * (1 - table.target), 12)
-    return Guardrail(metric=metric, above=above, below=table.below, for_seconds=held, runbook=table.runbook)
+    return Guardrail(
+        metric=metric,
+        above=above,
+        below=table.below,
+        for_seconds=held,
+        runbook=table.runbook,
+        query=table.query,
+    )
