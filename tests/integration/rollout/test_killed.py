@@ -47,7 +47,7 @@ def test_whenever_it_is_killed_the_next_controller_ends_the_rollout(
     kill_at = 0
     code = KILLED
     while code == KILLED:
-        kill_at += 2 if "://" in where else 1  # the engines differ in how they write, not in when
+        kill_at += 3 if "://" in where else 1  # the engines differ in how they write, not in when
         change, folder = f"change_{kill_at}", tmp_path / str(kill_at)
         folder.mkdir()
         journal = prepare(database, change, folder)

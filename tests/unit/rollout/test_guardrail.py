@@ -61,6 +61,7 @@ def test_what_is_not_yet_bet_is_kept():
     assert math.exp(log_wealth([math.log(0.01)], 4, carry=True)) == pytest.approx(0.0025 + 0.75)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-700, 700), min_size=1, max_size=8), st.integers(0, 5))
 def test_wealth_is_the_mean_over_the_stages_at_which_betting_began(log_e: list[float], to_come: int):
     stages = len(log_e) + to_come
@@ -204,7 +205,7 @@ def test_a_mean_fails_and_passes_both_ways():
     assert [judged(up, slow, each).verdict for each in (slow, usual)] == ["PASS", "FAIL"]
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.sampled_from([POINTS, SHARE, dataclasses.replace(SHARE, metric=SUCCESS)]),
     st.tuples(st.integers(0, 10**7), st.integers(0, 10**7)),
@@ -238,7 +239,7 @@ def test_whatever_was_counted_an_evaluation_can_be_read_back(
         max_size=6,
     ),
 )
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_whatever_values_there_were_a_quantile_can_be_judged_and_read_back(
     control: dict[float, int], treatment: dict[float, int]
 ):

@@ -82,6 +82,7 @@ def written(entries: list[Entry], after: int = 0) -> list[Written]:
     ]
 
 
+@settings(deadline=None)
 @given(JOURNALS)
 def test_any_journal_adds_up_to_a_state(entries: list[Entry]):
     state = fold("feed/1", written(entries))
@@ -91,12 +92,14 @@ def test_any_journal_adds_up_to_a_state(entries: list[Entry]):
         assert state.withdrawn or state.phase == "completed"
 
 
+@settings(deadline=None)
 @given(JOURNALS, st.integers(0, 40))
 def test_a_journal_read_in_two_parts_adds_up_to_the_same(entries: list[Entry], cut: int):
     all_of_it = written(entries)
     assert fold("feed/1", all_of_it[cut:], after=fold("feed/1", all_of_it[:cut])) == fold("feed/1", all_of_it)
 
 
+@settings(deadline=None)
 @given(JOURNALS, st.sampled_from(["completed", "rolled_back"]), JOURNALS)
 def test_nothing_leads_on_from_an_end(before: list[Entry], outcome: str, behind: list[Entry]):
     ended = fold("feed/1", written([*before, Ended(outcome=outcome)]))  # type: ignore[arg-type]
@@ -110,6 +113,7 @@ def test_nothing_leads_on_from_an_end(before: list[Entry], outcome: str, behind:
     )
 
 
+@settings(deadline=None)
 @given(JOURNALS, JOURNALS)
 def test_nothing_is_let_in_again_once_it_is_being_taken_away(before: list[Entry], behind: list[Entry]):
     state = fold("feed/1", written([*before, Decided(stage=0, verdict="rollback", reason="harm")]))
@@ -123,6 +127,7 @@ def test_nothing_is_let_in_again_once_it_is_being_taken_away(before: list[Entry]
         state = after
 
 
+@settings(deadline=None)
 @given(JOURNALS)
 def test_what_was_waited_is_that_of_the_phase(entries: list[Entry]):
     state = RolloutState(rollout="feed/1")
