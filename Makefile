@@ -40,13 +40,16 @@ static: setup
 check: static
 	$(BIN)/pytest -q tests/unit
 
-# First what needs nothing but a processor, on both; then what measures, starts servers, or has a pool of its own.
+# First what needs nothing but a processor, on both; then what starts servers of its own and measures no time, a file at a
+# time on both; then, one after the other, what measures, or has a pool of its own.
 APART = tests/acceptance/test_docs_examples.py
 POOLED = tests/property/test_statistics_calibration.py
+SERVED = $(addprefix tests/integration/,experiment ledger metrics migration rollout)
 
 test: packages static
 	$(BIN)/pytest -n 2 --dist worksteal --doctest-modules src tests/unit tests/property $(APART) --ignore=$(POOLED)
-	$(BIN)/pytest tests/integration tests/acceptance $(POOLED) --ignore=$(APART)
+	$(BIN)/pytest -n 2 --dist loadfile $(SERVED)
+	$(BIN)/pytest tests/integration tests/acceptance $(POOLED) --ignore=$(APART) $(addprefix --ignore=,$(SERVED))
 
 bench: setup
 	$(BIN)/python -m bench $(BENCH)

@@ -116,7 +116,7 @@ def test_a_preset_is_its_guardrails(name: str, limits: list[str]) -> None:
         (ROLLOUT + '[[rollout.presets]]\nname = "canary"\nerrors = "nothing"', "'nothing' is no metric of this file"),
         (ROLLOUT + '[[rollout.guardrails]]\nmetric = "nothing"\nabove = 1.0', "'nothing' is no metric of this file"),
         (ROLLOUT + '[[rollout.guardrails]]\nmetric = "errors"\nburn_rate = 2.0', "burn_rate needs a target"),
-        (ROLLOUT.replace("30s", "soon") + "[[rollout.guardrails]]\nmetric = \"p99\"\nabove = 1.0", "look_every: duration"),
+        (ROLLOUT.replace("30s", "soon") + '[[rollout.guardrails]]\nmetric = "p99"\nabove = 1.0', "look_every: dur"),
         (ROLLOUT + '[[rollout.guardrails]]\nmetric = "p99"\nworse_by = "1 pp"', "a quantile is compared by its ratio"),
     ],
     ids=["none", "no guardrail", "preset", "kind", "preset metric", "metric", "target", "duration", "points"],
