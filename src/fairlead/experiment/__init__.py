@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from fairlead.experiment.analysis import analyse
     from fairlead.experiment.before_after import BeforeAfter, analyse_before_after
     from fairlead.experiment.design import Design, Spread, design_experiment, spreads_of
+    from fairlead.experiment.exposures import units_of_events
     from fairlead.experiment.report import render_report
     from fairlead.experiment.simulate import Simulated, simulate_experiment
     from fairlead.experiment.switchback import Switchback, units_of_switchback
-    from fairlead.experiment.units import Units, units_of_events, units_of_files, units_of_table
+    from fairlead.experiment.unit_table import units_of_files, units_of_table
+    from fairlead.experiment.units import Units
 else:
     # Imported when first asked for: a plan is made where there is neither numpy nor Ibis.
     _LATER = {
@@ -40,10 +42,10 @@ else:
         "render_report": "report",
         "simulate_experiment": "simulate",
         "spreads_of": "design",
-        "units_of_events": "units",
-        "units_of_files": "units",
+        "units_of_events": "exposures",
+        "units_of_files": "unit_table",
         "units_of_switchback": "switchback",
-        "units_of_table": "units",
+        "units_of_table": "unit_table",
     }
 
     def __getattr__(name: str) -> object:

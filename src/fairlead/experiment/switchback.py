@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from fairlead.calls.bounds import check_number
 from fairlead.errors import InvalidInput, MissingExtra, TooFewUnits
 from fairlead.experiment.plan import ExperimentPlan
-from fairlead.experiment.units import Units, units_of_table
+from fairlead.experiment.unit_table import units_of_table
+from fairlead.experiment.units import Units
 from fairlead.metrics.warehouse_columns import fields_of, seconds_of, text_of
 from fairlead.metrics.warehouse_sums import run
 
