@@ -201,12 +201,15 @@ def _only(table: Mapping[str, Any], known: set[str], at: str, what: str) -> None
 
 
 def objectives_toml(objectives: tuple[Objective, ...]) -> str:
-    """The file that says these objectives; `parse_objectives` reads it back as they are."""
+    """The file that says these objectives; `parse_objectives` reads it back as they are.
+
+    Raises InvalidInput for a period that no file can say: durations are written to the millisecond.
+    """
     return "\n".join(_toml(objective) for objective in objectives)
 
 
 def _toml(objective: Objective) -> str:
-    from fairlead.slo.rules import decimal_text, duration_text
+    from fairlead.slo.rules import decimal_text
 
     lines = [f"[objectives.{objective.name}]"]
     period = objective.period
@@ -215,7 +218,11 @@ def _toml(objective: Objective) -> str:
         ("target", decimal_text(objective.target)),
         (
             "period",
-            _quoted(duration_text(int(period.seconds)) if isinstance(period, RollingPeriod) else period.unit),
+            _quoted(
+                _duration(objective.name, period.seconds)
+                if isinstance(period, RollingPeriod)
+                else period.unit
+            ),
         ),
     ]
     if isinstance(period, CalendarPeriod) and period.time_zone != "UTC":
@@ -243,6 +250,19 @@ def _toml(objective: Objective) -> str:
         )
     lines += [f"{key} = {value}" for key, value in pairs]
     return "\n".join(lines) + "\n"
+
+
+def _duration(name: str, seconds: float) -> str:
+    from fairlead.slo.rules import duration_text
+
+    if seconds == int(seconds):
+        return duration_text(int(seconds))
+    text = f"{seconds:.3f}s"
+    if parse_duration(text) != seconds:
+        raise InvalidInput(
+            f"{name}: a period of {seconds!r} s is finer than the milliseconds that a file can say"
+        )
+    return text
 
 
 def _quoted(text: str) -> str:

@@ -223,3 +223,11 @@ def test_any_bytes_are_objectives_or_refused(content: bytes) -> None:
         pass
     except InvalidInput:
         pass
+
+
+def test_a_period_keeps_its_fraction_of_a_second_in_a_file() -> None:
+    odd = dataclasses.replace(FEED, period=RollingPeriod(seconds=86400.25))
+    assert 'period = "86400.250s"' in objectives_toml((odd,))
+    assert parse_objectives(objectives_toml((odd,)).encode()) == (odd,)
+    with pytest.raises(InvalidInput, match="finer than the milliseconds"):
+        objectives_toml((dataclasses.replace(FEED, period=RollingPeriod(seconds=86400.0001)),))
