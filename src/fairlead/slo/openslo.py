@@ -169,6 +169,10 @@ def _objectives(
         _mapping(document.get("metadata")).get("displayName") or spec.get("description") or name
     ).strip()
     title = " ".join(title.split())[:200]
+    if spec.get("composite"):
+        raise _Left(
+            "a composite: it is judged by other SLOs together, and an objective counts events of its own"
+        )
     period = _period(spec)
     annotations = _mapping(_mapping(document.get("metadata")).get("annotations"))
     left += [
@@ -183,6 +187,12 @@ def _objectives(
         raise _Left("no objectives")
     for number, item in enumerate(found, 1):
         one = _mapping(item)
+        if one.get("composite"):
+            raise _Left(
+                "a composite: it is judged by other SLOs together, and an objective counts events of its own"
+            )
+        if one.get("compositeWeight") is not None:
+            left.append(f"{name}: compositeWeight: each objective is judged by itself")
         base = _identifier(name)
         suffix = "" if len(found) == 1 else f"_{_identifier(str(one.get('displayName') or number))}"
         counters = _counters(spec, one, indicators)
@@ -260,6 +270,8 @@ def _counters(
                 "a thresholdMetric: give a histogram and its edge by hand ([objectives.NAME.prometheus] histogram, le)"
             )
         raise _Left("no ratioMetric")
+    if str(ratio.get("counter")).lower() == "false":
+        raise _Left("a ratioMetric with counter: false: rates and increases are taken, which a gauge has not")
     if "good" not in ratio or "total" not in ratio:
         raise _Left("a ratioMetric without good and total: count what is good, not what is bad")
     return Counters(good=_selector(ratio["good"], "good"), valid=_selector(ratio["total"], "total"))

@@ -82,6 +82,18 @@ def test_version_one_alpha_with_a_calendar() -> None:
     ("old", "new", "said"),
     [
         ("budgetingMethod: Occurrences", "budgetingMethod: Timeslices", "budgets are counted in events"),
+        ("  ratioMetric:\n", "  ratioMetric:\n    counter: false\n", "counter: false: rates and increases"),
+        (
+            "budgetingMethod: Occurrences",
+            "composite: {maxBurnRate: {value: 1}}",
+            "a composite: it is judged by",
+        ),
+        ("displayName: strict", "composite: {components: {}, maxDelay: 45m}", "a composite: it is judged by"),
+        (
+            "displayName: strict",
+            "displayName: strict\n      compositeWeight: 0.5",
+            "each objective is judged by itself",
+        ),
         ("indicatorRef: feed-ratio", "indicatorRef: other", "'other' is not in this file"),
         ("'sum(rate(http_requests_total[5m]))'", "'a / b'", "more than a sum of a rate of one selector"),
         (
