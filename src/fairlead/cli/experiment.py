@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from fairlead.change.experiment import experiment_plan
 from fairlead.change.sections import ChangeFile
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.experiment_view import print_analysis, print_design, print_simulated
+from fairlead.cli.output_file import write_output
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.experiment import CalendarEntry, ExperimentPlan, ExperimentResult, Fairness, read_calendar
@@ -218,7 +218,7 @@ def analyze(
     if html is not None:
         from fairlead.experiment import render_report
 
-        _write(html, render_report(result))
+        write_output(html, render_report(result), option="--html")
     if json:
         typer.echo(result.to_json().decode(), nl=False)
     else:
@@ -410,16 +410,6 @@ def _hash(paths: Sequence[Path]) -> str:
         with open(path, "rb") as file:
             hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        with open(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "w", encoding="utf-8"
-        ) as file:
-            file.write(text)
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}; choose another --html") from error
 
 
 def _metrics(specs: Sequence[str] | None) -> tuple[Metric, ...]:

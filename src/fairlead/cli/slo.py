@@ -13,6 +13,7 @@ import typer
 
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
+from fairlead.cli.output_file import write_output
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.slo import (
@@ -282,13 +283,7 @@ def _written(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        with open(
-            os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "w", encoding="utf-8"
-        ) as file:
-            file.write(text)
-    except OSError as error:
-        raise InvalidInput(f"{out}: {error.strerror}; choose another --out") from error
+    write_output(out, text)
 
 
 def _json(document: dict[str, object]) -> str:

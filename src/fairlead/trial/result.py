@@ -233,8 +233,11 @@ def read_result(path: Path) -> Result:
     return result
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`; a reader sees the old file or the new one. Raises NoSpace."""
+def write_atomically(path: Path, data: bytes, *, option: str = "--out") -> None:
+    """Replaces `path` by `data`; a reader sees the old file or the new one.
+
+    Raises InvalidInput naming the option, NoSpace.
+    """
     try:
         # Not tempfile: its files are their owner's alone, and a report is made to be shown.
         name = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -252,9 +255,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise NoSpace(
                 f"{path}: {error.strerror} after {len(data)} bytes were to be written: "
-                "free space or choose another --out"
+                f"free space or choose another {option}"
             ) from error
-        raise InvalidInput(f"{path}: {error.strerror}; choose another --out") from error
+        raise InvalidInput(f"{path}: {error.strerror}; choose another {option}") from error
 
 
 def hash_evidence(directory: Path, patterns: Iterable[str]) -> tuple[EvidenceFile, ...]:
