@@ -58,12 +58,13 @@ def measure(rollouts: int, runs: int, seed: int) -> Measured:
             (effect.name, share): pool.submit(detection, effect, share, runs, (seed,))
             for effect in reversed(EFFECTS)  # latencies take longest
             for share in SHARES
+            if runs
         }
         worlds = [
             [pool.submit(false_alarms, world, n, (seed, part)) for part, n in enumerate(parts)]
             for world in range(len(WORLDS))
         ]
-        checks = [pool.submit(disagreements, world, 3, (seed,)) for world in range(len(WORLDS))]
+        checks = [pool.submit(disagreements, world, 3, (seed,)) for world in range(len(WORLDS)) if rollouts]
         watched = []
         for world, futures in enumerate(worlds):
             whole = Watched(WORLDS[world].name)
@@ -181,7 +182,7 @@ def tables(measured: Measured) -> str:
         "| A/A rollouts | rolled back | 95 % interval | by errors, pp | by errors, ratio | by p99 | requests counted |",
         "|---|---|---|---|---|---|---|",
     ]
-    for each in measured.watched:
+    for each in measured.watched if measured.rollouts else ():
         low, high = _interval(each.rolled_back, each.rollouts)
         by = " | ".join(str(each.by[guardrail.name]) for guardrail in PLAN.guardrails)
         lines.append(
@@ -196,7 +197,7 @@ def tables(measured: Measured) -> str:
         f"within {MINUTES} min | over the oracle's 80 % | both drift: false alarms | its own limit: false alarms |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for effect in EFFECTS:
+    for effect in EFFECTS if measured.runs else ():
         for share in SHARES:
             found = measured.found[effect.name, share]
             due = found[-1].most
@@ -212,7 +213,7 @@ def tables(measured: Measured) -> str:
         f"| ours, at {_TRAFFIC:g} units a second | " + " | ".join(f"{share:.0%}" for share in SHARES) + " |",
         "|---|" + "---|" * len(SHARES),
     ]
-    for effect in EFFECTS:
+    for effect in EFFECTS if measured.runs else ():
         cells = []
         for share in SHARES:
             ours, rate = measured.found[effect.name, share][0], units_of_formula(effect, share) / 30
@@ -247,8 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.rollout", description=str(__doc__).split("\n", 1)[0]
     )
-    parser.add_argument("--rollouts", type=int, default=10_000, help="A/A rollouts of each world (10,000)")
-    parser.add_argument("--runs", type=int, default=5_000, help="runs of each regression and share (5,000)")
+    parser.add_argument(
+        "--rollouts", type=int, default=10_000, help="A/A rollouts of each world (10,000); 0: none"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=5_000, help="runs of each regression and share (5,000); 0: none"
+    )
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args(arguments)
     print(tables(measure(chosen.rollouts, chosen.runs, chosen.seed)))
