@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from bench.harness import Bar
-from bench.rollout_detection import SHARES, Found, detection, units_of_formula
+from bench.rollout_detection import DUE, SHARES, Found, detection, units_of_formula
 from bench.rollout_false_alarms import Watched, disagreements, false_alarms
 from bench.rollout_population import LOOKS, PLAN, WORLDS
 from bench.rollout_regressions import EFFECTS, MINUTES, Effect
@@ -178,57 +178,79 @@ def _detection_bars(effect: Effect, measured: Measured) -> list[Bar]:
 
 def tables(measured: Measured) -> str:
     """Everything that was measured, as Markdown."""
-    lines = [
-        "| A/A rollouts | rolled back | 95 % interval | by errors, pp | by errors, ratio | by p99 | requests counted |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for each in measured.watched if measured.rollouts else ():
-        low, high = _interval(each.rolled_back, each.rollouts)
-        by = " | ".join(str(each.by[guardrail.name]) for guardrail in PLAN.guardrails)
-        lines.append(
-            f"| {each.world} | {each.rolled_back} of {each.rollouts:,} | {low:.2%} – {high:.2%} | {by} | "
-            f"{each.by_requests / each.rollouts:.1%} |"
-        )
-    lines += [
-        "",
-        f"{measured.differing} of {measured.compared} counts and verdicts differ from the product's.",
-        "",
-        "| regression | share | formula, units | watched by | false alarms | 50 % found, min | 80 % found, min | "
-        f"within {MINUTES} min | over the oracle's 80 % | both drift: false alarms | its own limit: false alarms |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for effect in EFFECTS if measured.runs else ():
-        for share in SHARES:
-            found = measured.found[effect.name, share]
-            due = found[-1].most
-            for one in found:
-                lines.append(
-                    f"| {effect.name} | {share:.0%} | {units_of_formula(effect, share):,} | {one.name} | "
-                    f"{one.false_alarms:.1%} | {_minutes(one.half, one.half_between)} | "
-                    f"{_minutes(one.most, one.most_between)} | {one.within:.0%} | {one.most / due:.2f} | "
-                    f"{_share(one.drifting)} | {_share(one.untuned)} |"
-                )
-    lines += [
-        "",
-        f"| ours, at {_TRAFFIC:g} units a second | " + " | ".join(f"{share:.0%}" for share in SHARES) + " |",
-        "|---|" + "---|" * len(SHARES),
-    ]
-    for effect in EFFECTS if measured.runs else ():
-        cells = []
-        for share in SHARES:
-            ours, rate = measured.found[effect.name, share][0], units_of_formula(effect, share) / 30
-            half, most = (each * rate for each in (ours.half, ours.most))
-            cells.append(
-                f"{half:,.0f} and {most:,.0f} units, {half / _TRAFFIC / 60:.2g} and {most / _TRAFFIC / 60:.2g} min"
-            )
-        lines.append(f"| {effect.name} | {' | '.join(cells)} |")
     here = this_machine()
-    lines += [
-        "",
-        f"{measured.rollouts:,} rollouts a world, {measured.runs:,} runs a regression and share, as many without it; "
-        f"seed {measured.seed}; {here.cpu}, {here.cores:g} cores, Python {here.python}.",
+    parts = [
+        f"{measured.rollouts:,} rollouts a world, {measured.runs:,} runs a regression and share, as many without; "
+        f"seed {measured.seed}; {here.cpu}, {here.cores:g} cores, Python {here.python}."
     ]
-    return "\n".join(lines)
+    if measured.runs:
+        parts = [_detection_table(measured), _times_table(measured), *parts]
+    if measured.rollouts:
+        parts = [_false_alarm_table(measured), *parts]
+    return "\n\n".join(parts)
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _false_alarm_table(measured: Measured) -> str:
+    rows = []
+    for each in measured.watched:
+        low, high = _interval(each.rolled_back, each.rollouts)
+        by = [str(each.by[guardrail.name]) for guardrail in PLAN.guardrails]
+        of = f"{each.rolled_back} of {each.rollouts:,}"
+        rows.append(
+            [each.world, of, f"{low:.2%} – {high:.2%}", *by, f"{each.by_requests / each.rollouts:.1%}"]
+        )
+    guardrails = [f"by {guardrail.name}" for guardrail in PLAN.guardrails]
+    table = _rows(
+        ["A/A rollouts", "rolled back", "95 % interval", *guardrails, "had requests been counted"], rows
+    )
+    return f"{table}\n\n{measured.differing} of {measured.compared:,} counts and verdicts differ from the product's."
+
+
+def _detection_table(measured: Measured) -> str:
+    head = [
+        *(
+            "regression",
+            "share",
+            "formula, units",
+            "watched by",
+            "false alarms",
+            "50 % found, min",
+            "80 % found, min",
+        ),
+        *(f"within {MINUTES} min", "80 % over the oracle's", "both arms drift: false alarms"),
+        "its own limit: false alarms",
+    ]
+    rows = [
+        [
+            *(effect.name, f"{share:.0%}", f"{units_of_formula(effect, share):,}", one.name),
+            *(f"{one.false_alarms:.1%}", _minutes(one.half, one.half_between)),
+            *(_minutes(one.most, one.most_between), f"{one.within:.0%}"),
+            *(f"{one.most / measured.found[effect.name, share][-1].most:.2f}", _share(one.drifting)),
+            _share(one.untuned),
+        ]
+        for effect in EFFECTS
+        for share in SHARES
+        for one in measured.found[effect.name, share]
+    ]
+    return _rows(head, rows)
+
+
+def _times_table(measured: Measured) -> str:
+    rows = []
+    for effect in EFFECTS:
+        cells = [effect.name]
+        for share in SHARES:
+            ours, rate = measured.found[effect.name, share][0], units_of_formula(effect, share) / DUE
+            half, most = (each * rate for each in (ours.half, ours.most))
+            minutes = f"{half / _TRAFFIC / 60:.2g} and {most / _TRAFFIC / 60:.2g} min"
+            cells.append(f"{half:,.0f} and {most:,.0f} units, {minutes}")
+        rows.append(cells)
+    head = [f"ours, 50 and 80 % found, at {_TRAFFIC:g} units a second", *(f"{share:.0%}" for share in SHARES)]
+    return _rows(head, rows)
 
 
 def _share(value: float) -> str:

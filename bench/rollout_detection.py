@@ -37,9 +37,9 @@ from fairlead.statistics import proportion_deviation, quantile_deviation, sample
 from fairlead.statistics.clusters import FloatArray
 from fairlead.statistics.quantiles import binomial_ranks
 
-__all__ = ["SHARES", "Found", "detection", "units_of_formula"]
+__all__ = ["DUE", "SHARES", "Found", "detection", "units_of_formula"]
 
-_DUE = 30
+DUE = 30
 """Minutes after which the fixed test is due, by the formula."""
 SHARES = (0.01, 0.05, 0.25, 0.5)
 _KAYENTA_RUNS, _KAYENTA_EVERY = 100, 10
@@ -95,7 +95,7 @@ def units_of_formula(effect: Effect, share: float) -> int:
 def detection(effect: Effect, share: float, runs: int, seed: tuple[int, ...]) -> list[Found]:
     """Ours first, then the peers, and the oracle last."""
     rng = np.random.default_rng([*seed, EFFECTS.index(effect), round(share * 10_000)])
-    rate = units_of_formula(effect, share) / _DUE
+    rate = units_of_formula(effect, share) / DUE
     same, worse = (draw_runs(effect, share, rate, planted, runs, rng) for planted in (False, True))
     drifts = np.random.default_rng([*seed, EFFECTS.index(effect), round(share * 10_000), 1])
     drifting = draw_runs(
