@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+from bench.__main__ import quantity
 from bench.harness import Bar
 from bench.rollout_detection import DUE, SHARES, Found, detection, units_of_formula
 from bench.rollout_false_alarms import Watched, disagreements, false_alarms
@@ -245,12 +246,14 @@ def _times_table(measured: Measured) -> str:
         cells = [effect.name]
         for share in SHARES:
             ours, rate = measured.found[effect.name, share][0], units_of_formula(effect, share) / DUE
-            half, most = (each * rate for each in (ours.half, ours.most))
-            minutes = f"{half / _TRAFFIC / 60:.2g} and {most / _TRAFFIC / 60:.2g} min"
-            cells.append(f"{half:,.0f} and {most:,.0f} units, {minutes}")
+            cells.append(" and ".join(_time(each * rate) for each in (ours.half, ours.most)))
         rows.append(cells)
     head = [f"ours, 50 and 80 % found, at {_TRAFFIC:g} units a second", *(f"{share:.0%}" for share in SHARES)]
     return _rows(head, rows)
+
+
+def _time(units: float) -> str:
+    return "later" if math.isinf(units) else f"{quantity(units / _TRAFFIC / 60, 'min')} ({units:,.0f} units)"
 
 
 def _share(value: float) -> str:
