@@ -13,6 +13,7 @@
     ├── FailedStatus               a dependency answered with a status that counts as its failure
     ├── InvalidInput               a value from outside is wrong; also a ValueError
     │   ├── BrokenDocument         a file or message cannot be read as what it claims to be
+    │   ├── OlderDocument          a flag document of a lower version than the one that answers
     │   ├── UnknownEvidence        the ledger holds no evidence of that id; also a KeyError
     │   ├── UnknownFlag            the flag document has no flag of that name; also a KeyError
     │   └── UnknownSystem          no installed system has that name; also a KeyError
@@ -57,6 +58,7 @@ __all__ = [
     "ModelRejected",
     "NoSpace",
     "NotEstimable",
+    "OlderDocument",
     "Overloaded",
     "PortInUse",
     "ProcessDied",
@@ -153,6 +155,10 @@ class InvalidInput(FairleadError, ValueError):
 
 class BrokenDocument(InvalidInput):
     """A document (flag file, event, recording, manifest) does not parse or breaks its schema."""
+
+
+class OlderDocument(InvalidInput):
+    """A flag document's epoch and version are lower than those of the document that answers, which stays."""
 
 
 class UnknownEvidence(InvalidInput, KeyError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self, cast
@@ -48,9 +48,10 @@ _FAST_TYPE: Mapping[type, FlagType] = {
 class _Loaded:
     """A document with its compiled flags: what a reload swaps."""
 
-    __slots__ = ("compiled", "digest", "document")
+    __slots__ = ("compiled", "data", "digest", "document")
 
     def __init__(self, data: bytes, source: str, overrides: Mapping[str, str]) -> None:
+        self.data = data
         self.document: FlagDocument = parse_document(data, source=source)
         self.digest = hashlib.sha256(data).hexdigest()
         flags = self.document.flags
@@ -164,6 +165,11 @@ class FlagSet:
         return self._loaded.digest
 
     @property
+    def data(self) -> bytes:
+        """The document's bytes, as they were read."""
+        return self._loaded.data
+
+    @property
     def overrides(self) -> Mapping[str, str]:
         """The forced variant by flag."""
         return MappingProxyType(self._overrides)
@@ -192,11 +198,28 @@ class FlagSet:
             raise InvalidInput(
                 f"{self.document.source}: read from memory, so there is no file to reload; use from_file"
             )
+        path = self._path
+        return self._swap(lambda: read_flag_file(path), self.document.source, None)
+
+    def replace(
+        self, data: bytes, *, source: str, check: Callable[[FlagDocument], object] | None = None
+    ) -> InvalidInput | None:
+        """Has `data` answer from now on; None, or the error because of which the last good document still does.
+
+        check: asked of the document before it answers; what it raises of InvalidInput keeps it out.
+        """
+        return self._swap(lambda: data, one_line(source), check)
+
+    def _swap(
+        self, read: Callable[[], bytes], source: str, check: Callable[[FlagDocument], object] | None
+    ) -> InvalidInput | None:
         with self._reloading:
             try:
-                loaded = _Loaded(read_flag_file(self._path), self.document.source, self._overrides)
+                loaded = _Loaded(read(), source, self._overrides)
                 for name, type in self._required.items():
                     loaded.check(name, type)
+                if check is not None:
+                    check(loaded.document)
             except InvalidInput as error:
                 return error
             self._loaded = loaded
