@@ -19,6 +19,7 @@ from fairlead.cache import Cache, Codec, Composite, Field, Freshness, HotKeys, S
 from fairlead.cache.redis import RedisStore
 from fairlead.calls import CircuitBreaker, ConcurrencyLimit, Policy
 from fairlead.diagnosis import WaitSampler
+from fairlead.flags import FlagDelivery, FlagSet
 from fairlead.inference import FeatureSchema, HeuristicScorer, Scheduler
 from fairlead.migration import Backfill, Migration, Stage
 from fairlead.migration.sqlalchemy import TableStore
@@ -72,6 +73,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "`LoadShedder(metrics=registry)`, and the rate limiters likewise.",
         ("fairlead_admission_", "fairlead_rate_limit_"),
     ),
+    ("Flags", "`FlagDelivery.export`.", ("fairlead_flags_",)),
     ("Inference", "`Scheduler.export`.", ("fairlead_inference_",)),
     (
         "Migration",
@@ -115,7 +117,8 @@ def everything() -> MetricRegistry:
         ]
         cache = Cache(name="profiles", second=TwoNodes(*both))
         policy = Policy(name="profiles", limit=limit, breaker=breaker)
-        export_all(registry, cache, policy, HotKeys(), scheduler)
+        flags = FlagDelivery(FlagSet.parse(b'{"flags": {}}'))
+        export_all(registry, cache, policy, HotKeys(), scheduler, flags)
         Composite(
             cache,
             "product",

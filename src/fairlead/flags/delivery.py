@@ -175,6 +175,11 @@ class FlagDelivery:
         return self._from
 
     @property
+    def running(self) -> bool:
+        """Whether it is entered."""
+        return self._task is not None
+
+    @property
     def error(self) -> FairleadError | None:
         """Why the latest attempt did not confirm the document; None when it did."""
         return self._error

@@ -31,6 +31,7 @@ from fairlead.telemetry.event import (
     RequestRecorded,
     ScriptFailed,
     StateChanged,
+    Tracked,
     encode_event,
 )
 from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
@@ -171,6 +172,7 @@ __all__ = [
     "TendedWriter",
     "TokenVault",
     "Tracer",
+    "Tracked",
     "UnknownEvent",
     "WorkerMetrics",
     "count_query",

@@ -38,6 +38,7 @@ __all__ = [
     "RequestRecorded",
     "ScriptFailed",
     "StateChanged",
+    "Tracked",
     "encode_event",
 ]
 
@@ -278,6 +279,21 @@ class ItemsShown(Event, frozen=True, kw_only=True, gc=False):
     """A fallback chose or ranked them: such a page says little about the model."""
     variant: Internal[str] = ""
     """The variant that served it; empty when no flag was asked."""
+
+
+class Tracked(Event, frozen=True, kw_only=True, gc=False):
+    """An application said that a unit did something: what OpenFeature calls tracking. Never sampled."""
+
+    schema: ClassVar[EventSchema] = EventSchema(role="outcome")
+
+    name: Public[str]
+    """What was done: `checkout`, `video_watched`."""
+    targeting_key: Personal[str]
+    """Who did it: the unit of randomisation; empty when the caller did not say."""
+    value: Internal[float | None] = None
+    """How much of it, in a unit that its name implies; None when there is nothing to measure."""
+    attributes: Personal[dict[str, str]] = {}
+    """What else the caller said; as nobody has classified it, it counts as personal."""
 
 
 class StateChanged(Event, frozen=True, kw_only=True, gc=False):

@@ -34,6 +34,7 @@ from fairlead.telemetry.event import (
     RequestRecorded,
     ScriptFailed,
     StateChanged,
+    Tracked,
 )
 
 __all__ = ["EVENTS", "EventRegistry", "UnknownEvent", "decode_event", "event_name"]
@@ -258,6 +259,7 @@ EVENTS = EventRegistry(
         Exposure,
         ItemsShown,
         StateChanged,
+        Tracked,
         PolicyActed,
         PageMeasured,
         ScriptFailed,
