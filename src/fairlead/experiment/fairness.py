@@ -105,7 +105,7 @@ def _exp(value: float) -> float | None:
 
 def _log_ratio(arms: Arms) -> _LogRatio:
     if arms.control is None or arms.treatment is None:
-        raise NotEstimable("a quantile is not compared between groups")
+        raise NotEstimable("an arm has no unit of it")
     if min(arms.control.n, arms.treatment.n) < FEWEST:
         raise NotEstimable(f"fewer than {FEWEST} units in an arm")
     found = plain_effect(arms)

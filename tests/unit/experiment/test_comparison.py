@@ -218,6 +218,16 @@ def test_a_figure_lost_in_its_noise_leaves_the_interval_of_fairness_open() -> No
     assert found.ci == (1.0, None)
 
 
+def test_a_group_that_only_one_arm_has_is_left_out_with_that_reason() -> None:
+    (both,) = moments(WATCH[:1].repeat(2, axis=0), names=("watch",))[:1]
+    groups = {
+        "a": Arms(metric=MEAN, columns=("watch",), control=both, treatment=both),
+        "b": Arms(metric=MEAN, columns=("watch",), control=both),
+    }
+    found = judge_fairness(Fairness(metric="watch", group="g"), "treatment", groups, alpha=0.05)
+    assert found.caveats[0] == "g b left out: an arm has no unit of it"
+
+
 def test_fairness_needs_two_groups() -> None:
     found = judge_fairness(Fairness(metric="watch", group="g"), "t", groups({"one": 1.0}), alpha=0.05)
     assert (found.verdict, found.largest_ratio) == ("not_estimable", None)
