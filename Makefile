@@ -14,7 +14,7 @@ help:
 	@echo "make test    everything: Debian packages for the tests, linters, types, all tests"
 	@echo "make setup   only install into .venv what tests and tools need"
 	@echo "make check   the quick subset: linters, types, unit tests"
-	@echo "make bench   measure the bars beside their peers (BENCH='cache --quick' narrows it; all takes about 40 min)"
+	@echo "make bench   measure the bars beside their peers (BENCH='cache --quick' narrows it; all takes about 45 min)"
 	@echo "make guard   compare what we cost beside our peers with what we cost when last kept (about a minute)"
 	@echo "make soak    the long ones: hundreds of SIGKILLs"
 	@echo "make clean   remove .venv, caches and build results; runs/ stays"
