@@ -17,7 +17,7 @@ from fairlead import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WHEEL_LIMIT = 1_500_000  # a third of a megabyte are the home feed's two models
+WHEEL_LIMIT = 2_000_000  # a third of a megabyte are the home feed's two models
 SDIST_LIMIT = 3_000_000
 
 
