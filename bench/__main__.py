@@ -37,6 +37,7 @@ ROOMS = (
     "slo",
     "rollout",
     "rollout_traffic",
+    "flag_delivery",
 )
 """In the order of the table; a room without a module is named on stderr and left out."""
 
