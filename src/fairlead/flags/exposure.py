@@ -1,9 +1,10 @@
 """One exposure per unit and variant, not one per request.
 
 An experiment needs to know who saw which variant and when first; a service that reports it at each
-evaluation writes more exposures than answers. So each process remembers the last `capacity` triples (flag,
-variant, targeting key) and reports a triple when it is not among them. The memory is bounded, so a triple
-that was evicted is reported again, and so does each process: readers take the first of each unit.
+evaluation writes more exposures than answers. So each process remembers the last `capacity` of what was reported (flag,
+variant, targeting key, reason) and reports what is not among them. The reason counts: who was served the default
+before a rollout and is drawn for the same variant after it enters the experiment only with the draw. The memory is
+bounded, so what was evicted is reported again, and so does each process: readers take the first of each unit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["ExposureLog"]
 
 
 class ExposureLog:
-    """Reports exposures to a sink, each (flag, variant, targeting key) once while it is remembered."""
+    """Reports exposures to a sink, each (flag, variant, targeting key, reason) once while it is remembered."""
 
     __slots__ = ("_capacity", "_clock", "_seen", "_sink")
 
@@ -30,7 +31,7 @@ class ExposureLog:
         self._sink = sink
         self._capacity = capacity
         self._clock = clock
-        self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str, str, str], None] = OrderedDict()
 
     def record(self, flag: str, targeting_key: str, evaluation: Evaluation) -> None:
         """Emits unless remembered, or without a key (there is no unit) or a variant (nothing was shown)."""
@@ -41,12 +42,12 @@ class ExposureLog:
             # Bucketing draws for a number as for its digits. Written as a number it would be an exposure that
             # no reader takes.
             targeting_key = str(targeting_key)
-        triple = (flag, variant, targeting_key)
+        report = (flag, variant, targeting_key, evaluation.reason)
         seen = self._seen
         try:
-            seen.move_to_end(triple)
+            seen.move_to_end(report)
         except KeyError:
-            seen[triple] = None
+            seen[report] = None
             if len(seen) > self._capacity:
                 seen.popitem(last=False)
             self._sink.emit(

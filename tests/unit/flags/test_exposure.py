@@ -109,3 +109,22 @@ def test_a_number_as_targeting_key_is_reported_in_the_spelling_that_was_hashed()
     exposure = decode_event(encode_event(sink.events[0]))
     assert isinstance(exposure, Exposure)
     assert exposure.targeting_key == "7"
+
+
+def test_a_unit_that_is_drawn_for_what_it_was_served_before_is_reported_as_drawn() -> None:
+    # A service that runs on while a rollout starts: without this, control would lack everybody who came before.
+    sink = Recorded()
+    log = ExposureLog(sink, capacity=100, clock=ManualClock())
+    bucket = {
+        "by": "targetingKey",
+        "salt": "feed",
+        "algo": "xxh32/10000@1",
+        "slots": [["control", 0, 10_000]],
+    }
+    for targeting in (None, {"bucket": bucket}, {"bucket": bucket}):
+        document = {"flags": {"feed": FEED | {"targeting": targeting}}}
+        ask(FlagSet.parse(json.dumps(document).encode(), exposures=log), "user-1")
+    assert [(event.variant, event.reason) for event in sink.events if isinstance(event, Exposure)] == [
+        ("control", "STATIC"),
+        ("control", "SPLIT"),
+    ]
