@@ -231,3 +231,37 @@ def test_a_token_that_no_header_carries_is_refused_without_being_said(token: str
     with pytest.raises(InvalidInput) as refusal:
         PrometheusServer("http://prometheus:9090", token=token)
     assert not token or token.strip() not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("result", "value", "reason"),
+    [
+        ({"resultType": "vector", "result": [{"metric": {}, "value": [1, "0.25"]}]}, 0.25, None),
+        ({"resultType": "scalar", "result": [1, "3"]}, 3.0, None),
+        ({"resultType": "vector", "result": []}, None, "no_data"),
+        ({"resultType": "vector", "result": [{"metric": {}, "value": [1, "NaN"]}]}, None, "no_data"),
+        ({"resultType": "vector", "result": [{"metric": {}, "value": [1, "1"]}] * 2}, None, "query_error"),
+        ({"resultType": "string", "result": "x"}, None, "query_error"),
+    ],
+    ids=["number", "scalar", "nothing", "nan", "two", "text"],
+)
+def test_a_query_of_ones_own_yields_one_number_or_a_reason(
+    result: dict[str, object], value: float | None, reason: str | None
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert b"sum%28up%29" in request.content
+        return httpx.Response(200, json={"status": "success", "data": result})
+
+    transport = httpx.MockTransport(answer)
+    with PrometheusServer("http://prometheus:9090", transport=transport) as server:
+        found = server.value("sum(up)")
+    assert (found.value, found.reason, found.query) == (value, reason, "sum(up)")
+
+
+@pytest.mark.parametrize("query", ["", "  ", "x" * 4_001])
+def test_a_query_that_is_none_is_refused(query: str) -> None:
+    with (
+        PrometheusServer("http://prometheus:9090") as server,
+        pytest.raises(InvalidInput, match="write PromQL"),
+    ):
+        server.value(query)
