@@ -46,7 +46,7 @@ from fairlead.rollout import (
     RolloutState,
     Traffic,
 )
-from fairlead.rollout.drill import Drilled, drill_plan
+from fairlead.rollout.drill import Drilled, drill_evidence, drill_plan
 from fairlead.rollout.drill import drill as run_drill
 from fairlead.rollout.entry import Asked
 from fairlead.rollout.journal import plan_sha256
@@ -482,7 +482,10 @@ async def _drilled(plan: RolloutPlan, journal: Journal, traffic: Traffic, databa
         by=_process(),
     )
     try:
-        return await run_drill(controller, plan.stages[0].share)
+        found = await run_drill(controller, plan.stages[0].share)
+        evidence = drill_evidence(plan, found, traffic.name, time.time())
+        await asyncio.to_thread(Ledger(database).record_evidence, evidence)
+        return found
     finally:
         await traffic.close()
 

@@ -223,6 +223,9 @@ def test_a_drill_practises_the_way_back(folder: Path) -> None:
     record = json.loads(done.stdout)
     assert record["share"] == 0.25
     assert 0 < record["rollback_seconds"] < 30
+    with Database(folder / "fairlead.db") as database:
+        (kept,) = Ledger(database).evidence("feed", "rollback_seconds")
+        assert round(kept.body.value, 9) == round(record["rollback_seconds"], 9)
     assert share_served(folder) == 0
     assert "drill" in run(folder, "status", "feed.toml").stdout
 
