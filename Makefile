@@ -45,11 +45,13 @@ check: static
 APART = tests/acceptance/test_docs_examples.py
 POOLED = tests/property/test_statistics_calibration.py
 SERVED = $(addprefix tests/integration/,experiment ledger metrics migration rollout)
+LOADED = tests/integration/rollout/test_under_load.py
 
 test: packages static
 	$(BIN)/pytest -n 2 --dist worksteal --doctest-modules src tests/unit tests/property $(APART) --ignore=$(POOLED)
-	$(BIN)/pytest -n 2 --dist loadfile $(SERVED)
-	$(BIN)/pytest tests/integration tests/acceptance $(POOLED) --ignore=$(APART) $(addprefix --ignore=,$(SERVED))
+	$(BIN)/pytest -n 2 --dist loadfile $(SERVED) --ignore=$(LOADED)
+	$(BIN)/pytest $(LOADED) tests/acceptance $(POOLED) --ignore=$(APART)
+	$(BIN)/pytest tests/integration $(addprefix --ignore=,$(SERVED))
 
 bench: setup
 	$(BIN)/python -m bench $(BENCH)
