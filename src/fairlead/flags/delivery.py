@@ -165,6 +165,7 @@ class FlagDelivery:
         self._state: NoticeKind = "ready"
         self._error: FairleadError | None = None
         self._refused = 0
+        self._kept = b""
         self._on_answer: Callable[[], object] | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: LoopThread | None = None
@@ -228,7 +229,7 @@ class FlagDelivery:
         place = "memory" if source is None else source.place
         with self._lock:
             refused = self._take(data, kind, place)
-            if refused is None and self._kept_at is not None:
+            if refused is None and self._kept_at is not None and data != self._kept:
                 self._keep(data, self._kept_at)
         self._answered()
         return refused
@@ -417,7 +418,10 @@ class FlagDelivery:
         try:
             keep(path, Kept(data=data, at_utc_seconds=self.clock.utc(), place=self._place))
         except InvalidInput as error:
+            _log.warning("%s", error)
             self._error = error
+        else:
+            self._kept = data
 
     def _read_kept(self) -> None:
         if self._kept_at is None:

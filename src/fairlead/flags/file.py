@@ -28,12 +28,13 @@ def read_flag_file(path: str | os.PathLike[str]) -> bytes:
     try:
         # Non-blocking, so that a named pipe in the file's place cannot hang the start of a service.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise BrokenDocument(f"{name}: not a regular file; name a flag file in JSON")
-            return file.read(MAX_BYTES + 1)
-    except IsADirectoryError as error:
-        raise BrokenDocument(f"{name}: not a regular file; name a flag file in JSON") from error
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BrokenDocument(
             f"{name}: cannot be read ({error.strerror}); create it or correct the path"

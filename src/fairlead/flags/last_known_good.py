@@ -65,7 +65,7 @@ def read_kept(path: Path) -> Kept | None:
     try:
         # Non-blocking, so that a named pipe in the file's place cannot hang the start of a service.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
                 raise BrokenDocument(f"{name}: not a regular file; name one for the last known good")
@@ -74,7 +74,10 @@ def read_kept(path: Path) -> Kept | None:
                 raise BrokenDocument(
                     f"{name}: others may write it; remove it, or give it to this account alone"
                 )
-            data = file.read(MAX_BYTES + _LONGEST_HEAD + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_BYTES + _LONGEST_HEAD + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -48,6 +48,7 @@ class FlagFile:
         self._refused: InvalidInput | None = None
 
     async def follow(self, delivery: FlagDelivery) -> None:
+        self._seen = self._refused = None  # what another delivery was told is not known to this one
         while True:
             # In a thread: a stat of a hung network file system waits as long as that hangs.
             await asyncio.to_thread(self.look, delivery)
@@ -69,7 +70,7 @@ class FlagFile:
             found = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
             if found != self._seen:
                 self._still_at = now + _STILL
-            elif now >= self._still_at:
+            elif now >= self._still_at and self._is_said(delivery):
                 self._say(delivery)
                 return
             try:
@@ -80,11 +81,15 @@ class FlagFile:
                 return
             self._seen = found
         digest = hashlib.sha256(data).hexdigest()
-        if digest == self._digest and (self._refused is not None or digest == delivery.flags.digest):
+        if digest == self._digest and self._is_said(delivery):
             self._say(delivery)
         else:
             self._digest = digest
             self._refused = delivery.receive(data, self)
+
+    def _is_said(self, delivery: FlagDelivery) -> bool:
+        """Whether the document that was read last was taken in, or refused."""
+        return self._refused is not None or self._digest == delivery.flags.digest
 
     def _say(self, delivery: FlagDelivery) -> None:
         if self._refused is not None:

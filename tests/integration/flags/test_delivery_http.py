@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import statistics
 import time
@@ -13,8 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fairlead.errors import InvalidInput
 from fairlead.flags import EvaluationContext, FlagDelivery, FlagSet, write_flag_file
 from fairlead.flags.httpx import HttpFlags
+from fairlead.rollout import FlagTraffic, Split
 from tests.integration.flags.servers import TOKEN, FlagServer, odd_server, until, value_of, whole
 from tests.unit.flags.documents import BROKEN, EMPTY, document
 
@@ -361,3 +364,51 @@ def test_without_a_loop_flags_are_followed_as_well(server, path):
         while value_of(follower) != "v2" and time.monotonic() < end:
             time.sleep(0.005)
         assert follower.flags.string("feed", EvaluationContext(), "none") == "v2"
+
+
+async def test_a_rollback_of_a_rollout_reaches_a_follower_though_nobody_counted_the_version(server, path):
+    variants = {"control": "control", "treatment": "treatment"}
+    flag = {"state": "ENABLED", "variants": variants, "defaultVariant": "control"}
+    await asyncio.to_thread(
+        write_flag_file, path, json.dumps({"metadata": {"version": 2}, "flags": {"feed": flag}}).encode()
+    )
+    traffic = FlagTraffic(path, "feed")
+    users = [EvaluationContext(targeting_key=f"user-{number}") for number in range(200)]
+    async with follow(server.url) as follower:
+
+        def treated() -> int:
+            return sum(follower.flags.string("feed", user, "none") == "treatment" for user in users)
+
+        await traffic.set(Split(share=0.5, rollout="feed/1", epoch=1))
+        await until(lambda: 70 <= treated() <= 130)
+        await traffic.set(Split(share=0.0, rollout="feed/1", epoch=1, latched=True))
+        await until(lambda: treated() == 0)
+        assert (follower.status.version, follower.status.error) == (2, "")
+    await traffic.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "ftp://control/flags"},
+        {"url": "control/flags"},
+        {"url": None},
+        {"url": "http://[::1/flags"},
+        {"token": "two words"},
+        {"token": ""},
+        {"token": "ümlaut"},
+        {"poll_every": 0.0},
+        {"timeout": 1e9},
+        {"silence": float("nan")},
+        {"longest_wait": -1.0},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_meant_are_refused(options):
+    with pytest.raises(InvalidInput, match=r"HttpFlags\."):
+        HttpFlags(**{"url": "http://control/flags", **options})
+
+
+def test_what_may_be_secret_in_an_address_is_in_no_message():
+    source = HttpFlags("https://user:secret@control:8443/flags?key=secret")
+    assert source.place == "https://control:8443/flags"

@@ -209,6 +209,16 @@ async def test_a_last_known_good_that_is_older_than_what_was_shipped_is_left_alo
         assert (second.status.error, second.status.refused, notices) == ("", 0, [])
 
 
+def test_a_document_is_kept_once_however_often_it_is_received(tmp_path: Path):
+    kept = tmp_path / "flags.kept"
+    delivery, clock, _ = make(last_known_good=kept)
+    delivery.receive(document("fast"))
+    kept.unlink()
+    clock.advance(1.0)
+    delivery.receive(document("fast"))
+    assert not kept.exists()
+
+
 def test_a_disk_that_cannot_keep_the_document_does_not_stop_it_from_answering(tmp_path: Path):
     delivery, _, _ = make(last_known_good=tmp_path / "no such folder" / "flags.kept")
     assert delivery.receive(document("fast")) is None

@@ -104,11 +104,21 @@ def test_a_link_that_is_turned_is_followed_as_mounted_configurations_need(tmp_pa
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_what_is_no_file_hangs_nothing(make, tmp_path: Path):
+def test_what_is_no_file_hangs_nothing_and_leaves_nothing_open(make, tmp_path: Path):
     make(tmp_path / "flags.json")
+    before = os.listdir("/proc/self/fd")
     watched = Watched(tmp_path / "flags.json")
     assert watched.look() == "none"
     assert "not a regular file" in watched.delivery.status.error
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_source_that_served_another_delivery_brings_the_file_to_the_next_one(path: Path):
+    watched = Watched(path)
+    watched.look()
+    watched.look(2.1)
+    watched.delivery = FlagDelivery(FlagSet.parse(EMPTY), watched.file, clock=watched.clock)
+    assert watched.look() == "slow"
 
 
 def test_an_older_file_is_not_gone_back_to(path: Path):
