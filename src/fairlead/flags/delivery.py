@@ -55,6 +55,7 @@ NoticeKind = Literal["changed", "ready", "stale", "error"]
 
 _RESTART_AFTER = 5.0  # seconds, when a source failed in a way that it does not know
 _CLOSE_WITHIN = 5.0
+_NO_MORE_THREADS = "cannot schedule new futures"  # what an executor says once its program ends
 
 
 class DocumentVersion(NamedTuple):
@@ -370,9 +371,10 @@ class FlagDelivery:
             try:
                 await source.follow(self)
                 error: Exception | None = None
-            except (
-                Exception
-            ) as unforeseen:  # a source's mistake must not leave a service without updates for ever
+            # A source's mistake must not leave a service without updates for ever.
+            except Exception as unforeseen:
+                if isinstance(unforeseen, RuntimeError) and _NO_MORE_THREADS in str(unforeseen):
+                    return  # the program is on its way out, and nobody has left this delivery
                 error = unforeseen
             _log.error("flags from %s: the source ended; it is started again", source.place, exc_info=error)
             self.report(

@@ -67,3 +67,21 @@ async def test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_document(tmp
             said = found
             await until(lambda found=found: delivery.status.version == found)
             assert delivery.status.refused == 0
+
+
+LEAVES_IT_OPEN = """
+import atexit, logging, sys, time
+from fairlead.flags import FlagDelivery, FlagFile, FlagSet
+
+logging.basicConfig()
+atexit.register(time.sleep, 0.2)
+FlagDelivery(FlagSet.parse(b'{"flags": {}}'), FlagFile(sys.argv[1], every=0.01)).__enter__()
+"""
+
+
+def test_a_program_that_ends_without_leaving_its_delivery_ends_at_once_and_in_silence(tmp_path: Path):
+    path = tmp_path / "flags.json"
+    write_flag_file(path, document())
+    command = [sys.executable, "-W", "error", "-c", LEAVES_IT_OPEN, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

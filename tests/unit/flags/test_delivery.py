@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -364,3 +366,26 @@ def test_the_owner_of_a_last_known_good_is_checked(tmp_path: Path, monkeypatch: 
     second, _, _ = make(last_known_good=kept)
     with second:
         assert "others may write it" in second.status.error
+
+
+def test_documents_that_come_from_many_threads_at_once_only_ever_go_forward(tmp_path: Path):
+    kept = tmp_path / "flags.kept"
+    delivery, _, _ = make(last_known_good=kept)
+    seen: list[int] = []
+    delivery.listen(lambda notice: seen.append(delivery.status.version) if notice.kind == "changed" else None)
+    versions = list(range(1, 201))
+    random.Random(7).shuffle(versions)
+
+    def bring(part: list[int]) -> None:
+        for version in part:
+            delivery.receive(document(f"v{version}", version=version))
+
+    threads = [threading.Thread(target=bring, args=(versions[start::8],)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == sorted(set(seen))
+    assert served(delivery) == "v200"
+    assert kept.read_bytes().endswith(document("v200", version=200))
+    assert len(seen) + delivery.status.refused == 200
