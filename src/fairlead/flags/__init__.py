@@ -23,21 +23,17 @@ from fairlead.flags.flag import Flag, FlagDocument, FlagType, FlagValue
 from fairlead.flags.flag_set import FlagSet
 
 if TYPE_CHECKING:
-    from fairlead.flags.delivery import (
-        DeliveryNotice,
-        DeliveryStatus,
-        DocumentSource,
-        DocumentVersion,
-        FlagDelivery,
-    )
+    from fairlead.flags.delivery import DocumentSource, FlagDelivery
+    from fairlead.flags.delivery_status import DeliveryNotice, DeliveryStatus
+    from fairlead.flags.document_version import DocumentVersion
     from fairlead.flags.watched_file import FlagFile, write_flag_file
 else:
     # Imported when first asked for: a service that reads a file once needs no event loop.
     _LATER = {
-        "DeliveryNotice": "delivery",
-        "DeliveryStatus": "delivery",
+        "DeliveryNotice": "delivery_status",
+        "DeliveryStatus": "delivery_status",
         "DocumentSource": "delivery",
-        "DocumentVersion": "delivery",
+        "DocumentVersion": "document_version",
         "FlagDelivery": "delivery",
         "FlagFile": "watched_file",
         "write_flag_file": "watched_file",

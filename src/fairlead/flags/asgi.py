@@ -28,7 +28,9 @@ import msgspec
 from fairlead.calls import Policy
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.errors import DeadlineExceeded, InvalidInput
-from fairlead.flags.delivery import DeliveryNotice, DocumentVersion, FlagDelivery
+from fairlead.flags.delivery import FlagDelivery
+from fairlead.flags.delivery_status import DeliveryNotice
+from fairlead.flags.document_version import DocumentVersion
 from fairlead.telemetry.asgi_types import Message, Receive, Scope, Send
 
 __all__ = ["FlagsEndpoint"]

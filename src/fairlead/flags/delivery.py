@@ -24,93 +24,26 @@ from collections.abc import Callable
 from contextvars import Context
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol, Self
-
-import msgspec
+from typing import Literal, Protocol, Self
 
 from fairlead.calls.bounds import check_number
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import FairleadError, InvalidInput, OlderDocument
+from fairlead.flags.delivery_status import DeliveryNotice, DeliveryStatus, NoticeKind, SourceKind
+from fairlead.flags.document_version import DocumentVersion
 from fairlead.flags.flag import FlagDocument
 from fairlead.flags.flag_set import FlagSet
 from fairlead.flags.last_known_good import Kept, keep, read_kept
 from fairlead.telemetry import MetricRegistry
 from fairlead.telemetry.loop_thread import LoopThread
 
-__all__ = [
-    "DeliveryNotice",
-    "DeliveryStatus",
-    "DocumentSource",
-    "DocumentVersion",
-    "FlagDelivery",
-    "SourceKind",
-]
+__all__ = ["DocumentSource", "FlagDelivery"]
 
 _log = logging.getLogger(__name__)
-
-SourceKind = Literal["initial", "memory", "file", "http", "last_known_good"]
-"""Where the document that answers came from. `initial` is what the FlagSet was made of, `memory` a call."""
-
-NoticeKind = Literal["changed", "ready", "stale", "error"]
 
 _RESTART_AFTER = 5.0  # seconds, when a source failed in a way that it does not know
 _CLOSE_WITHIN = 5.0
 _NO_MORE_THREADS = "cannot schedule new futures"  # what an executor says once its program ends
-
-
-class DocumentVersion(NamedTuple):
-    """Where a document stands in the order of documents: by epoch, then by version."""
-
-    epoch: int
-    """`metadata.epoch`; a control plane raises it when it begins to count anew. 0 when there is none."""
-    version: int
-    """`metadata.version`; counted up with each change. 0 when there is none, or it is no whole number."""
-
-    @classmethod
-    def of(cls, document: FlagDocument) -> DocumentVersion:
-        return cls(_count(document, "epoch"), _count(document, "version"))
-
-    def __str__(self) -> str:
-        epoch = f"epoch {self.epoch}, " if self.epoch else ""
-        return f"{epoch}version {self.version}" if self.version else f"{epoch}no version"
-
-
-def _count(document: FlagDocument, name: str) -> int:
-    # flagd leaves metadata free, and a text such as "v12" is common there: it has no order, so it counts as none.
-    value = document.metadata.get(name)
-    return value if type(value) is int and value > 0 else 0
-
-
-class DeliveryStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How the document that answers came, and how far it can be trusted to be the present one."""
-
-    source: SourceKind
-    place: str
-    """Path or address it came from."""
-    epoch: int
-    version: int
-    """As in the document's metadata; 0 when it has none."""
-    digest: str
-    """SHA-256 of the document."""
-    age_seconds: float
-    """Since its source last said that this is the present document. On a start from the last known good: since that
-    was received, by the wall clock."""
-    stale: bool
-    """Whether the age is above `stale_after`."""
-    error: str
-    """Why the latest attempt did not confirm it; empty when it did."""
-    refused: int
-    """Documents refused since the start."""
-
-
-class DeliveryNotice(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a listener may want to pass on."""
-
-    kind: NoticeKind
-    flags: tuple[str, ...] = ()
-    """Of `changed`: names of the flags that are new, gone or different, sorted."""
-    message: str = ""
-    """Of `stale` and `error`: why."""
 
 
 class DocumentSource(Protocol):

@@ -23,7 +23,8 @@ from fairlead.calls import Policy
 from fairlead.calls.bounds import check_number
 from fairlead.calls.http_semantics import declared_length, parse_retry_after
 from fairlead.errors import FailedStatus, FairleadError, InvalidInput, MissingExtra
-from fairlead.flags.delivery import FlagDelivery, SourceKind
+from fairlead.flags.delivery import FlagDelivery
+from fairlead.flags.delivery_status import SourceKind
 from fairlead.flags.flag import MAX_BYTES
 
 try:

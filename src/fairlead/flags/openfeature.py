@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import current
 from fairlead.errors import FailedStatus, InvalidInput, MissingExtra
-from fairlead.flags.delivery import DeliveryNotice, FlagDelivery
+from fairlead.flags.delivery import FlagDelivery
+from fairlead.flags.delivery_status import DeliveryNotice
 from fairlead.flags.evaluate import Evaluation, EvaluationContext, Reason
 from fairlead.flags.flag import FlagType, FlagValue, quoted
 from fairlead.flags.flag_set import FlagSet

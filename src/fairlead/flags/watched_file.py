@@ -17,7 +17,9 @@ from pathlib import Path
 
 from fairlead.calls.bounds import check_number
 from fairlead.errors import BrokenDocument, InvalidInput, OlderDocument
-from fairlead.flags.delivery import DocumentVersion, FlagDelivery, SourceKind
+from fairlead.flags.delivery import FlagDelivery
+from fairlead.flags.delivery_status import SourceKind
+from fairlead.flags.document_version import DocumentVersion
 from fairlead.flags.file import read_flag_file, replace_file
 from fairlead.flags.flag import FlagDocument, one_line
 from fairlead.flags.flag_set import FlagSet
