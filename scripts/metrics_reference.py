@@ -23,6 +23,7 @@ from fairlead.flags import FlagDelivery, FlagSet
 from fairlead.inference import FeatureSchema, HeuristicScorer, Scheduler
 from fairlead.migration import Backfill, Migration, Stage
 from fairlead.migration.sqlalchemy import TableStore
+from fairlead.shadow import Mirror
 from fairlead.telemetry import (
     BufferedSink,
     FamilySnapshot,
@@ -81,6 +82,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "complete; for the whole fleet it is that of the process furthest behind.",
         ("fairlead_migration_",),
     ),
+    ("Shadow", "`Mirror.export`; its candidate's circuit is shown as a breaker.", ("fairlead_shadow_",)),
     ("Database", "`fairlead.telemetry.sqlalchemy.export_engine`.", ("db_",)),
     (
         "Events",
@@ -135,6 +137,7 @@ def everything() -> MetricRegistry:
             metrics=registry,
         )
         Backfill(migration, metrics=registry)
+        Mirror("feed").export(registry)
         LoopLag(registry)
         WaitSampler(registry)
         MetricsMiddleware(_answers, registry=registry, count_queries=True)

@@ -31,6 +31,7 @@ REQUEST_PATH = [
         "flags",
         "inference",
         "migration",
+        "shadow",
         "telemetry",
     )
     and name.count(".") == 1

@@ -25,6 +25,7 @@ from fairlead.statistics.divergence import (
 from fairlead.statistics.effect import Effect
 from fairlead.statistics.estimate import Estimate
 from fairlead.statistics.hypothesis import Alternative, Equivalence, Hypothesis, equivalence, not_worse
+from fairlead.statistics.matched_pairs import DiscordantPairs, discordant_pairs
 from fairlead.statistics.means import mean_effect, mean_interval
 from fairlead.statistics.moments import Moments
 from fairlead.statistics.multiplicity import benjamini_hochberg, bonferroni, holm
@@ -53,6 +54,7 @@ __all__ = [
     "Alternative",
     "CumulativeCounts",
     "Cuped",
+    "DiscordantPairs",
     "Divergence",
     "Effect",
     "Equivalence",
@@ -72,6 +74,7 @@ __all__ = [
     "cuped_effect",
     "cuped_ratio_effect",
     "difference_in_differences",
+    "discordant_pairs",
     "equivalence",
     "holm",
     "jensen_shannon",

@@ -30,6 +30,7 @@ __all__ = [
     "ItemsShown",
     "LoadSample",
     "LoadWindow",
+    "MirrorOutcome",
     "PageMeasured",
     "PolicyActed",
     "PolicyAction",
@@ -37,6 +38,7 @@ __all__ = [
     "RequestFinished",
     "RequestRecorded",
     "ScriptFailed",
+    "ShadowCompared",
     "StateChanged",
     "Tracked",
     "encode_event",
@@ -49,6 +51,10 @@ PolicyAction = Literal["retried", "hedged", "refused", "fell_back"]
 """What a policy did about a call: sent it again after a failure, sent a second copy beside a slow first, turned it
 away before it began, or answered in its place.
 """
+
+MirrorOutcome = Literal["same", "different", "failed", "timeout", "cut", "unreadable"]
+"""What came of asking the candidate too. `failed`, `timeout`: it gave no answer, where control did or failed otherwise.
+`cut`: the answers are too large or too deep to be compared whole. `unreadable`: they cannot be compared at all."""
 
 
 def _tag(class_name: str) -> str:
@@ -320,6 +326,32 @@ class PolicyActed(Event, frozen=True, kw_only=True, gc=False):
     """Class name of the failure that was retried, fallen back from or raised as the refusal; `slow` for a hedge."""
     attempt: Internal[int] = 1
     """The attempt that it happened to, from 1."""
+
+
+class ShadowCompared(Event, frozen=True, kw_only=True, gc=False):
+    """A candidate was asked what control had answered already. One per comparison; its caller saw nothing of it."""
+
+    schema: ClassVar[EventSchema] = EventSchema(
+        failure=(Condition("outcome", "=", "failed"), Condition("outcome", "=", "timeout"))
+    )
+
+    mirror: Internal[str]
+    """The mirror's name."""
+    outcome: Internal[MirrorOutcome]
+    differing: Internal[list[str]] = []
+    """Fields in which the candidate differs from control; `error` where it gave no answer."""
+    again: Internal[bool] = False
+    """Whether control was asked once more, beside the candidate: the noise that the candidate is judged by."""
+    differing_again: Internal[list[str]] = []
+    """Fields in which control differs from itself."""
+    control_seconds: Internal[float] = 0.0
+    """Control's own time for the answer that its caller got."""
+    candidate_seconds: Internal[float | None] = None
+    """From the moment it was asked: waiting for a place is not in it. None: no answer."""
+    again_seconds: Internal[float | None] = None
+    """Of control's second answer, counted likewise. None: not asked, or no answer."""
+    error: Internal[str] = ""
+    """Class name of the error that the candidate ended in; empty when it answered."""
 
 
 class LoadSample(Event, frozen=True, kw_only=True, gc=False):

@@ -33,6 +33,7 @@ from fairlead.telemetry.event import (
     RequestFinished,
     RequestRecorded,
     ScriptFailed,
+    ShadowCompared,
     StateChanged,
     Tracked,
 )
@@ -265,6 +266,7 @@ EVENTS = EventRegistry(
         ScriptFailed,
         LoadSample,
         LoadWindow,
+        ShadowCompared,
     ]
 )
 """The registry that readers and writers use unless told otherwise, with Fairlead's own kinds in it."""

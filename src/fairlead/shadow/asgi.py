@@ -1,0 +1,472 @@
+"""Shows a candidate the requests of any ASGI 3 application, without the application or its clients noticing.
+
+The request's body and the response are copied as they pass, each up to a bound; nothing waits for the copy. When the
+last part of the response has been handed over, the copy goes to the mirror, which asks the candidate, an
+`AsgiCandidate` in this process or an upstream (`fairlead.shadow.httpx`), and compares status, chosen headers and body.
+
+Only requests that may be repeated are mirrored: GET, HEAD and OPTIONS, or what you say. A mirrored request carries
+`x-fairlead-shadow: 1`, and one that carries it is not mirrored again. What signs a client in (`authorization`,
+`cookie`, `x-api-key`) is withheld from the candidate unless you allow it.
+
+Websockets and lifespan pass untouched; a candidate in this process needs its own start-up run by yours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from fairlead.calls.bounds import check_whole
+from fairlead.calls.http_semantics import FAILURES
+from fairlead.clock import SYSTEM_CLOCK, Clock
+from fairlead.context import current
+from fairlead.deadline import TIMEOUT_HEADER
+from fairlead.errors import FailedStatus, InvalidInput
+from fairlead.shadow.diff import RawJson
+from fairlead.shadow.mark import SHADOW_HEADER, shadow_context
+from fairlead.shadow.mirror import Answer, AnswerTooLarge, Mirror, MirrorDrop, error_name
+from fairlead.telemetry.asgi_types import Application, Message, Receive, Scope, Send
+
+__all__ = [
+    "AsgiCandidate",
+    "MirrorMiddleware",
+    "MirroredRequest",
+    "MirroredResponse",
+    "ShadowedMiddleware",
+]
+
+_MARK = SHADOW_HEADER.encode()
+_TIMEOUT = TIMEOUT_HEADER.encode()
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"})
+# Of one connection, not of the request (RFC 9110, 7.6.1); and what is written anew for the copy.
+_NOT_COPIED = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer"),
+        *(
+            b"transfer-encoding",
+            b"upgrade",
+            b"expect",
+            b"content-length",
+            b"accept-encoding",
+            _TIMEOUT,
+            _MARK,
+        ),
+    }
+)
+_LARGEST = 16 * 1024 * 1024
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MirroredRequest:
+    """A request as a candidate is asked it."""
+
+    method: str
+    path: str
+    """Decoded, as in an ASGI scope."""
+    target: str
+    """Path and query as they came, percent-encoded."""
+    headers: Headers
+    """Lower-case names; without those of the connection, with the mark, and without credentials unless allowed."""
+    body: bytes
+    scope: Mapping[str, Any]
+    """Of the original, as it came in."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirroredResponse:
+    """What of an answer is compared: `status`, `headers.…` and `body.…` are the names of its fields."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: RawJson | str
+
+    @classmethod
+    def of(
+        cls, status: int, headers: Collection[tuple[bytes, bytes]], body: bytes, compared: Collection[str]
+    ) -> MirroredResponse:
+        """compared: lower-case names of the headers that count."""
+        chosen: dict[str, str] = {}
+        kind = b""
+        for raw, value in headers:
+            name = raw.lower()
+            if name == b"content-type":
+                kind = value.lower()
+            if (text := name.decode("latin-1")) in compared:
+                chosen[text] = (
+                    f"{chosen[text]}, {value.decode('latin-1')}"
+                    if text in chosen
+                    else value.decode("latin-1")
+                )
+        shown = RawJson(body) if b"json" in kind else body.decode("utf-8", "backslashreplace")
+        return cls(status, chosen, shown)
+
+
+Candidate = Callable[[MirroredRequest], Awaitable[object]]
+"""Answers a mirrored request with a MirroredResponse, or an Answer that holds one."""
+
+
+class MirrorMiddleware:
+    """Mirrors requests to `app`. Put it inside what compresses, admits and signs in; outside what answers.
+
+    With Starlette and FastAPI: `app.add_middleware(MirrorMiddleware, mirror=mirror, candidate=…)`. Close the mirror
+    at shutdown.
+
+    mirror: compares, and says how much.
+    candidate: an AsgiCandidate, an HttpxCandidate, or any function from a MirroredRequest to a MirroredResponse.
+    idempotent: whether a request may be served twice, by its scope; None: GET, HEAD and OPTIONS may.
+    headers: of the response, which to compare.
+    credentials: whether the candidate gets `authorization`, `cookie`, `proxy-authorization` and `x-api-key`. Without
+        them it answers as to a stranger. Control's second run always has them: they were sent to it.
+    unit: what the mirror's share is drawn by (user, device), by the scope; None: the context's targeting key, else
+        by lot.
+    body_bytes: kept of a request and of a response each, 0 to 16 MiB; larger ones are not compared. 64 KiB.
+    copies: requests that are copied at once, 1 to 100,000: what bounds the memory. 256.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        mirror: Mirror,
+        candidate: Candidate,
+        idempotent: Callable[[Scope], bool] | None = None,
+        headers: Collection[str] = ("content-type",),
+        credentials: bool = False,
+        unit: Callable[[Scope], str] | None = None,
+        body_bytes: int = 65_536,
+        copies: int = 256,
+    ) -> None:
+        check_whole("MirrorMiddleware.body_bytes", body_bytes, low=0, high=_LARGEST)
+        check_whole("MirrorMiddleware.copies", copies, low=1, high=100_000)
+        if isinstance(headers, str):
+            raise InvalidInput(f"MirrorMiddleware.headers: {headers!r} is one string; pass a tuple of names")
+        self.app = app
+        self._mirror = mirror
+        self._candidate = candidate
+        self._again = _Again(app, headers=headers, body_bytes=body_bytes, clock=mirror.clock)
+        self._idempotent = idempotent or _safe
+        self._headers = frozenset(name.lower() for name in headers)
+        self._credentials = credentials
+        self._unit = unit
+        self._body_bytes = body_bytes
+        self._copies = copies
+        self._copied = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._enters(scope):
+            await self.app(scope, receive, send)
+            return
+        copy = _Copy(receive, send, self._body_bytes, self._mirror.clock, partial(self._offer, dict(scope)))
+        copy.request_whole = not _has_body(scope)
+        self._copied += 1
+        try:
+            await self.app(scope, copy.receive, copy.send)
+        except Exception as error:
+            copy.raised(error)
+            raise
+        finally:
+            self._copied -= 1
+            copy.end()
+
+    def _enters(self, scope: Scope) -> bool:
+        mirror = self._mirror
+        try:
+            unit = self._unit(scope) if self._unit is not None else current().targeting_key
+            if not mirror.enters(unit):
+                return False
+            if any(name == _MARK for name, _ in scope["headers"]):
+                mirror.drop("marked")
+            elif not self._idempotent(scope):
+                mirror.drop("not_idempotent")
+            elif self._copied >= self._copies:
+                mirror.drop("full")
+            else:
+                return True
+        except Exception:  # a function of others: the request goes on without being mirrored
+            mirror.drop("broken")
+        return False
+
+    def _offer(self, scope: Scope, copy: _Copy) -> None:
+        reason = copy.unfit()
+        if reason is None:
+            try:
+                self._compare(scope, copy)
+            except Exception:  # a header or a scope that is none: never the application's loss
+                reason = "broken"
+        if reason is not None:
+            self._mirror.drop(reason)
+
+    def _compare(self, scope: Scope, copy: _Copy) -> None:
+        if copy.error:
+            control = Answer(error=copy.error, seconds=copy.seconds)
+        else:
+            response = MirroredResponse.of(copy.status, copy.headers, bytes(copy.response), self._headers)
+            control = Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
+        body = bytes(copy.request)
+        told = self._request(scope, body, credentials=self._credentials)
+        whole = told if self._credentials else self._request(scope, body, credentials=True)
+        self._mirror.offer(control, partial(self._candidate, told), partial(self._again, whole))
+
+    def _request(self, scope: Scope, body: bytes, *, credentials: bool) -> MirroredRequest:
+        named = {
+            part.strip().lower()
+            for name, value in scope["headers"]
+            if name == b"connection"
+            for part in value.split(b",")
+        }
+        headers = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name not in _NOT_COPIED and name not in named and (credentials or name not in _CREDENTIALS)
+        ]
+        timeout = str(int(self._mirror.timeout * 1000)).encode()
+        # A compressed answer would have to be unpacked to be compared.
+        headers += [(b"accept-encoding", b"identity"), (_TIMEOUT, timeout), (_MARK, b"1")]
+        if body:
+            headers.append((b"content-length", str(len(body)).encode()))
+        raw = scope.get("raw_path") or quote(scope["path"], safe="/:@!$&'()*+,;=~").encode()
+        query = scope.get("query_string", b"")
+        return MirroredRequest(
+            method=scope["method"],
+            path=scope["path"],
+            target=(raw + b"?" + query if query else raw).decode("latin-1"),
+            headers=tuple(headers),
+            body=body,
+            scope=scope,
+        )
+
+
+class AsgiCandidate:
+    """An ASGI application of this process as a candidate, or as control's second run.
+
+    It shares the loop, the memory and the caches with the service: what it computes, it computes in front of real
+    requests. Its lifespan is not run here.
+
+    headers, body_bytes: as of the middleware.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        headers: Collection[str] = ("content-type",),
+        body_bytes: int = 65_536,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        check_whole("AsgiCandidate.body_bytes", body_bytes, low=0, high=_LARGEST)
+        self._app = app
+        self._headers = frozenset(name.lower() for name in headers)
+        self._body_bytes = body_bytes
+        self._clock = clock
+
+    async def __call__(self, request: MirroredRequest) -> Answer:
+        """Its answer, timed to its last byte; raises what the application raises, and TooLarge."""
+        client = _Client(request.body)
+        copy = _Copy(client.receive, client.send, self._body_bytes, self._clock)
+        await self._app(self._scope(request), copy.receive, copy.send)
+        if copy.too_large:
+            raise AnswerTooLarge(
+                f"the answer to {request.method} {request.path[:100]} has more than {self._body_bytes} bytes"
+            )
+        if not copy.whole:
+            raise FailedStatus(
+                f"{request.method} {request.path[:100]}: the application did not end its response",
+                status=copy.status,
+            )
+        response = MirroredResponse.of(copy.status, copy.headers, bytes(copy.response), self._headers)
+        return Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
+
+    def _scope(self, request: MirroredRequest) -> dict[str, Any]:
+        """Only what a server would say: not what middleware of the service has put in for its own application."""
+        path, _, query = request.target.encode("latin-1").partition(b"?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": request.scope.get("scheme", "http"),
+            "path": request.path,
+            "raw_path": path,
+            "query_string": query,
+            "root_path": request.scope.get("root_path", ""),
+            "headers": list(request.headers),
+            "client": request.scope.get("client"),
+            "server": request.scope.get("server"),
+        }
+        if (
+            "state" in request.scope
+        ):  # what the lifespan made; a copy, so that nothing is put there for others
+            scope["state"] = dict(request.scope["state"])
+        return scope
+
+
+class _Again(AsgiCandidate):
+    """Control's second run, of what lies inside the middleware: it needs what lies outside has put into the scope."""
+
+    def _scope(self, request: MirroredRequest) -> dict[str, Any]:
+        # Extensions would let it answer in ways that are not copied.
+        return {**request.scope, **super()._scope(request), "extensions": {}}
+
+
+class ShadowedMiddleware:
+    """Marks what a candidate's own process does for mirrored requests, so that `is_shadow()` says so there, too.
+
+    For a service that only mirrors reach. Where users reach it, whoever sends `x-fairlead-shadow` would pass for a
+    shadow: strip the header at the edge.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and any(name == _MARK for name, _ in scope["headers"]):
+            with shadow_context():
+                await self.app(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class _Copy:
+    """One request and its response, kept as they pass, each up to a bound."""
+
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_most",
+        "_on_end",
+        "_receive",
+        "_send",
+        "_waited",
+        "encoded",
+        "error",
+        "headers",
+        "request",
+        "request_whole",
+        "response",
+        "seconds",
+        "status",
+        "too_large",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        most: int,
+        clock: Clock,
+        on_end: Callable[[_Copy], object] | None = None,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._most = most
+        self._clock = clock
+        self._on_end = on_end
+        self._began = clock.now()
+        self._waited = 0.0
+        """Seconds that the application waited for its client, which are not its own."""
+        self.request_whole = True
+        self.request = bytearray()
+        self.response = bytearray()
+        self.status = 0
+        self.headers: Collection[tuple[bytes, bytes]] = ()
+        self.error = ""
+        self.seconds = 0.0
+        self.too_large = False
+        self.encoded = False
+        self.whole = False
+
+    async def receive(self) -> Message:
+        asked = self._clock.now()
+        message = await self._receive()
+        self._waited += self._clock.now() - asked
+        if message["type"] == "http.request":
+            self.request_whole = not message.get("more_body", False)
+            self._keep(self.request, message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        last = False
+        if kind == "http.response.start":
+            self.status = message["status"]
+            self.headers = message.get("headers", ())
+            self.encoded = any(name.lower() == b"content-encoding" for name, _ in self.headers)
+        elif kind == "http.response.body":
+            self._keep(self.response, message.get("body", b""))
+            last = not message.get("more_body", False)
+        asked = self._clock.now()
+        if last:
+            self.seconds = asked - self._began - self._waited
+        await self._send(message)
+        self._waited += self._clock.now() - asked
+        if last:
+            self.whole = True
+            self.end()
+
+    def raised(self, error: Exception) -> None:
+        """The application raised; before its response, that is its answer."""
+        if not self.whole and not self.status:
+            self.error = error_name(error)
+            self.seconds = self._clock.now() - self._began - self._waited
+
+    def end(self) -> None:
+        """Hands the copy over, once."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self)
+
+    def unfit(self) -> MirrorDrop | None:
+        """Why it cannot be compared; None if it can."""
+        if self.too_large:
+            return "too_large"
+        if self.encoded:
+            return "encoded"
+        return None if (self.whole or self.error) and self.request_whole else "incomplete"
+
+    def _keep(self, kept: bytearray, part: bytes) -> None:
+        if self.too_large:
+            return
+        if len(kept) + len(part) > self._most:
+            self.too_large = True
+            self.request.clear()
+            self.response.clear()
+        else:
+            kept += part
+
+
+def _safe(scope: Scope) -> bool:
+    return scope["method"] in _SAFE
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
+class _Client:
+    """Sends its body, takes everything at once, and leaves when the response has ended."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self._left = asyncio.Event()
+
+    async def receive(self) -> Message:
+        body, self._body = self._body, None
+        if body is not None:
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._left.set()

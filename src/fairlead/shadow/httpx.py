@@ -1,0 +1,92 @@
+"""A candidate behind HTTP: a new version of the service, in processes of its own.
+
+Sends through httpx's transport and not through its client: a client would keep the cookies that the candidate sets and
+send them with the next user's request, follow redirects, and read proxies from the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fairlead.calls.bounds import check_whole
+from fairlead.calls.http_semantics import FAILURES
+from fairlead.errors import InvalidInput, MissingExtra
+from fairlead.shadow.asgi import MirroredRequest, MirroredResponse
+from fairlead.shadow.mirror import Answer, AnswerTooLarge
+
+try:
+    import httpx
+except ImportError as missing:
+    raise MissingExtra(missing.name or "httpx", "http") from missing
+
+__all__ = ["HttpxCandidate"]
+
+
+class HttpxCandidate:
+    """Asks `url` what the service was asked: same method, path, query, headers and body.
+
+    url: scheme, host and port, and a path if the candidate lies below one. `Host` is the candidate's own, the original
+        travels as `x-forwarded-host`: a proxy in front of the candidate would not know the other.
+    headers, body_bytes: as of the middleware.
+    connections: at most, 1 to 10,000. As many as the mirror's concurrency.
+    transport: what sends; None: httpx's own, which `close` closes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Collection[str] = ("content-type",),
+        body_bytes: int = 65_536,
+        connections: int = 8,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        check_whole("HttpxCandidate.body_bytes", body_bytes, low=0, high=16 * 1024 * 1024)
+        check_whole("HttpxCandidate.connections", connections, low=1, high=10_000)
+        try:
+            base = httpx.URL(url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise InvalidInput(
+                f"HttpxCandidate: {url!r:.100} cannot be read; write http://host:port"
+            ) from error
+        if base.scheme not in ("http", "https") or not base.host or base.query or base.fragment:
+            raise InvalidInput(f"HttpxCandidate: {url!r:.100} is no http://host:port or https://host:port")
+        self._base = base
+        self._path = base.raw_path.rstrip(b"/")
+        self._headers = frozenset(name.lower() for name in headers)
+        self._body_bytes = body_bytes
+        self._transport = transport or httpx.AsyncHTTPTransport(
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        )
+
+    async def __call__(self, request: MirroredRequest) -> Answer:
+        """Its answer; raises httpx.TransportError, and AnswerTooLarge for one that is not kept."""
+        headers = [(name, value) for name, value in request.headers if name != b"host"]
+        headers.append((b"host", self._base.netloc))
+        headers += [(b"x-forwarded-host", value) for name, value in request.headers if name == b"host"]
+        sent = httpx.Request(
+            request.method,
+            self._base,
+            headers=headers,
+            stream=httpx.ByteStream(request.body),
+            # As it came: an httpx.URL would resolve `..` and encode anew, and ask another question.
+            extensions={"target": self._path + request.target.encode("latin-1")},
+        )
+        response = await self._transport.handle_async_request(sent)
+        try:
+            body = bytearray()
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > self._body_bytes:
+                    raise AnswerTooLarge(
+                        f"{self._base.host}: an answer has more than {self._body_bytes} bytes"
+                    )
+        finally:
+            await response.aclose()
+        status = response.status_code
+        compared = MirroredResponse.of(status, response.headers.raw, bytes(body), self._headers)
+        return Answer(value=compared, failed=status in FAILURES)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._transport.aclose()
