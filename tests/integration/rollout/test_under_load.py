@@ -59,7 +59,9 @@ async def test_a_reload_that_misses_a_rollback_is_found_by_reading_and_repaired_
         await traffic.set(Split(share=1.0, rollout="feed/1", epoch=1))
         reload = asyncio.create_task(asyncio.to_thread(server.reload))
         await asyncio.sleep(delay)
-        with contextlib.suppress(TrafficUnavailable):  # a process that is on its way out answers half, and is said
+        with contextlib.suppress(
+            TrafficUnavailable
+        ):  # a process that is on its way out answers half, and is said
             await traffic.set(ROLLBACK)
         await reload
         user = User(server)
