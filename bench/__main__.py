@@ -38,6 +38,7 @@ ROOMS = (
     "rollout",
     "rollout_traffic",
     "flag_delivery",
+    "shadow",
 )
 """In the order of the table; a room without a module is named on stderr and left out."""
 

@@ -23,6 +23,7 @@ from fairlead.statistics import (
     cuped_effect,
     cuped_ratio_effect,
     difference_in_differences,
+    discordant_pairs,
     equivalence,
     holm,
     jensen_shannon,
@@ -96,6 +97,37 @@ def _winsorised(rng: Rng) -> bool:
     c, t = rng.pareto(1.5, 2000), rng.pareto(1.5, 2000)
     cap = pooled_cap(c, t, q=0.99)
     return mean_effect(_column(winsorise(c, cap)), _column(winsorise(t, cap)), "y").p_value < ALPHA
+
+
+# Matched pairs
+
+
+def answered_twice(rng: Rng, n: int, fields: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Whether control's second answer and the candidate's differ from the first, by request and field: (n, fields)."""
+    # Some requests are noisier than others, in all their fields; a first answer that is odd differs from both others.
+    odd = np.clip(rng.beta(1, 3, (n, 1)) * np.linspace(0, 1.2, fields), 0, 1)
+    first, again, candidate = rng.random((3, n, fields)) < odd
+    return again != first, candidate != first
+
+
+def pairs_of(again: np.ndarray, candidate: np.ndarray) -> dict[str, tuple[int, int]]:
+    only = (again & ~candidate).sum(axis=0), (candidate & ~again).sum(axis=0)
+    return {str(field): (int(a), int(c)) for field, (a, c) in enumerate(zip(*only, strict=True))}
+
+
+def _any_more(answers: tuple[np.ndarray, np.ndarray]) -> bool:
+    return any(found.verdict == "more" for found in discordant_pairs(pairs_of(*answers)).values())
+
+
+def _few_pairs(rng: Rng) -> bool:
+    counts = {str(field): tuple(map(int, rng.poisson(1.0, 2))) for field in range(3)}
+    return any(found.verdict == "more" for found in discordant_pairs(counts).values())
+
+
+def _broken_field(rng: Rng) -> bool:
+    first, again, candidate = rng.random((3, 1000, 50)) < 0.05
+    candidate[:, 7] |= rng.random(1000) < 0.06
+    return discordant_pairs(pairs_of(again != first, candidate != first))["7"].verdict == "more"
 
 
 # Proportions and counts
@@ -349,6 +381,12 @@ SCENARIOS: tuple[Scenario, ...] = (
               lambda rng: _covers_relative(_quantiles(0.95, 2000, 1.1)(rng), 0.1)),
     scenario("quantile, clustered (delta)", "p95, 600 users an arm, 5 requests each",
               _FALSE, 0.05, 0.015, 154, _false(_clustered_quantile)),
+    scenario("matched pairs", "50 fields, 500 requests, noise that differs by request and field, nothing changed",
+              _FALSE, 0.05, 0.0, 155, lambda rng: _any_more(answered_twice(rng, 500)), "at most"),
+    scenario("matched pairs", "3 fields with two discordant requests in the mean, nothing changed",
+              _FALSE, 0.05, 0.0, 156, _few_pairs, "at most"),
+    scenario("matched pairs", "one of 50 fields breaks in 6 % of 1,000 requests, beside 10 % noise",
+              "power", 0.8, 0.0, 157, _broken_field, "at least"),
     scenario("Holm", "ten correlated metrics, nothing moved",
               _FALSE, 0.05, 0.005, 161, lambda rng: min(holm(_family(rng))) < ALPHA, "at most"),
     scenario("Benjamini–Hochberg", "twenty metrics, half moved, level 10 %",

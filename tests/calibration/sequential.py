@@ -17,6 +17,7 @@ from fairlead.statistics import (
     Hypothesis,
     Moments,
     cuped_effect,
+    discordant_pairs,
     mean_effect,
     ratio_effect,
     sample_ratio,
@@ -30,7 +31,7 @@ from fairlead.statistics.sequential_means import FEWEST, cautious_errors, tuned_
 from fairlead.statistics.sequential_means import watched_log_e as watched_mean
 from fairlead.statistics.sequential_quantile_effect import EvidenceAbove
 from fairlead.telemetry.histogram import upper_bound
-from tests.calibration.fixed import ALPHA, USERS, Rng, scenario, users
+from tests.calibration.fixed import ALPHA, USERS, Rng, answered_twice, scenario, users
 from tests.calibration.row import Scenario
 
 Arm = Callable[[Rng, int], np.ndarray]
@@ -255,6 +256,18 @@ def _clicks_adjusted(c: Moments, t: Moments) -> Effect:
 
 _FALSE, _COVERAGE, _POWER = "false positive rate", "coverage", "power"
 
+
+def _pairs_watched(rng: Rng) -> bool:
+    """200 looks at 2,000 requests, computed for all at once as `discordant_pairs` does for one."""
+    again, candidate = answered_twice(rng, 2_000, fields=20)
+    only_again = (again & ~candidate).cumsum(axis=0)[9::10]
+    only_candidate = (candidate & ~again).cumsum(axis=0)[9::10]
+    logs = watched_log_e(only_candidate, only_again + only_candidate, 0.5, tuned_strength(50), "greater")
+    at = tuple(int(place) for place in np.unravel_index(int(np.argmax(logs)), logs.shape))
+    counts = {"largest": (int(only_again[at]), int(only_candidate[at]))}
+    return discordant_pairs(counts, family=20)["largest"].verdict == "more"
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     scenario("mean, watched", "skewed, 25 looks from 100 to 10,000 users", _FALSE, 0.05, 0.0, 401,
              _ever(("y",), (_skewed(), _skewed()), _mean), "at most", one_in=5),
@@ -292,6 +305,8 @@ SCENARIOS: tuple[Scenario, ...] = (
              _quantile_guard(0.95, buckets), "at most", one_in=10),
     scenario("quantile, watched", "median, +10 %, found by three times the values of one look", _POWER, 0.8, 0.0, 424,
              _found_quantile, "at least", one_in=5),
+    scenario("matched pairs, watched", "20 fields, nothing changed, 200 looks at 2,000 requests",
+             _FALSE, 0.05, 0.0, 451, _pairs_watched, "at most", one_in=5),
     scenario("sample ratio (chi-square)", "60 to 30 to 10, 4,000 users", _FALSE, 0.05, 0.005, 431, _split_once),
     scenario("sample ratio, watched", "stages of 1, 5 and 50 %, 15,000 looks",
              _FALSE, 0.05, 0.0, 432, _split_watched, "at most", one_in=5),
