@@ -155,6 +155,10 @@ class CircuitBreaker:
         """Calls whose age is being watched."""
         return sum(map(len, self._ages.values()))
 
+    def refuses(self) -> bool:
+        """Whether a call now would be refused, because it is open and no probe is due. Asks nothing, counts nothing."""
+        return self._state is BreakerState.OPEN and self.clock.now() < self._open_until
+
     def subscribe(self, on_event: Callable[[StateChanged], object]) -> None:
         """Adds a receiver of state changes; the same one is added once."""
         if on_event not in self._listeners:

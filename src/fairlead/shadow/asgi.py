@@ -210,9 +210,15 @@ class MirrorMiddleware:
             response = MirroredResponse.of(copy.status, copy.headers, bytes(copy.response), self._headers)
             control = Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
         body = bytes(copy.request)
-        told = self._request(scope, body, credentials=self._credentials)
-        whole = told if self._credentials else self._request(scope, body, credentials=True)
-        self._mirror.offer(control, partial(self._candidate, told), partial(self._again, whole))
+        self._mirror.offer(
+            control,
+            partial(self._ask, self._candidate, scope, body, credentials=self._credentials),
+            partial(self._ask, self._again, scope, body, credentials=True),
+        )
+
+    async def _ask(self, arm: Candidate, scope: Scope, body: bytes, *, credentials: bool) -> object:
+        # In the mirror's task: what need not be done on the request's way is not.
+        return await arm(self._request(scope, body, credentials=credentials))
 
     def _request(self, scope: Scope, body: bytes, *, credentials: bool) -> MirroredRequest:
         named = {
@@ -267,7 +273,7 @@ class AsgiCandidate:
         self._clock = clock
 
     async def __call__(self, request: MirroredRequest) -> Answer:
-        """Its answer, timed to its last byte; raises what the application raises, and TooLarge."""
+        """Its answer, timed to its last byte; raises what the application raises, and AnswerTooLarge."""
         client = _Client(request.body)
         copy = _Copy(client.receive, client.send, self._body_bytes, self._clock)
         await self._app(self._scope(request), copy.receive, copy.send)

@@ -29,6 +29,7 @@ from xxhash import xxh3_64_intdigest
 
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
+from fairlead.calls.fallback import _degraded
 from fairlead.calls.policy import Policy
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import Priority, RequestContext, current, request_context
@@ -39,6 +40,7 @@ from fairlead.shadow.mark import is_shadow, shadow_context
 from fairlead.shadow.report import FieldExample, ShadowReport, ShadowTally
 from fairlead.telemetry.event import MirrorOutcome, ShadowCompared
 from fairlead.telemetry.metrics import MetricRegistry
+from fairlead.telemetry.queries import current_count
 
 if TYPE_CHECKING:
     from fairlead.telemetry.redact import Redactor
@@ -105,7 +107,8 @@ class Mirror:
     concurrency: comparisons at once, 1 to 10,000; more are dropped.
     start_within: seconds in which a comparison must have begun, above 0 up to 60. A loop that needs longer is busy with
         real requests, so the comparison is dropped. 0.1.
-    breaker: stops asking a candidate that fails or hangs. None: one that opens when half of 20 calls in 10 s failed.
+    breaker: stops asking a candidate that fails or hangs. None: one that opens when half of 10 calls or more in 10 s
+        failed.
     fields: tracked at most, 1 to 10,000; differences in later ones are only counted.
     view: what of an answer is compared, if not all. Control's is taken on its caller's path, before the caller has it:
         so a `view` that copies makes it safe to change the answer afterwards.
@@ -161,9 +164,9 @@ class Mirror:
         self._noise_share = noise_share
         self._concurrency = concurrency
         self._start_within = start_within
-        self._breaker = breaker or CircuitBreaker(f"{name} candidate", clock=clock)
+        self._breaker = breaker or CircuitBreaker(f"{name} candidate", minimum_calls=10, clock=clock)
         # Control is spared likewise: asking it again must not add to its trouble.
-        self._again_breaker = CircuitBreaker(f"{name} control again", clock=clock)
+        self._again_breaker = CircuitBreaker(f"{name} control again", minimum_calls=10, clock=clock)
         self._policy = Policy(name=f"{name} shadow", clock=clock)
         self._view = view
         self._redactor = redactor
@@ -236,6 +239,8 @@ class Mirror:
             reason = "sampled_out"
         elif len(self._tasks) >= self._concurrency:
             reason = "full"
+        elif self._breaker.refuses():
+            reason = "circuit_open"
         else:
             return True
         self._tally.drop(reason)
@@ -319,6 +324,9 @@ class Mirror:
         context: RequestContext,
         offered: float,
     ) -> None:
+        # What is counted for the request counts its own work only. The rest of its context (a tenant, a locale) stays.
+        current_count.set(None)
+        _degraded.set(None)
         # Gives way once, so that the caller goes first on a loop that runs new tasks at once, too.
         await asyncio.sleep(0)
         if self.clock.now() - offered > self._start_within:

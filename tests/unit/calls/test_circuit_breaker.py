@@ -86,6 +86,17 @@ def test_an_open_breaker_refuses_at_once_and_says_until_when(clock: ManualClock)
     assert breaker.state is BreakerState.HALF_OPEN
 
 
+def test_whether_it_refuses_can_be_seen_without_asking(clock: ManualClock) -> None:
+    breaker = opened(clock, open_for=5.0, half_open_permits=1)
+    assert breaker.refuses()
+    clock.advance(6.1)
+    assert not breaker.refuses()  # a probe is due
+    assert breaker.state is BreakerState.OPEN
+    succeed(breaker)
+    assert not breaker.refuses()
+    assert breaker.refused == 0
+
+
 def test_half_open_lets_through_a_counted_number_of_probes(clock: ManualClock) -> None:
     breaker = opened(clock, half_open_permits=2, open_for=1.0)
     clock.advance(1.2)

@@ -6,11 +6,13 @@ import asyncio
 import random
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from fairlead.calls import CircuitBreaker
+from fairlead.calls import CircuitBreaker, degraded_calls
+from fairlead.calls.fallback import mark_degraded
 from fairlead.clock import ManualClock, settle
 from fairlead.context import Priority, RequestContext, current, request_context
 from fairlead.deadline import Deadline
@@ -25,7 +27,8 @@ from fairlead.shadow import (
     is_shadow,
     shadow_context,
 )
-from fairlead.telemetry import Exposure, MemorySink, MetricRegistry, Redactor, ShadowCompared
+from fairlead.telemetry import Exposure, MemorySink, MetricRegistry, Redactor, ShadowCompared, count_query
+from fairlead.telemetry.queries import QueryCount, current_count
 
 
 @pytest.fixture
@@ -293,6 +296,28 @@ async def test_shadow_work_is_marked_background_with_a_deadline_of_its_own(clock
     assert still_marked
     assert (inside.request_id, inside.targeting_key, inside.priority) == ("r-1", "u-1", Priority.BACKGROUND)
     assert inside.deadline.remaining() == pytest.approx(3.0)
+
+
+async def test_a_shadow_adds_nothing_to_what_is_counted_for_its_request(clock: ManualClock):
+    tenant: ContextVar[str] = ContextVar("tenant")
+    seen: list[str] = []
+
+    async def answers() -> int:
+        count_query()
+        mark_degraded("profiles", ConnectionError())
+        seen.append(tenant.get())
+        return 1
+
+    count = QueryCount()
+    counting, named = current_count.set(count), tenant.set("acme")
+    with degraded_calls() as degraded:
+        await mirror(clock).call(old, answers)
+        await settle()
+        assert dict(degraded) == {}
+    current_count.reset(counting)
+    tenant.reset(named)
+    assert count.made == 0
+    assert seen == ["acme"]
 
 
 async def test_a_shadow_is_not_mirrored_again(clock: ManualClock):
