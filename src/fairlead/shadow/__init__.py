@@ -10,9 +10,10 @@ process or, by `fairlead.shadow.httpx`, to another; `is_shadow()` tells code tha
 
 from __future__ import annotations
 
+from fairlead.shadow.comparison import Answer, AnswerTooLarge
 from fairlead.shadow.diff import Differences, FieldDiff, RawJson, Tolerance
 from fairlead.shadow.mark import SHADOW_HEADER, LiveSink, is_shadow, shadow_context
-from fairlead.shadow.mirror import Answer, AnswerTooLarge, Mirror, MirrorDrop
+from fairlead.shadow.mirror import Mirror, MirrorDrop
 from fairlead.shadow.report import FieldCounts, FieldExample, ShadowReport, ShadowTally
 
 __all__ = [

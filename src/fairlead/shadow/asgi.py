@@ -13,7 +13,6 @@ Websockets and lifespan pass untouched; a candidate in this process needs its ow
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +25,12 @@ from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.context import current
 from fairlead.deadline import TIMEOUT_HEADER
 from fairlead.errors import FailedStatus, InvalidInput
+from fairlead.shadow.capture import Client, Copy, has_body
+from fairlead.shadow.comparison import Answer, AnswerTooLarge
 from fairlead.shadow.diff import RawJson
 from fairlead.shadow.mark import SHADOW_HEADER, shadow_context
-from fairlead.shadow.mirror import Answer, AnswerTooLarge, Mirror, MirrorDrop, error_name
-from fairlead.telemetry.asgi_types import Application, Message, Receive, Scope, Send
+from fairlead.shadow.mirror import Mirror
+from fairlead.telemetry.asgi_types import Application, Receive, Scope, Send
 
 __all__ = [
     "AsgiCandidate",
@@ -58,7 +59,7 @@ _NOT_COPIED = frozenset(
         ),
     }
 )
-_LARGEST = 16 * 1024 * 1024
+_LARGEST = 1024 * 1024  # to read one takes some 3 ms of the loop
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -126,7 +127,7 @@ class MirrorMiddleware:
         them it answers as to a stranger. Control's second run always has them: they were sent to it.
     unit: what the mirror's share is drawn by (user, device), by the scope; None: the context's targeting key, else
         by lot.
-    body_bytes: kept of a request and of a response each, 0 to 16 MiB; larger ones are not compared. 64 KiB.
+    body_bytes: kept of a request and of a response each, 0 to 1 MiB; larger ones are not compared. 64 KiB.
     copies: requests that are copied at once, 1 to 100,000: what bounds the memory. 256.
     """
 
@@ -163,8 +164,8 @@ class MirrorMiddleware:
         if scope["type"] != "http" or not self._enters(scope):
             await self.app(scope, receive, send)
             return
-        copy = _Copy(receive, send, self._body_bytes, self._mirror.clock, partial(self._offer, dict(scope)))
-        copy.request_whole = not _has_body(scope)
+        copy = Copy(receive, send, self._body_bytes, self._mirror.clock, partial(self._offer, dict(scope)))
+        copy.request_whole = not has_body(scope)
         self._copied += 1
         try:
             await self.app(scope, copy.receive, copy.send)
@@ -193,7 +194,7 @@ class MirrorMiddleware:
             mirror.drop("broken")
         return False
 
-    def _offer(self, scope: Scope, copy: _Copy) -> None:
+    def _offer(self, scope: Scope, copy: Copy) -> None:
         reason = copy.unfit()
         if reason is None:
             try:
@@ -203,7 +204,7 @@ class MirrorMiddleware:
         if reason is not None:
             self._mirror.drop(reason)
 
-    def _compare(self, scope: Scope, copy: _Copy) -> None:
+    def _compare(self, scope: Scope, copy: Copy) -> None:
         if copy.error:
             control = Answer(error=copy.error, seconds=copy.seconds)
         else:
@@ -274,8 +275,8 @@ class AsgiCandidate:
 
     async def __call__(self, request: MirroredRequest) -> Answer:
         """Its answer, timed to its last byte; raises what the application raises, and AnswerTooLarge."""
-        client = _Client(request.body)
-        copy = _Copy(client.receive, client.send, self._body_bytes, self._clock)
+        client = Client(request.body)
+        copy = Copy(client.receive, client.send, self._body_bytes, self._clock)
         await self._app(self._scope(request), copy.receive, copy.send)
         if copy.too_large:
             raise AnswerTooLarge(
@@ -339,140 +340,5 @@ class ShadowedMiddleware:
             await self.app(scope, receive, send)
 
 
-class _Copy:
-    """One request and its response, kept as they pass, each up to a bound."""
-
-    __slots__ = (
-        "_began",
-        "_clock",
-        "_most",
-        "_on_end",
-        "_receive",
-        "_send",
-        "_waited",
-        "encoded",
-        "error",
-        "headers",
-        "request",
-        "request_whole",
-        "response",
-        "seconds",
-        "status",
-        "too_large",
-        "whole",
-    )
-
-    def __init__(
-        self,
-        receive: Receive,
-        send: Send,
-        most: int,
-        clock: Clock,
-        on_end: Callable[[_Copy], object] | None = None,
-    ) -> None:
-        self._receive = receive
-        self._send = send
-        self._most = most
-        self._clock = clock
-        self._on_end = on_end
-        self._began = clock.now()
-        self._waited = 0.0
-        """Seconds that the application waited for its client, which are not its own."""
-        self.request_whole = True
-        self.request = bytearray()
-        self.response = bytearray()
-        self.status = 0
-        self.headers: Collection[tuple[bytes, bytes]] = ()
-        self.error = ""
-        self.seconds = 0.0
-        self.too_large = False
-        self.encoded = False
-        self.whole = False
-
-    async def receive(self) -> Message:
-        asked = self._clock.now()
-        message = await self._receive()
-        self._waited += self._clock.now() - asked
-        if message["type"] == "http.request":
-            self.request_whole = not message.get("more_body", False)
-            self._keep(self.request, message.get("body", b""))
-        return message
-
-    async def send(self, message: Message) -> None:
-        kind = message["type"]
-        last = False
-        if kind == "http.response.start":
-            self.status = message["status"]
-            self.headers = message.get("headers", ())
-            self.encoded = any(name.lower() == b"content-encoding" for name, _ in self.headers)
-        elif kind == "http.response.body":
-            self._keep(self.response, message.get("body", b""))
-            last = not message.get("more_body", False)
-        asked = self._clock.now()
-        if last:
-            self.seconds = asked - self._began - self._waited
-        await self._send(message)
-        self._waited += self._clock.now() - asked
-        if last:
-            self.whole = True
-            self.end()
-
-    def raised(self, error: Exception) -> None:
-        """The application raised; before its response, that is its answer."""
-        if not self.whole and not self.status:
-            self.error = error_name(error)
-            self.seconds = self._clock.now() - self._began - self._waited
-
-    def end(self) -> None:
-        """Hands the copy over, once."""
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end(self)
-
-    def unfit(self) -> MirrorDrop | None:
-        """Why it cannot be compared; None if it can."""
-        if self.too_large:
-            return "too_large"
-        if self.encoded:
-            return "encoded"
-        return None if (self.whole or self.error) and self.request_whole else "incomplete"
-
-    def _keep(self, kept: bytearray, part: bytes) -> None:
-        if self.too_large:
-            return
-        if len(kept) + len(part) > self._most:
-            self.too_large = True
-            self.request.clear()
-            self.response.clear()
-        else:
-            kept += part
-
-
 def _safe(scope: Scope) -> bool:
     return scope["method"] in _SAFE
-
-
-def _has_body(scope: Scope) -> bool:
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-        for name, value in scope["headers"]
-    )
-
-
-class _Client:
-    """Sends its body, takes everything at once, and leaves when the response has ended."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-        self._left = asyncio.Event()
-
-    async def receive(self) -> Message:
-        body, self._body = self._body, None
-        if body is not None:
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._left.set()

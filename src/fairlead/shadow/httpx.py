@@ -12,7 +12,7 @@ from fairlead.calls.bounds import check_whole
 from fairlead.calls.http_semantics import FAILURES
 from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.shadow.asgi import MirroredRequest, MirroredResponse
-from fairlead.shadow.mirror import Answer, AnswerTooLarge
+from fairlead.shadow.comparison import Answer, AnswerTooLarge
 
 try:
     import httpx
@@ -41,7 +41,7 @@ class HttpxCandidate:
         connections: int = 8,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        check_whole("HttpxCandidate.body_bytes", body_bytes, low=0, high=16 * 1024 * 1024)
+        check_whole("HttpxCandidate.body_bytes", body_bytes, low=0, high=1024 * 1024)
         check_whole("HttpxCandidate.connections", connections, low=1, high=10_000)
         try:
             base = httpx.URL(url)

@@ -20,25 +20,23 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, get_args
 
-import msgspec
 from xxhash import xxh3_64_intdigest
 
 from fairlead.calls.bounds import check_number, check_whole
-from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
+from fairlead.calls.circuit_breaker import CircuitBreaker
 from fairlead.calls.fallback import _degraded
 from fairlead.calls.policy import Policy
 from fairlead.clock import SYSTEM_CLOCK, Clock
-from fairlead.context import Priority, RequestContext, current, request_context
-from fairlead.deadline import Deadline
-from fairlead.errors import CircuitOpen, InvalidInput
-from fairlead.shadow.diff import Differences, FieldDiff
+from fairlead.context import RequestContext, current
+from fairlead.errors import InvalidInput
+from fairlead.shadow.comparison import Answer, Comparison, error_name
+from fairlead.shadow.diff import FieldDiff
 from fairlead.shadow.mark import is_shadow, shadow_context
-from fairlead.shadow.report import FieldExample, ShadowReport, ShadowTally
-from fairlead.telemetry.event import MirrorOutcome, ShadowCompared
+from fairlead.shadow.report import ShadowReport, ShadowTally
+from fairlead.telemetry.event import MirrorOutcome
 from fairlead.telemetry.metrics import MetricRegistry
 from fairlead.telemetry.queries import current_count
 
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from fairlead.telemetry.redact import Redactor
     from fairlead.telemetry.sink import EventSink
 
-__all__ = ["Answer", "AnswerTooLarge", "Mirror", "MirrorDrop"]
+__all__ = ["Mirror", "MirrorDrop"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +53,6 @@ _T = TypeVar("_T")
 
 _SPAN = 2**64
 _SEED = 0x5AD0  # ours alone: who is mirrored must not hang together with the flags' buckets
-_MOST_NAMED = 100
-_LONGEST_SHOWN = 120
 _GRACE = 1.0
 
 MirrorDrop = Literal[
@@ -75,24 +71,6 @@ MirrorDrop = Literal[
 """Why a request was not compared. `marked`: it is itself a shadow. `late`: the loop was too busy to begin in time.
 `too_large`, `incomplete`, `encoded`: its body or its answer could not be kept whole, or is compressed. `broken`: what
 was handed in raised."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What one side answered. A candidate may return one, to say more than its value."""
-
-    value: object = None
-    """What is compared."""
-    seconds: float | None = None
-    """Its own time; None: as the mirror measures it."""
-    error: str = ""
-    """Class name of the error that it ended in."""
-    failed: bool = False
-    """Whether the answer speaks against the candidate as an error would: a 503."""
-
-
-class AnswerTooLarge(Exception):
-    """Raised by a candidate for an answer larger than it may keep: the comparison is `cut`, and nobody's failure."""
 
 
 class Mirror:
@@ -158,23 +136,30 @@ class Mirror:
         self.name = name
         self.clock = clock
         self.timeout = timeout
-        self._diff = diff or FieldDiff()
         self._share = 1.0
         self.set_share(share)
         self._noise_share = noise_share
         self._concurrency = concurrency
         self._start_within = start_within
-        self._breaker = breaker or CircuitBreaker(f"{name} candidate", minimum_calls=10, clock=clock)
-        # Control is spared likewise: asking it again must not add to its trouble.
-        self._again_breaker = CircuitBreaker(f"{name} control again", minimum_calls=10, clock=clock)
-        self._policy = Policy(name=f"{name} shadow", clock=clock)
-        self._view = view
-        self._redactor = redactor
-        self._shown = frozenset(shown)
-        self._sink = sink
         self._rng = rng or random.Random()
-        self._seed = xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"), _SEED)
         self._tally = ShadowTally(name, fields=fields)
+        self._breaker = breaker or CircuitBreaker(f"{name} candidate", minimum_calls=10, clock=clock)
+        self._comparison = Comparison(
+            name=name,
+            diff=diff or FieldDiff(),
+            timeout=timeout,
+            policy=Policy(name=f"{name} shadow", clock=clock),
+            breaker=self._breaker,
+            again_breaker=CircuitBreaker(f"{name} control again", minimum_calls=10, clock=clock),
+            tally=self._tally,
+            redactor=redactor,
+            shown=frozenset(shown),
+            sink=sink,
+            clock=clock,
+            rng=self._rng,
+        )
+        self._view = view
+        self._seed = xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"), _SEED)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -334,157 +319,16 @@ class Mirror:
             return
         with shadow_context():
             try:
-                await self._judge(control, candidate, again, context)
+                await self._comparison.judge(control, candidate, again, context)
             except asyncio.CancelledError:
                 self._tally.drop("disabled")  # the mirror was closed, or the loop ends
                 raise
             except Exception:  # the task's edge: nobody awaits its outcome
                 self._broken("a comparison failed")
 
-    async def _judge(
-        self,
-        control: Answer,
-        candidate: Callable[[], Awaitable[object]],
-        again: Callable[[], Awaitable[object]] | None,
-        context: RequestContext,
-    ) -> None:
-        if self._breaker.state is not BreakerState.CLOSED:
-            again = None  # a candidate that may not be asked needs no noise to be compared with
-        first = again is not None and self._rng.random() < 0.5
-        repeated = (
-            await self._guarded(self._again_breaker, again, control, context) if first and again else None
-        )
-        answered = await self._guarded(self._breaker, candidate, control, context)
-        if answered is None:
-            self._tally.drop("circuit_open")
-            return
-        if again and not first:
-            repeated = await self._guarded(self._again_breaker, again, control, context)
-        noise: Differences | None = None
-        outcome: MirrorOutcome
-        try:
-            found = await self._differences(control, answered)
-            if repeated is not None:
-                noise = await self._differences(control, repeated)
-        except InvalidInput as error:
-            _log.debug("%s: %s", self.name, error)
-            found, noise, outcome = Differences(fields={}), None, "unreadable"
-        else:
-            too_large = _CUT in (answered.error, repeated and repeated.error)
-            if too_large or found.cut or (noise is not None and noise.cut):
-                outcome = "cut"
-            elif answered.error and answered.error != control.error:
-                outcome = "timeout" if answered.error == _TIMEOUT else "failed"
-            else:
-                outcome = "different" if found.fields else "same"
-        self._record(control, answered, repeated, found, noise, outcome, context)
-
-    async def _guarded(
-        self,
-        breaker: CircuitBreaker,
-        arm: Callable[[], Awaitable[object]],
-        control: Answer,
-        context: RequestContext,
-    ) -> Answer | None:
-        """Its answer; None if it was not asked, as its circuit is open."""
-        answer = None
-        try:
-            with breaker.permit():
-                answer = await self._ask(arm, context)
-                if answer.error not in ("", _CUT, control.error) or (answer.failed and not control.failed):
-                    raise _CountsAgainstIt
-        except (_CountsAgainstIt, CircuitOpen):
-            pass
-        return answer
-
-    async def _ask(self, arm: Callable[[], Awaitable[object]], context: RequestContext) -> Answer:
-        clock = self.clock
-        began = clock.now()
-        background = RequestContext(
-            request_id=context.request_id,
-            deadline=Deadline(began + self.timeout, clock),
-            priority=Priority.BACKGROUND,
-            targeting_key=context.targeting_key,
-        )
-        try:
-            with request_context(background):
-                value = await self._policy.call(arm)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # sys.exit() in a candidate must not end the service
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # it is us who are cancelled, not something within the candidate
-            return Answer(error=error_name(error), seconds=clock.now() - began)
-        seconds = clock.now() - began
-        if not isinstance(value, Answer):
-            return Answer(value=value, seconds=seconds)
-        return value if value.seconds is not None else replace(value, seconds=seconds)
-
-    async def _differences(self, control: Answer, other: Answer) -> Differences:
-        if control.error or other.error:
-            same = control.error == other.error
-            return Differences(fields={} if same else {"error": (control.error, other.error)})
-        steps = self._diff.steps(control.value, other.value)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                found: Differences = done.value
-                return found
-            await asyncio.sleep(0)
-
     async def _viewed(self, arm: Callable[[], Awaitable[object]]) -> object:
         assert self._view is not None  # noqa: S101 - only made where there is one
         return self._view(await arm())
-
-    def _record(
-        self,
-        control: Answer,
-        answered: Answer,
-        repeated: Answer | None,
-        found: Differences,
-        noise: Differences | None,
-        outcome: MirrorOutcome,
-        context: RequestContext,
-    ) -> None:
-        judged = outcome not in ("cut", "unreadable")
-        event = ShadowCompared(
-            at_utc_seconds=self.clock.utc(),
-            request_id=context.request_id,
-            mirror=self.name,
-            outcome=outcome,
-            differing=self._named(found) if judged else [],
-            again=judged and noise is not None,
-            differing_again=self._named(noise) if judged and noise is not None else [],
-            control_seconds=control.seconds or 0.0,
-            candidate_seconds=None if answered.error else answered.seconds,
-            again_seconds=None if repeated is None or repeated.error else repeated.seconds,
-            error=answered.error,
-        )
-        self._tally.add(event)
-        if judged and self._redactor is not None:
-            self._keep_examples(found, context, self._redactor)
-        if self._sink is not None:
-            self._sink.emit(event)
-
-    def _named(self, found: Differences) -> list[str]:
-        paths = sorted(found.fields)[:_MOST_NAMED]
-        # A key that looks like a name may still be somebody's.
-        return [self._redactor.text(path) for path in paths] if self._redactor is not None else paths
-
-    def _keep_examples(self, found: Differences, context: RequestContext, redactor: Redactor) -> None:
-        for path, (control, candidate) in found.fields.items():
-            if self._tally.wants_example(path):
-                show = redactor.text if path in self._shown or path == "error" else redactor.token
-                self._tally.example(
-                    path,
-                    FieldExample(
-                        request_id=context.request_id,
-                        control=show(_text(control))[:_LONGEST_SHOWN],
-                        candidate=show(_text(candidate))[:_LONGEST_SHOWN],
-                    ),
-                )
 
     def _draw(self, unit: str) -> float:
         if not unit:
@@ -516,23 +360,3 @@ class Mirror:
             return await ended
         finally:
             timer.cancel()
-
-
-_TIMEOUT = "TimeoutError"
-_CUT = "AnswerTooLarge"
-
-
-def error_name(error: BaseException) -> str:
-    """What an error is compared by: its class, and one name for all that say that time ran out."""
-    return _TIMEOUT if isinstance(error, TimeoutError) else type(error).__name__
-
-
-class _CountsAgainstIt(Exception):
-    """Tells a breaker that an answer was none."""
-
-
-def _text(value: object) -> str:
-    try:
-        return msgspec.json.encode(value).decode()
-    except Exception:  # what JSON cannot hold is shown as Python would
-        return repr(value)

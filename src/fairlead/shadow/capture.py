@@ -1,0 +1,153 @@
+"""A request and its response, kept as they pass between a server and an application, and nothing held up.
+
+The copy is handed over once: when the last part of the response has been sent, or when the application ends without it.
+Its time is the application's own: what it waited for the client, to send or to take, is not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from fairlead.clock import Clock
+from fairlead.shadow.comparison import error_name
+from fairlead.shadow.mirror import MirrorDrop
+from fairlead.telemetry.asgi_types import Message, Receive, Scope, Send
+
+__all__ = ["Client", "Copy", "has_body"]
+
+
+class Copy:
+    """One request and its response, kept as they pass, each up to a bound."""
+
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_most",
+        "_on_end",
+        "_receive",
+        "_send",
+        "_waited",
+        "encoded",
+        "error",
+        "headers",
+        "request",
+        "request_whole",
+        "response",
+        "seconds",
+        "status",
+        "too_large",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        most: int,
+        clock: Clock,
+        on_end: Callable[[Copy], object] | None = None,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._most = most
+        self._clock = clock
+        self._on_end = on_end
+        self._began = clock.now()
+        self._waited = 0.0
+        """Seconds that the application waited for its client, which are not its own."""
+        self.request_whole = True
+        self.request = bytearray()
+        self.response = bytearray()
+        self.status = 0
+        self.headers: Collection[tuple[bytes, bytes]] = ()
+        self.error = ""
+        self.seconds = 0.0
+        self.too_large = False
+        self.encoded = False
+        self.whole = False
+
+    async def receive(self) -> Message:
+        asked = self._clock.now()
+        message = await self._receive()
+        self._waited += self._clock.now() - asked
+        if message["type"] == "http.request":
+            self.request_whole = not message.get("more_body", False)
+            self._keep(self.request, message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        last = False
+        if kind == "http.response.start":
+            self.status = message["status"]
+            self.headers = message.get("headers", ())
+            self.encoded = any(name.lower() == b"content-encoding" for name, _ in self.headers)
+        elif kind == "http.response.body":
+            self._keep(self.response, message.get("body", b""))
+            last = not message.get("more_body", False)
+        asked = self._clock.now()
+        if last:
+            self.seconds = asked - self._began - self._waited
+        await self._send(message)
+        self._waited += self._clock.now() - asked
+        if last:
+            self.whole = True
+            self.end()
+
+    def raised(self, error: Exception) -> None:
+        """The application raised; before its response, that is its answer."""
+        if not self.whole and not self.status:
+            self.error = error_name(error)
+            self.seconds = self._clock.now() - self._began - self._waited
+
+    def end(self) -> None:
+        """Hands the copy over, once."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self)
+
+    def unfit(self) -> MirrorDrop | None:
+        """Why it cannot be compared; None if it can."""
+        if self.too_large:
+            return "too_large"
+        if self.encoded:
+            return "encoded"
+        return None if (self.whole or self.error) and self.request_whole else "incomplete"
+
+    def _keep(self, kept: bytearray, part: bytes) -> None:
+        if self.too_large:
+            return
+        if len(kept) + len(part) > self._most:
+            self.too_large = True
+            self.request.clear()
+            self.response.clear()
+        else:
+            kept += part
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether the request announces a body."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
+class Client:
+    """Sends its body, takes everything at once, and leaves when the response has ended."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self._left = asyncio.Event()
+
+    async def receive(self) -> Message:
+        body, self._body = self._body, None
+        if body is not None:
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._left.set()

@@ -1,0 +1,237 @@
+"""One comparison: both arms asked in an order drawn by lot, judged field by field, and written down.
+
+The candidate, and control once more for the noise, each have the mirror's timeout and a circuit breaker. An error is an
+answer as well, and is compared by its class: a candidate that fails as control does is no worse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fairlead.calls.circuit_breaker import BreakerState, CircuitBreaker
+from fairlead.calls.policy import Policy
+from fairlead.clock import Clock
+from fairlead.context import Priority, RequestContext, request_context
+from fairlead.deadline import Deadline
+from fairlead.errors import CircuitOpen, InvalidInput
+from fairlead.shadow.diff import Differences, FieldDiff
+from fairlead.shadow.report import FieldExample, ShadowTally
+from fairlead.telemetry.event import MirrorOutcome, ShadowCompared
+
+if TYPE_CHECKING:
+    from fairlead.telemetry.redact import Redactor
+    from fairlead.telemetry.sink import EventSink
+
+__all__ = ["Answer", "AnswerTooLarge", "Comparison", "error_name"]
+
+_log = logging.getLogger(__name__)
+
+_MOST_NAMED = 100
+_LONGEST_SHOWN = 120
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What one side answered. A candidate may return one, to say more than its value."""
+
+    value: object = None
+    """What is compared."""
+    seconds: float | None = None
+    """Its own time; None: as the mirror measures it."""
+    error: str = ""
+    """Class name of the error that it ended in."""
+    failed: bool = False
+    """Whether the answer speaks against the candidate as an error would: a 503."""
+
+
+class AnswerTooLarge(Exception):
+    """Raised by a candidate for an answer larger than it may keep: the comparison is `cut`, and nobody's failure."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """How a mirror compares, and where it writes the outcome down."""
+
+    name: str
+    """The mirror's."""
+    diff: FieldDiff
+    timeout: float
+    """Seconds for each answer."""
+    policy: Policy
+    breaker: CircuitBreaker
+    again_breaker: CircuitBreaker
+    """Control is spared likewise: asking it again must not add to its trouble."""
+    tally: ShadowTally
+    redactor: Redactor | None
+    shown: Collection[str]
+    sink: EventSink | None
+    clock: Clock
+    rng: random.Random
+
+    async def judge(
+        self,
+        control: Answer,
+        candidate: Callable[[], Awaitable[object]],
+        again: Callable[[], Awaitable[object]] | None,
+        context: RequestContext,
+    ) -> None:
+        if self.breaker.state is not BreakerState.CLOSED:
+            again = None  # a candidate that may not be asked needs no noise to be compared with
+        first = again is not None and self.rng.random() < 0.5
+        repeated = (
+            await self._guarded(self.again_breaker, again, control, context) if first and again else None
+        )
+        answered = await self._guarded(self.breaker, candidate, control, context)
+        if answered is None:
+            self.tally.drop("circuit_open")
+            return
+        if again and not first:
+            repeated = await self._guarded(self.again_breaker, again, control, context)
+        noise: Differences | None = None
+        outcome: MirrorOutcome
+        try:
+            found = await self._differences(control, answered)
+            if repeated is not None:
+                noise = await self._differences(control, repeated)
+        except InvalidInput as error:
+            _log.debug("%s: %s", self.name, error)
+            found, noise, outcome = Differences(fields={}), None, "unreadable"
+        else:
+            too_large = _CUT in (answered.error, repeated and repeated.error)
+            if too_large or found.cut or (noise is not None and noise.cut):
+                outcome = "cut"
+            elif answered.error and answered.error != control.error:
+                outcome = "timeout" if answered.error == _TIMEOUT else "failed"
+            else:
+                outcome = "different" if found.fields else "same"
+        self._record(control, answered, repeated, found, noise, outcome, context)
+
+    async def _guarded(
+        self,
+        breaker: CircuitBreaker,
+        arm: Callable[[], Awaitable[object]],
+        control: Answer,
+        context: RequestContext,
+    ) -> Answer | None:
+        """Its answer; None if it was not asked, as its circuit is open."""
+        answer = None
+        try:
+            with breaker.permit():
+                answer = await self._ask(arm, context)
+                if answer.error not in ("", _CUT, control.error) or (answer.failed and not control.failed):
+                    raise _CountsAgainstIt
+        except (_CountsAgainstIt, CircuitOpen):
+            pass
+        return answer
+
+    async def _ask(self, arm: Callable[[], Awaitable[object]], context: RequestContext) -> Answer:
+        clock = self.clock
+        began = clock.now()
+        background = RequestContext(
+            request_id=context.request_id,
+            deadline=Deadline(began + self.timeout, clock),
+            priority=Priority.BACKGROUND,
+            targeting_key=context.targeting_key,
+        )
+        try:
+            with request_context(background):
+                value = await self.policy.call(arm)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit() in a candidate must not end the service
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it is us who are cancelled, not something within the candidate
+            return Answer(error=error_name(error), seconds=clock.now() - began)
+        seconds = clock.now() - began
+        if not isinstance(value, Answer):
+            return Answer(value=value, seconds=seconds)
+        return value if value.seconds is not None else replace(value, seconds=seconds)
+
+    async def _differences(self, control: Answer, other: Answer) -> Differences:
+        if control.error or other.error:
+            same = control.error == other.error
+            return Differences(fields={} if same else {"error": (control.error, other.error)})
+        steps = self.diff.steps(control.value, other.value)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                found: Differences = done.value
+                return found
+            await asyncio.sleep(0)
+
+    def _record(
+        self,
+        control: Answer,
+        answered: Answer,
+        repeated: Answer | None,
+        found: Differences,
+        noise: Differences | None,
+        outcome: MirrorOutcome,
+        context: RequestContext,
+    ) -> None:
+        judged = outcome not in ("cut", "unreadable")
+        event = ShadowCompared(
+            at_utc_seconds=self.clock.utc(),
+            request_id=context.request_id,
+            mirror=self.name,
+            outcome=outcome,
+            differing=self._named(found) if judged else [],
+            again=judged and noise is not None,
+            differing_again=self._named(noise) if judged and noise is not None else [],
+            control_seconds=control.seconds or 0.0,
+            candidate_seconds=None if answered.error else answered.seconds,
+            again_seconds=None if repeated is None or repeated.error else repeated.seconds,
+            error=answered.error,
+        )
+        self.tally.add(event)
+        if judged and self.redactor is not None:
+            self._keep_examples(found, context, self.redactor)
+        if self.sink is not None:
+            self.sink.emit(event)
+
+    def _named(self, found: Differences) -> list[str]:
+        paths = sorted(found.fields)[:_MOST_NAMED]
+        # A key that looks like a name may still be somebody's.
+        return [self.redactor.text(path) for path in paths] if self.redactor is not None else paths
+
+    def _keep_examples(self, found: Differences, context: RequestContext, redactor: Redactor) -> None:
+        for path, (control, candidate) in found.fields.items():
+            if self.tally.wants_example(path):
+                show = redactor.text if path in self.shown or path == "error" else redactor.token
+                self.tally.example(
+                    path,
+                    FieldExample(
+                        request_id=context.request_id,
+                        control=show(_text(control))[:_LONGEST_SHOWN],
+                        candidate=show(_text(candidate))[:_LONGEST_SHOWN],
+                    ),
+                )
+
+
+_TIMEOUT = "TimeoutError"
+_CUT = "AnswerTooLarge"
+
+
+def error_name(error: BaseException) -> str:
+    """What an error is compared by: its class, and one name for all that say that time ran out."""
+    return _TIMEOUT if isinstance(error, TimeoutError) else type(error).__name__
+
+
+class _CountsAgainstIt(Exception):
+    """Tells a breaker that an answer was none."""
+
+
+def _text(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except Exception:  # what JSON cannot hold is shown as Python would
+        return repr(value)
