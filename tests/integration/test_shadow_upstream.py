@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from fairlead.lab import Service, Topology
@@ -234,3 +235,19 @@ async def test_a_killed_candidate_costs_its_service_nothing(tmp_path: Path) -> N
         report = await app.until(lambda report: report["outcomes"].get("failed", 0) >= 4)
         assert set(report["fields"]) == {"body.version", "error"}
         assert report["fields"]["error"]["only_candidate"] >= 4
+
+
+async def test_a_service_ends_in_its_own_time_while_its_candidate_hangs(tmp_path: Path) -> None:
+    async with running(tmp_path) as app:
+        await app.get("/feed/warm")
+        await app.until(lambda report: report["compared"] == 1)
+        os.kill(app.topology["candidate"].pid, signal.SIGSTOP)
+        await asyncio.gather(*(app.get(f"/feed/{number}") for number in range(4)))
+        process = psutil.Process(app.topology["service"].pid)
+        began = time.monotonic()
+        process.terminate()
+        await asyncio.to_thread(process.wait, 10.0)
+        assert time.monotonic() - began < 4.0
+        log = app.topology["service"].log.read_text(encoding="utf-8")
+        assert "Traceback" not in log
+        assert "Application shutdown complete" in log

@@ -1,0 +1,113 @@
+"""What HttpxCandidate sends and keeps, over a transport that answers by itself."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import httpx
+import pytest
+
+from fairlead.errors import InvalidInput
+from fairlead.shadow import AnswerTooLarge, FieldDiff, RawJson
+from fairlead.shadow.asgi import MirroredRequest, MirroredResponse
+from fairlead.shadow.httpx import HttpxCandidate
+
+
+class Transport(httpx.AsyncBaseTransport):
+    def __init__(self, *answers: httpx.Response) -> None:
+        self.answers = list(answers)
+        self.sent: list[httpx.Request] = []
+        self.closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.sent.append(request)
+        return self.answers.pop(0)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def request(target: str = "/feed?q=1", *headers: tuple[bytes, bytes], body: bytes = b"") -> MirroredRequest:
+    return MirroredRequest(
+        method="GET",
+        path=target.partition("?")[0],
+        target=target,
+        headers=((b"host", b"shop"), *headers),
+        body=body,
+        scope={},
+    )
+
+
+async def test_the_question_goes_as_it_came_to_the_candidates_own_address():
+    transport = Transport(httpx.Response(200, json={"a": 1}), httpx.Response(302, headers={"location": "/x"}))
+    candidate = HttpxCandidate("http://candidate:8001/v2/", transport=transport)
+    answer = await candidate(request("/a/../b%2F?q=%20", (b"x-a", b"1"), (b"x-a", b"2"), body=b"abc"))
+    (sent,) = transport.sent
+    assert sent.extensions["target"] == b"/v2/a/../b%2F?q=%20"
+    assert sent.content == b"abc"
+    assert sent.headers.get_list("x-a") == ["1", "2"]
+    assert sent.headers["host"] == "candidate:8001"
+    assert sent.headers["x-forwarded-host"] == "shop"
+    assert answer.value == MirroredResponse(200, {"content-type": "application/json"}, RawJson(b'{"a":1}'))
+    assert (await candidate(request())).value.status == 302  # not followed
+    await candidate.close()
+    assert transport.closed
+
+
+async def test_what_one_answer_sets_is_not_sent_with_the_next_question():
+    transport = Transport(httpx.Response(200, headers={"set-cookie": "whose=ann"}), httpx.Response(200))
+    candidate = HttpxCandidate("http://candidate", transport=transport)
+    await candidate(request())
+    await candidate(request())
+    assert "cookie" not in transport.sent[1].headers
+
+
+async def test_a_failing_status_speaks_against_the_candidate_and_a_missing_page_does_not():
+    transport = Transport(httpx.Response(503), httpx.Response(404))
+    candidate = HttpxCandidate("http://candidate", transport=transport)
+    assert (await candidate(request())).failed
+    assert not (await candidate(request())).failed
+
+
+async def test_an_answer_that_is_compressed_all_the_same_is_unpacked_up_to_the_bound():
+    packed = {"content-encoding": "gzip", "content-type": "application/json"}
+    transport = Transport(
+        httpx.Response(200, headers=packed, content=gzip.compress(b'{"a":1}')),
+        httpx.Response(200, headers=packed, content=gzip.compress(b" " * 1_000_000)),
+        httpx.Response(200, content=b"x" * 101),
+    )
+    candidate = HttpxCandidate("http://candidate", body_bytes=100, transport=transport)
+    assert (await candidate(request())).value.body == RawJson(b'{"a":1}')
+    for _ in range(2):
+        with pytest.raises(AnswerTooLarge, match="100 bytes"):
+            await candidate(request())
+
+
+async def test_the_same_answer_over_http_and_in_process_does_not_differ():
+    transport = Transport(httpx.Response(200, json={"a": 1}))
+    there = (await HttpxCandidate("http://candidate", transport=transport)(request())).value
+    here = MirroredResponse.of(
+        200, [(b"Content-Type", b"application/json")], b'{ "a": 1 }', frozenset({"content-type"})
+    )
+    assert FieldDiff().differences(here, there).fields == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "candidate:8001"},
+        {"url": "ftp://candidate"},
+        {"url": "http://"},
+        {"url": "http://candidate/?q=1"},
+        {"url": "http://[::1"},
+        {"url": 5},
+        {"url": "http://candidate", "connections": 0},
+        {"url": "http://candidate", "body_bytes": 2**30},
+    ],
+    ids=str,
+)
+def test_addresses_and_bounds_that_are_none_are_refused(settings: dict[str, Any]):
+    with pytest.raises(InvalidInput):
+        HttpxCandidate(**settings)
