@@ -19,7 +19,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator
 
-from fairlead.calls import Policy
+from fairlead.calls import Policy, Retry, RetryBudget
 from fairlead.calls.bounds import check_number
 from fairlead.calls.http_semantics import declared_length, parse_retry_after
 from fairlead.errors import FailedStatus, FairleadError, InvalidInput, MissingExtra
@@ -37,6 +37,7 @@ __all__ = ["HttpFlags"]
 _LONGEST_LINE = 8_192
 _LONGEST_TAG = 256
 _BACKOFF = 0.5  # seconds: the first wait after a failure is up to this
+_CUT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _PLAIN_ROUNDS = 10  # without a try at the stream, after one that said nothing
 
 
@@ -149,8 +150,17 @@ class _Conversation:
         self._url = url
         self._source = source
         self._delivery = delivery
-        self._answer = Policy(name=f"flags from {source.place}", timeout=timeout, clock=delivery.clock)
-        self._sign = Policy(name=f"flag stream of {source.place}", timeout=silence, clock=delivery.clock)
+        clock = delivery.clock
+        self._answer = Policy(
+            name=f"flags from {source.place}",
+            timeout=timeout,
+            # A connection that was kept may be closed by the server in the moment in which it is asked again: a
+            # rollback that was just named must not wait for the next round because of that.
+            retry=Retry(on=_CUT, attempts=2, base=0.01, budget=RetryBudget(clock=clock)),
+            idempotent=True,
+            clock=clock,
+        )
+        self._sign = Policy(name=f"flag stream of {source.place}", timeout=silence, clock=clock)
         self._tag = ""
         self._tagged = ""  # SHA-256 of the document that has this tag
         self._refused: InvalidInput | None = None  # because of which that document does not answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import statistics
@@ -299,6 +300,32 @@ async def test_a_stream_that_breaks_off_or_falls_silent_is_asked_past_and_opened
         assert set(opened) == {'"1"'}
         version = 2
         await until(lambda: value_of(follower) == "v2")
+
+
+async def test_a_kept_connection_that_is_closed_as_it_is_asked_again_costs_no_round():
+    rounds = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal rounds
+        head = await reader.readuntil(b"\r\n\r\n")
+        rounds += b"application/json" in head
+        answer = whole(document("v1")).replace(b"connection: close\r\n", b"")
+        writer.write(answer)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/flags"
+        follower = follow(url, poll_every=2.0)
+        reported = []
+        follower.report = reported.append
+        async with follower:
+            await until(lambda: rounds >= 3)
+        assert reported == []
+    finally:
+        server.close()
 
 
 async def test_a_stream_that_never_says_anything_is_left_and_the_document_is_asked_for():
