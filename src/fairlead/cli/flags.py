@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -113,23 +114,29 @@ def diff(
         _print_json({"schema": DIFF_SCHEMA, "changes": msgspec.to_builtins(changes)})
     else:
         for change in changes:
-            typer.echo(f"{one_line(change.flag)}: {one_line(_said(change))}")
+            for line in _said(change):
+                typer.echo(one_line(line))
         if not changes:
             typer.echo("nothing changes")
     return ExitCode.BREACHED if any(change.between_arms for change in changes) else ExitCode.OK
 
 
-def _said(change: FlagChange) -> str:
-    what = ", ".join(change.what)
+def _said(change: FlagChange) -> Iterator[str]:
+    """Lines: what differs, then who moves."""
+    head = f"{change.flag}: {', '.join(change.what)}"
     if change.moves is None:
-        return f"{what}; who moves depends on who comes" if "targeting" in change.what else what
-    moved = ", ".join(f"{share:.2%} {pair}" for pair, share in change.moves.items()) or "nobody moves"
-    warning = (
-        "; units move between drawn arms: no experiment on this flag survives that"
-        if change.between_arms
-        else ""
-    )
-    return f"{what}: {moved}{warning}"
+        yield (
+            f"{head}; who moves depends on who comes"
+            if len(change.what) > 1 or "targeting" in change.what
+            else head
+        )
+        return
+    yield head if change.moves else f"{head}; nobody moves"
+    for move in change.moves:
+        was, becomes = (variant or "the caller's default" for variant in (move.was, move.becomes))
+        of = "" if move.among == "everybody" else f" of those with {move.among}"
+        warning = "; drawn arms: no experiment on this flag survives that" if move.between_arms else ""
+        yield f"  {move.share:.2%}{of}: {was} → {becomes}{warning}"
 
 
 def _context(key: str, attributes: list[str] | None) -> EvaluationContext:

@@ -40,16 +40,11 @@ def salt_prefix(salt: str) -> bytes:
     return salt.encode("ascii") + b":"
 
 
-def slot_of(prefix: bytes, key: str) -> int:
-    """The slot of `key` behind a prefix from `salt_prefix`; never raises for a str."""
-    # surrogatepass: a lone surrogate in a header must not turn an evaluation into an exception.
-    return xxhash.xxh32_intdigest(prefix + key.encode("utf-8", "surrogatepass")) % SLOTS
-
-
 def bucket(salt: str, key: str) -> int:
     """The slot of `key`, 0 to 9999.
 
     >>> bucket("feed", "user-1"), bucket("feed", "user-2")
     (7214, 7886)
     """
-    return slot_of(salt_prefix(salt), key)
+    # surrogatepass, as in an evaluation: a lone surrogate in a key has a slot too.
+    return xxhash.xxh32_intdigest(salt_prefix(salt) + key.encode("utf-8", "surrogatepass")) % SLOTS

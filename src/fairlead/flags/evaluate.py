@@ -8,13 +8,17 @@ up among the variants; when it names none, the caller's own default answers with
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
-from fairlead.flags.flag import Flag, FlagType, FlagValue, Place, closest, quoted
-from fairlead.flags.rule import EvaluationContext, Slots, arguments, compile_test, compile_value, rule_of
+from fairlead.flags.attribute import EvaluationContext, arguments
+from fairlead.flags.flag import OVERRIDES, Flag, FlagType, FlagValue, Place, closest, quoted
+from fairlead.flags.rule import Rules, rule_of
+from fairlead.flags.slots import Slots
 
 __all__ = ["Evaluation", "EvaluationContext", "Reason"]
 
@@ -31,7 +35,7 @@ class Reason(StrEnum):
     SPLIT = "SPLIT"
     """The unit's bucket named the variant."""
     DISABLED = "DISABLED"
-    """The flag is switched off; the caller's own default answers."""
+    """The flag is switched off or killed; the caller's own default answers."""
     ERROR = "ERROR"
     """Unknown flag, wrong type, or a rule that names no variant; the caller's own default answers."""
 
@@ -49,66 +53,103 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 Decide = Callable[[EvaluationContext], Evaluation]
 
+_NOT_OVERRIDDEN: Final = Evaluation(None, None, Reason.DEFAULT)
+
 
 class CompiledFlag:
     """A flag ready to be asked; `decide` yields variant None where the caller's own default is to answer."""
 
-    __slots__ = ("_flag", "decide", "type")
+    __slots__ = ("decide", "type")
 
-    def __init__(self, flag: Flag, place: Place, override: str | None = None) -> None:
-        self._flag = flag
+    def __init__(self, flag: Flag, place: Place, rules: Rules, override: str | None = None) -> None:
         self.type: FlagType = flag.type
         # Compiled even when switched off: a broken rule must not wait for the day it is switched on.
-        decide = self._always(self._serve(flag.default_variant, Reason.STATIC))
+        decide = _always(_serve(flag, flag.default_variant, Reason.STATIC))
         if flag.targeting is not None:
-            decide = self._result(flag.targeting, place.at("targeting"))
-        if override is not None:
-            decide = self._always(self._serve(override, Reason.STATIC))
+            default = _serve(flag, flag.default_variant, Reason.DEFAULT)
+            decide = _Results(flag, rules, default).read(flag.targeting, place.at("targeting"))
+        if flag.override_rule is not None:
+            here = place.at("metadata").at(OVERRIDES)
+            if draws(flag.override_rule):
+                here.refuse("an override draws nobody; put the bucket into the targeting")
+            first = _Results(flag, rules, _NOT_OVERRIDDEN).read(flag.override_rule, here)
+            decide = _in_order(first, decide)
+        if flag.killed:
+            decide = _always(Evaluation(None, None, Reason.DISABLED, "killed: fairlead_killed is true"))
+        elif override is not None:
+            decide = _always(_serve(flag, override, Reason.STATIC))
         elif not flag.enabled:
-            decide = self._always(Evaluation(None, None, Reason.DISABLED))
+            decide = _always(Evaluation(None, None, Reason.DISABLED))
         self.decide: Decide = decide
 
-    def _serve(self, variant: str | None, reason: Reason, detail: str = "") -> Evaluation:
-        if variant is None:  # flagd: a null default variant means the caller's own
-            return Evaluation(None, None, Reason.DEFAULT, detail)
-        return Evaluation(self._flag.variants[variant], variant, reason, detail)
 
-    @staticmethod
-    def _always(evaluation: Evaluation) -> Decide:
-        return lambda _: evaluation
+def draws(node: object) -> bool:
+    """Whether a rule has a `bucket` anywhere in it."""
+    if isinstance(node, dict):
+        return "bucket" in node or any(map(draws, node.values()))
+    return isinstance(node, list) and any(map(draws, node))
 
-    def _default(self, detail: str = "") -> Evaluation:
-        return self._serve(self._flag.default_variant, Reason.DEFAULT, detail)
 
-    def _named(self, name: str, place: Place) -> str:
-        if name not in self._flag.variants:
-            place.refuse(f"{quoted(name)} is not a variant{closest(name, self._flag.variants)}")
-        return name
+def _always(evaluation: Evaluation) -> Decide:
+    return lambda _: evaluation
 
-    def _result(self, node: object, place: Place) -> Decide:
+
+def _in_order(first: Decide, then: Decide) -> Decide:
+    def decide(context: EvaluationContext) -> Evaluation:
+        found = first(context)
+        return then(context) if found is _NOT_OVERRIDDEN else found
+
+    return decide
+
+
+def _serve(flag: Flag, variant: str | None, reason: Reason, detail: str = "") -> Evaluation:
+    if variant is None:  # flagd: a null default variant means the caller's own
+        return Evaluation(None, None, Reason.DEFAULT, detail)
+    return Evaluation(flag.variants[variant], variant, reason, detail)
+
+
+class _Results:
+    """Compiles rules that stand in the place of a result: what they yield names a variant, or is null."""
+
+    def __init__(self, flag: Flag, rules: Rules, default: Evaluation) -> None:
+        self._flag = flag
+        self._rules = rules
+        self._default = default
+        """What null yields."""
+
+    def read(self, node: object, place: Place) -> Decide:
+        """The closure that answers; refuses at once what could name no variant."""
         if node is None:
-            return self._always(self._default())
+            return _always(self._default)
         if isinstance(node, bool):  # flagd: true and false name the variants "true" and "false"
             node = "true" if node else "false"
         if isinstance(node, str):
-            return self._always(self._serve(self._named(node, place), Reason.TARGETING_MATCH))
+            return _always(self._named(node, Reason.TARGETING_MATCH, place))
         if not isinstance(node, dict):
             place.refuse(f"{quoted(node)} names no variant; write the name of one, or null for the default")
         operator, argument = rule_of(node, place)
         if operator == "if":
             return self._branches(argument, place.at(operator))
         if operator == "bucket":
-            return self._split(argument, place.at(operator))
+            return self._split(Slots(argument, place.at(operator)), place.at(operator))
         return self._computed(node, place)
+
+    def _named(self, name: str, reason: Reason, place: Place) -> Evaluation:
+        if name not in self._flag.variants:
+            place.refuse(f"{quoted(name)} is not a variant{closest(name, self._flag.variants)}")
+        return _serve(self._flag, name, reason)
 
     def _branches(self, argument: object, place: Place) -> Decide:
         given = arguments(argument, place, 2)
         branches = [
-            (compile_test(given[index], place.at(index)), self._result(given[index + 1], place.at(index + 1)))
+            (
+                self._rules.test(given[index], place.at(index)),
+                self.read(given[index + 1], place.at(index + 1)),
+            )
             for index in range(0, len(given) - 1, 2)
         ]
         last = len(given) - 1
-        otherwise = self._result(given[last] if len(given) % 2 else None, place.at(last))
+        otherwise = self.read(given[last] if len(given) % 2 else None, place.at(last))
         if len(branches) == 1:
             ((test, result),) = branches
             return lambda context: result(context) if test(context) else otherwise(context)
@@ -121,23 +162,47 @@ class CompiledFlag:
 
         return choose
 
-    def _split(self, argument: object, place: Place) -> Decide:
-        slots = Slots(argument, place)
-        served = [self._serve(self._named(label, place.at("slots")), Reason.SPLIT) for label in slots.labels]
-        served.append(self._default())  # Slots.index says -1 for a slot that nobody owns
-        no_key = self._default(f"the context has no {slots.by}, so no bucket was drawn")
-        read_key, find = slots.key, slots.index
+    def _split(self, slots: Slots, place: Place) -> Decide:
+        here = place.at("slots")
+        no_key = _serve(
+            self._flag,
+            self._flag.default_variant,
+            Reason.DEFAULT,
+            f"the context has no {slots.by}, so no bucket was drawn",
+        )
+        default = self._default
+        read, slot_of, starts, ends = slots.read, slots.slot_of, slots.starts, slots.ends
+        labels = [self._named(owner, Reason.SPLIT, here) for owner in slots.owners if isinstance(owner, str)]
+        if len(labels) == len(slots.owners):
 
-        def draw(context: EvaluationContext) -> Evaluation:
-            key = read_key(context)
-            return served[find(key)] if key else no_key
+            def draw(context: EvaluationContext) -> Evaluation:
+                slot = slot_of(read(context))
+                if slot < 0:
+                    return no_key
+                found = bisect_right(starts, slot) - 1
+                return labels[found] if found >= 0 and slot < ends[found] else default
 
-        return draw
+            return draw
+        served = [
+            _always(self._named(owner, Reason.SPLIT, here))
+            if isinstance(owner, str)
+            else self._split(owner, here)
+            for owner in slots.owners
+        ]
+
+        def draw_again(context: EvaluationContext) -> Evaluation:
+            slot = slot_of(read(context))
+            if slot < 0:
+                return no_key
+            found = slots.index(slot)
+            return served[found](context) if found >= 0 else default
+
+        return draw_again
 
     def _computed(self, node: object, place: Place) -> Decide:
-        read = compile_value(node, place)
-        matches = {name: self._serve(name, Reason.TARGETING_MATCH) for name in self._flag.variants}
-        default = self._default()
+        read = self._rules.value(node, place)
+        matches = {name: _serve(self._flag, name, Reason.TARGETING_MATCH) for name in self._flag.variants}
+        default = self._default
 
         def look_up(context: EvaluationContext) -> Evaluation:
             result = read(context)

@@ -10,10 +10,13 @@ import json
 
 import msgspec
 
+from fairlead.flags.attribute import EvaluationContext, arguments
+from fairlead.flags.comparison import truthy
 from fairlead.flags.evaluate import Evaluation
-from fairlead.flags.flag import FlagValue, Place
+from fairlead.flags.flag import KILLED, OVERRIDES, Flag, FlagValue, Place
 from fairlead.flags.flag_set import FlagSet
-from fairlead.flags.rule import EvaluationContext, Slots, arguments, compile_value, truthy
+from fairlead.flags.rule import Rules
+from fairlead.flags.slots import Slots
 
 __all__ = ["Explanation", "Step", "explain"]
 
@@ -46,93 +49,132 @@ def explain(flags: FlagSet, name: str, context: EvaluationContext, default: Flag
     """
     quiet = flags.without_exposures()
     evaluation = quiet.evaluate(name, context, default)
-    steps: list[Step] = []
-    flag = quiet.document.flags.get(name)
-    if flag is None:
-        steps.append(Step(depth=0, rule=name, said="there is no such flag: the caller's default"))
-    elif name in quiet.overrides:
-        steps.append(Step(depth=0, rule="override", said=f"this process forces {quiet.overrides[name]!r}"))
-    elif not flag.enabled:
-        steps.append(Step(depth=0, rule='"state": "DISABLED"', said="switched off: the caller's default"))
-    elif flag.targeting is None:
-        steps.append(Step(depth=0, rule="defaultVariant", said="there is no targeting"))
-    else:
-        _walk(flag.targeting, context, 0, steps)
-    return Explanation(flag=name, evaluation=evaluation, steps=tuple(steps))
+    return Explanation(flag=name, evaluation=evaluation, steps=tuple(_Walk(quiet, context).of(name)))
 
 
-def _walk(node: object, context: EvaluationContext, depth: int, steps: list[Step]) -> None:
-    """The steps of a rule in the place of a result."""
-    if not isinstance(node, dict):
-        said = "the default variant" if node is None else f"names {node!r}"
-        steps.append(Step(depth=depth, rule=_short(node), said=said))
-        return
-    ((name, argument),) = node.items()
-    if name == "if":
-        given = arguments(argument, _PLACE, 2)
-        for index in range(0, len(given) - 1, 2):
-            if _test(given[index], context, depth, steps):
-                _walk(given[index + 1], context, depth + 1, steps)
+class _Walk:
+    """The steps of one evaluation, collected on the way."""
+
+    def __init__(self, flags: FlagSet, context: EvaluationContext) -> None:
+        self._flags = flags
+        self._context = context
+        self._rules = Rules(lambda name: lambda asked: flags.evaluate(name, asked).variant)
+        self._steps: list[Step] = []
+
+    def of(self, name: str) -> list[Step]:
+        flag = self._flags.document.flags.get(name)
+        if flag is None:
+            self._add(0, name, "there is no such flag: the caller's default")
+        elif flag.killed:
+            whose = "the document's" if self._flags.document.killed else "the flag's"
+            self._add(0, KILLED, f"{whose} kill switch is thrown: the caller's default")
+        elif name in self._flags.overrides:
+            self._add(0, "override", f"this process forces {self._flags.overrides[name]!r}")
+        elif not flag.enabled:
+            self._add(0, '"state": "DISABLED"', "switched off: the caller's default")
+        else:
+            self._targeting(flag)
+        return self._steps
+
+    def _add(self, depth: int, rule: object, said: str) -> None:
+        self._steps.append(Step(depth=depth, rule=rule if isinstance(rule, str) else _short(rule), said=said))
+
+    def _targeting(self, flag: Flag) -> None:
+        if flag.override_rule is not None:
+            shared = flag.metadata[OVERRIDES]
+            self._add(0, f"{OVERRIDES} {shared}", "asked before the targeting")
+            if self._result(flag.override_rule, 1, "nobody is overridden: on to the targeting"):
                 return
-        last = given[-1] if len(given) % 2 else None
-        steps.append(Step(depth=depth, rule="else", said="no condition held"))
-        _walk(last, context, depth + 1, steps)
-    elif name == "bucket":
-        steps.append(Step(depth=depth, rule=_short(node), said=_draw(argument, context)))
-    else:
-        _test(node, context, depth, steps)
+        if flag.targeting is None:
+            self._add(0, "defaultVariant", "there is no targeting")
+        else:
+            self._result(flag.targeting, 0, "the default variant")
 
-
-def _test(node: object, context: EvaluationContext, depth: int, steps: list[Step]) -> bool:
-    """The steps of a condition, outermost first; whether it holds."""
-    value = _value(node, context)
-    holds = truthy(value)
-    here = len(steps)
-    reads = ""
-    if isinstance(node, dict):
+    def _result(self, node: object, depth: int, null: str) -> bool:
+        """The steps of a rule in the place of a result; whether it yields anything but null."""
+        if not isinstance(node, dict):
+            self._add(depth, json.dumps(node), null if node is None else f"names {node!r}")
+            return node is not None
         ((name, argument),) = node.items()
-        given = argument if isinstance(argument, list) else [argument]
-        if name in ("and", "or", "!"):
-            for item in given:
-                held = _test(item, context, depth + 1, steps)
-                if held is (name == "or"):
-                    break  # what comes after it was not asked
-        elif name == "bucket":
-            reads = _draw(argument, context)
-        elif name not in ("if", "var"):
-            reads = ", ".join(_short(_value(item, context)) for item in given)
-    shown = "holds" if holds else "does not hold"
-    said = (
-        f"{shown}: {reads}"
-        if reads
-        else f"{shown}: {_short(value)}"
-        if not isinstance(value, bool)
-        else shown
-    )
-    steps.insert(here, Step(depth=depth, rule=_short(node), said=said))
-    return holds
+        if name == "if":
+            given = arguments(argument, _PLACE, 2)
+            for index in range(0, len(given) - 1, 2):
+                if self._test(given[index], depth):
+                    return self._result(given[index + 1], depth + 1, null)
+            self._add(depth, "else", "no condition held")
+            return self._result(given[-1] if len(given) % 2 else None, depth + 1, null)
+        if name == "bucket":
+            self._draw(Slots(argument, _PLACE), node, depth)
+            return True
+        self._test(node, depth)
+        return self._value(node) is not None
 
+    def _draw(self, slots: Slots, node: object, depth: int) -> None:
+        self._add(depth, node, self._drawn(slots))
+        slot = slots.slot(self._context)
+        found = slots.index(slot) if slot >= 0 else -1
+        owner = slots.owners[found] if found >= 0 else None
+        if isinstance(owner, Slots):
+            self._draw(owner, f"bucket by {owner.by} with salt {owner.draw[1]!r}", depth + 1)
 
-def _draw(argument: object, context: EvaluationContext) -> str:
-    """Whose slot was drawn, and who owns it."""
-    slots = Slots(argument, _PLACE)
-    key = slots.key(context)
-    if not key:
-        return f"the context has no {slots.by}, so no bucket was drawn"
-    slot, found = slots.slot(key), slots.index(key)
-    if found < 0:
-        return f"{slots.by} {key[:80]!r} has slot {slot}, which nobody owns"
-    return (
-        f"{slots.by} {key[:80]!r} has slot {slot}, in [{slots.starts[found]}, {slots.ends[found]}) of "
-        f"{slots.labels[found]!r}"
-    )
+    def _test(self, node: object, depth: int) -> bool:
+        """The steps of a condition, outermost first; whether it holds."""
+        value = self._value(node)
+        holds = truthy(value)
+        here = len(self._steps)
+        reads = ""
+        if isinstance(node, dict):
+            ((name, argument),) = node.items()
+            given = argument if isinstance(argument, list) else [argument]
+            if name in ("and", "or", "!"):
+                for item in given:
+                    held = self._test(item, depth + 1)
+                    if held is (name == "or"):
+                        break  # what comes after it was not asked
+            elif name == "bucket":
+                reads = self._drawn(Slots(argument, _PLACE))
+            elif name == "variant_of":
+                reads = self._asked(given[0])
+            elif name not in ("if", "var"):
+                reads = ", ".join(self._read(item) for item in given)
+        shown = "holds" if holds else "does not hold"
+        if reads:
+            shown = f"{shown}: {reads}"
+        elif not isinstance(value, bool):
+            shown = f"{shown}: {_short(value)}"
+        self._steps.insert(here, Step(depth=depth, rule=_short(node), said=shown))
+        return holds
 
+    def _read(self, node: object) -> str:
+        if isinstance(node, dict) and "variant_of" in node:
+            argument = node["variant_of"]
+            return self._asked(argument[0] if isinstance(argument, list) else argument)
+        return _short(self._value(node))
 
-def _value(node: object, context: EvaluationContext) -> object:
-    try:
-        return compile_value(node, _PLACE)(context)
-    except Exception as error:  # the context's objects may do anything when compared, as in an evaluation
-        return f"<{type(error).__name__}>"
+    def _asked(self, name: str) -> str:
+        """What another flag serves, and why."""
+        found = self._flags.evaluate(name, self._context)
+        served = "the caller's default" if found.variant is None else repr(found.variant)
+        return f"flag {name!r} serves {served} ({found.reason})"
+
+    def _drawn(self, slots: Slots) -> str:
+        """Whose slot was drawn, and who owns it."""
+        slot = slots.slot(self._context)
+        if slot < 0:
+            return f"the context has no {slots.by}, so no bucket was drawn"
+        key, found = _short(slots.read(self._context)), slots.index(slot)
+        drawn = f"{slots.by} {key} has slot {slot} of {slots.count}"
+        if found < 0:
+            return f"{drawn}, which nobody owns"
+        owner = slots.owners[found]
+        whose = repr(owner) if isinstance(owner, str) else "another draw"
+        return f"{drawn}, in [{slots.starts[found]}, {slots.ends[found]}) of {whose}"
+
+    def _value(self, node: object) -> object:
+        try:
+            return self._rules.value(node, _PLACE)(self._context)
+        except Exception as error:  # the context's objects may do anything when compared, as in an evaluation
+            return f"<{type(error).__name__}>"
 
 
 def _short(value: object) -> str:

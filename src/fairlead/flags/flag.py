@@ -5,10 +5,11 @@ worse than one that does not parse at all: a misspelt operator that is skipped s
 So everything that is not understood is refused here, in one line that names the file, the flag, the place
 and the fix.
 
-The format is flagd's (`state`, `variants`, `defaultVariant`, `targeting` in JsonLogic with rules shared by
-`$ref`, `metadata`) with one operator of our own, `bucket`. Bounded: 1 MiB, 32 levels. Refused: duplicate keys, unknown
-keys and operators, variants of mixed types, a default that is no variant, numbers that JSON cannot carry exactly
-(NaN, infinities, integers beyond 2**53).
+The format is flagd's (`state`, `variants`, `defaultVariant`, `targeting` in JsonLogic with rules shared by `$ref`,
+`metadata`) with two operators of our own, `bucket` and `variant_of`, and with keys of our own in `metadata`, where
+flagd's readers let them pass. Bounded: 1 MiB, 32 levels. Refused: duplicate keys, unknown keys and operators, variants
+of mixed types, a default that is no variant, numbers that JSON cannot carry exactly (NaN, infinities, integers beyond
+2**53).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -35,6 +36,10 @@ MAX_DEPTH = 32
 
 _MAX_EXACT = 2**53
 _MOST_REFERENCES = 10_000
+
+KILLED: Final = "fairlead_killed"
+OVERRIDES: Final = "fairlead_overrides"
+_OUR_METADATA: Final = (KILLED, OVERRIDES, "fairlead_rollout", "fairlead_epoch", "fairlead_latched")
 
 FlagValue = bool | str | int | float | Mapping[str, object] | None
 """What a variant holds. None only as a caller's own default."""
@@ -67,6 +72,9 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     enabled: bool
+    """Whether it answers: its state is ENABLED, and it is not killed."""
+    killed: bool
+    """Switched off by `fairlead_killed`, its own or the document's, which outranks everything else."""
     type: FlagType
     variants: Mapping[str, FlagValue]
     """By variant name; object values are read-only, so that no request can change another's."""
@@ -74,6 +82,8 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """None: the caller's own default is served where targeting decides nothing."""
     targeting: object
     """JsonLogic, or None."""
+    override_rule: object
+    """The shared rule that `fairlead_overrides` names, asked before the targeting; or None."""
     metadata: Mapping[str, object]
 
 
@@ -83,6 +93,8 @@ class FlagDocument(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """Where it came from, as errors name it."""
     flags: Mapping[str, Flag]
+    killed: bool
+    """Whether all its flags are killed."""
     metadata: Mapping[str, object]
 
 
@@ -225,6 +237,11 @@ def _metadata(value: object, place: Place) -> Mapping[str, object]:
     for key, item in read.items():
         if not isinstance(item, str | int | float):
             place.at(key).refuse("metadata is a string, number or boolean; write it as a string")
+        # A kill switch that is misspelt must not look thrown.
+        if key.startswith("fairlead_") and key not in _OUR_METADATA:
+            place.at(key).refuse(f"unknown key {quoted(key)}{closest(key, _OUR_METADATA)}")
+    if not isinstance(read.get(KILLED, False), bool):
+        place.at(KILLED).refuse(f"{quoted(read[KILLED])}; write true or false")
     return MappingProxyType(read)
 
 
@@ -284,8 +301,18 @@ class SharedRules:
             here.refuse(f"more than {_MOST_REFERENCES} references in all; write fewer rules, or shorter ones")
         return self.resolved(self._rules[name], place, (*within, name))
 
+    def override(self, metadata: Mapping[str, object], place: Place) -> object:
+        """The rule that `fairlead_overrides` names, None without one."""
+        name = metadata.get(OVERRIDES)
+        if name is None:
+            return None
+        here = place.at(OVERRIDES)
+        if not isinstance(name, str) or name not in self._rules:
+            here.refuse(f"{quoted(name)} is none of $evaluators{closest(str(name), self._rules)}")
+        return self.resolved({"$ref": name}, here)
 
-def _flag(name: str, value: object, place: Place, shared: SharedRules) -> Flag:
+
+def _flag(name: str, value: object, place: Place, shared: SharedRules, killed: bool) -> Flag:
     read = _object(value, place, ("state", "variants", "defaultVariant", "targeting", "metadata"))
     state = read.get("state")
     if state not in ("ENABLED", "DISABLED"):
@@ -302,14 +329,18 @@ def _flag(name: str, value: object, place: Place, shared: SharedRules) -> Flag:
     targeting = read.get("targeting")
     if targeting is not None:
         targeting = _object(shared.resolved(targeting, place.at("targeting")), place.at("targeting"))
+    metadata = _metadata(read.get("metadata", {}), place.at("metadata"))
+    killed = killed or metadata.get(KILLED) is True
     return Flag(
         name=name,
-        enabled=state == "ENABLED",
+        enabled=state == "ENABLED" and not killed,
+        killed=killed,
         type=kind,
         variants=variants,
         default_variant=default,
         targeting=targeting or None,
-        metadata=_metadata(read.get("metadata", {}), place.at("metadata")),
+        override_rule=shared.override(metadata, place.at("metadata")),
+        metadata=metadata,
     )
 
 
@@ -322,13 +353,18 @@ def parse_document(data: bytes, *, source: str) -> FlagDocument:
     shared = SharedRules(_object(read.get("$evaluators", {}), place.at("$evaluators")))
     if "flags" not in read:
         place.refuse('no "flags"; write {"flags": {"name": {...}}}')
+    metadata = _metadata(read.get("metadata", {}), place.at("metadata"))
+    if OVERRIDES in metadata:
+        place.at("metadata").at(OVERRIDES).refuse("belongs to a flag; write it in the metadata of each")
+    killed = metadata.get(KILLED) is True
     flags: dict[str, Flag] = {}
     for name, value in _object(read["flags"], place.at("flags")).items():
         if not name:
             place.at("flags").refuse("a flag has an empty name; name it")
-        flags[name] = _flag(name, value, place.at("flags").at(name), shared)
+        flags[name] = _flag(name, value, place.at("flags").at(name), shared, killed)
     return FlagDocument(
         source=source,
         flags=MappingProxyType(flags),
-        metadata=_metadata(read.get("metadata", {}), place.at("metadata")),
+        killed=killed,
+        metadata=metadata,
     )

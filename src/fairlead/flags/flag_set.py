@@ -20,7 +20,8 @@ from types import MappingProxyType
 from typing import Self, cast
 
 from fairlead.errors import InvalidInput, UnknownFlag
-from fairlead.flags.evaluate import CompiledFlag, Evaluation, EvaluationContext, Reason
+from fairlead.flags.attribute import EvaluationContext, Read
+from fairlead.flags.evaluate import CompiledFlag, Evaluation, Reason
 from fairlead.flags.exposure import ExposureLog
 from fairlead.flags.file import read_flag_file
 from fairlead.flags.flag import (
@@ -33,6 +34,8 @@ from fairlead.flags.flag import (
     parse_document,
     quoted,
 )
+from fairlead.flags.prerequisite import check_prerequisites
+from fairlead.flags.rule import Rules
 
 __all__ = ["FlagSet"]
 
@@ -66,9 +69,15 @@ class _Loaded:
                     f"{source}: flag {quoted(name)} has no variant {quoted(variant)} to override with{hint}"
                 )
         place = Place(source).at("flags")
-        self.compiled = {
-            name: CompiledFlag(flag, place.at(name), overrides.get(name)) for name, flag in flags.items()
-        }
+        check_prerequisites(flags, place)
+        self.compiled: dict[str, CompiledFlag] = {}
+        rules = Rules(self._variant_of)
+        for name, flag in flags.items():
+            self.compiled[name] = CompiledFlag(flag, place.at(name), rules, overrides.get(name))
+
+    def _variant_of(self, name: str) -> Read:
+        compiled = self.compiled  # filled before anything is asked
+        return lambda context: compiled[name].decide(context).variant
 
     def check(self, name: str, type: FlagType) -> None:
         flag = self.document.flags.get(name)

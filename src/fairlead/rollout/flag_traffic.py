@@ -94,7 +94,8 @@ class FlagTraffic:
     async def read(self) -> Split:
         """The split that the file serves, as a FlagSet understands it. Raises TrafficUnavailable.
 
-        Nobody is served treatment by a flag that is DISABLED. Renews the spare when others have edited the file.
+        Nobody is served treatment by a flag that is DISABLED or killed. Renews the spare when others have edited the
+        file.
         """
         await self._finished()
         return await self._in_thread(self._read)
@@ -154,9 +155,9 @@ class FlagTraffic:
             current = self._current(flag, split)
             check_replacement(current, split, self.name)
             if not flag.enabled and (split.share or split.audience):
-                raise TrafficUnavailable(
-                    f'{self.name}: it is DISABLED, so nobody would be served; write "ENABLED" first'
-                )
+                why = "killed" if flag.killed else "DISABLED"
+                fix = "take fairlead_killed back" if flag.killed else 'write "ENABLED"'
+                raise TrafficUnavailable(f"{self.name}: it is {why}, so nobody would be served; {fix} first")
             wanted = self._rendered(data, split)
             self._check(wanted, split)
             try:

@@ -56,7 +56,7 @@ def test_explain_shows_the_rules_in_their_order(file: str, capsys: pytest.Captur
     assert main(["flags", "explain", file, "feed", "--key", "user-1", "--attribute", 'country="FR"']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert 'does not hold: "FR", "DE"' in lines[0]
-    assert "has slot 7214, in [500, 10000) of 'off'" in lines[2]
+    assert "has slot 7214 of 10000, in [500, 10000) of 'off'" in lines[2]
     assert lines[3] == "→ off, SPLIT"
     assert main(["flags", "explain", file, "feed", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"][0]["depth"] == 0
@@ -72,7 +72,7 @@ def test_diff_counts_who_moves_and_fails_between_arms(
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(json.dumps({"flags": {"feed": flag}}), encoding="utf-8")
     assert main(["flags", "diff", *map(str, paths)]) == 0
-    assert "20.00% off → on" in capsys.readouterr().out
+    assert "  20.00%: off → on\n" in capsys.readouterr().out
     assert main(["flags", "diff", str(paths[0]), str(paths[0])]) == 0
     assert capsys.readouterr().out == "nothing changes\n"
     moved = {**plain, "targeting": {"bucket": {**BUCKET, "salt": "new", "slots": [["on", 0, 500]]}}}

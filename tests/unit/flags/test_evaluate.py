@@ -229,7 +229,7 @@ def test_var_reads_the_targeting_key() -> None:
     ("targeting", "message"),
     [
         ({"if": [{"xor": [1, 2]}, "on"]}, "targeting.if[0]: unknown operator 'xor'; did you mean 'or'?"),
-        ({"fractional": []}, "targeting: operator 'fractional' is not supported yet; use one of"),
+        ({"fractional": []}, 'turn it into "bucket" with fairlead flags import'),
         ({"if": [True, "onn"]}, "targeting.if[1]: 'onn' is not a variant; did you mean 'on'?"),
         ({"if": [True, True]}, "targeting.if[1]: 'true' is not a variant"),
         ({"if": [True, 3]}, "targeting.if[1]: '3' names no variant"),

@@ -58,7 +58,7 @@ def test_the_answer_is_that_of_the_flag_set(context: EvaluationContext) -> None:
 
 def test_the_slot_and_its_owner_are_named() -> None:
     (step,) = explain(flag_set(BUCKET), "f", EvaluationContext(targeting_key="user-1")).steps
-    assert step.said == "targetingKey 'user-1' has slot 7214, in [5000, 9000) of 'off'"
+    assert step.said == "targetingKey \"user-1\" has slot 7214 of 10000, in [5000, 9000) of 'off'"
     (step,) = explain(flag_set(BUCKET), "f", EvaluationContext()).steps
     assert "no bucket was drawn" in step.said
 

@@ -191,6 +191,7 @@ async def test_treatment_that_came_back_by_hand_after_a_rollback_is_told(path: P
         ({"defaultVariant": None}, "defaultVariant is 'null', .* make it 'control'"),
         ({"variants": {"control": 1, "on": 2}}, "no variant 'treatment'; known: control, on"),
         ({"state": "DISABLED"}, "it is DISABLED"),
+        ({"metadata": {"fairlead_killed": True}}, "it is killed, .*take fairlead_killed back first"),
         (
             {"metadata": {"fairlead_epoch": "7"}},
             "in its metadata are not what a rollout writes; remove all three",
@@ -199,9 +200,9 @@ async def test_treatment_that_came_back_by_hand_after_a_rollback_is_told(path: P
         ({"metadata": {"fairlead_latched": 1}}, "in its metadata are not what a rollout writes"),
         ({"metadata": {"fairlead_rollout": 1}}, "in its metadata are not what a rollout writes"),
         ({"metadata": {"fairlead_rollout": "\x1b[2J"}}, "in its metadata are not what a rollout writes"),
-        ({"targeting": {"fractional": []}}, "operator 'fractional' is not supported"),
+        ({"targeting": {"fractional": []}}, "fairlead flags import"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 async def test_a_flag_that_cannot_be_moved_is_refused_with_the_fix(path: Path, flag: dict, words: str):
     written(path, **flag)
