@@ -35,7 +35,7 @@ MAX_DEPTH = 32
 """Levels of nesting, counted from the document's own braces."""
 
 _MAX_EXACT = 2**53
-_MOST_REFERENCES = 10_000
+_MOST_PUT_IN = 100_000
 
 KILLED: Final = "fairlead_killed"
 OVERRIDES: Final = "fairlead_overrides"
@@ -170,6 +170,13 @@ def _constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
+def load_json(data: bytes, place: Place) -> object:
+    """The JSON in `data`, bounded, without duplicate keys, and with text and numbers that every reader has alike."""
+    read = _load(data, place)
+    _walk(read, place, 1)
+    return read
+
+
 def _load(data: bytes, place: Place) -> object:
     if len(data) > MAX_BYTES:
         place.refuse(f"larger than {MAX_BYTES} bytes; split it, or move data out of the variants")
@@ -271,21 +278,30 @@ class SharedRules:
     """The document's `$evaluators`, put in the place of each `$ref` before anything is compiled.
 
     A rule that refers to itself would never end, and ten that refer to each other twice are a thousand: both are
-    refused, the second by counting what was put in.
+    refused, the second by counting the nodes that were put in.
     """
 
     def __init__(self, rules: Mapping[str, object]) -> None:
         self._rules = rules
         self._put_in = 0
 
-    def resolved(self, node: object, place: Place, within: tuple[str, ...] = ()) -> object:
+    def resolved(self, node: object, place: Place, within: tuple[str, ...] = (), depth: int = 1) -> object:
         """The node without a `$ref` in it. Refuses unknown names, circles, and more than can be meant."""
+        self._put_in += bool(within)
+        if self._put_in > _MOST_PUT_IN:
+            place.refuse(
+                f"its $refs put in more than {_MOST_PUT_IN} nodes; write fewer rules, or shorter ones"
+            )
+        if depth > MAX_DEPTH:
+            place.refuse(f"nested deeper than {MAX_DEPTH} levels with its $refs put in; flatten it")
         if isinstance(node, list):
-            return [self.resolved(item, place.at(index), within) for index, item in enumerate(node)]
+            return [
+                self.resolved(item, place.at(index), within, depth + 1) for index, item in enumerate(node)
+            ]
         if not isinstance(node, dict):
             return node
         if "$ref" not in node:
-            return {key: self.resolved(item, place.at(key), within) for key, item in node.items()}
+            return {key: self.resolved(item, place.at(key), within, depth + 1) for key, item in node.items()}
         name = node["$ref"]
         here = place.at("$ref")
         if len(node) > 1 or not isinstance(name, str):
@@ -296,10 +312,7 @@ class SharedRules:
             here.refuse(
                 f"{quoted(name)} refers to itself, by way of {' and '.join(within)}; break the circle"
             )
-        self._put_in += 1
-        if self._put_in > _MOST_REFERENCES:
-            here.refuse(f"more than {_MOST_REFERENCES} references in all; write fewer rules, or shorter ones")
-        return self.resolved(self._rules[name], place, (*within, name))
+        return self.resolved(self._rules[name], place, (*within, name), depth + 1)
 
     def override(self, metadata: Mapping[str, object], place: Place) -> object:
         """The rule that `fairlead_overrides` names, None without one."""
@@ -347,9 +360,7 @@ def _flag(name: str, value: object, place: Place, shared: SharedRules, killed: b
 def parse_document(data: bytes, *, source: str) -> FlagDocument:
     """The document in `data`. Raises BrokenDocument, one line naming source, flag, place and fix."""
     place = Place(source)
-    raw = _load(data, place)
-    _walk(raw, place, 1)
-    read = _object(raw, place, ("$schema", "$evaluators", "flags", "metadata"))
+    read = _object(load_json(data, place), place, ("$schema", "$evaluators", "flags", "metadata"))
     shared = SharedRules(_object(read.get("$evaluators", {}), place.at("$evaluators")))
     if "flags" not in read:
         place.refuse('no "flags"; write {"flags": {"name": {...}}}')

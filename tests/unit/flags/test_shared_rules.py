@@ -59,9 +59,23 @@ def test_a_reference_that_leads_nowhere_is_refused(
     assert said in str(refused.value)
 
 
-def test_references_that_double_at_every_step_are_refused_soon() -> None:
+def test_references_that_multiply_at_every_step_are_refused_soon() -> None:
     rules: dict[str, object] = {"r0": STAFF}
-    for step in range(1, 25):
-        rules[f"r{step}"] = {"or": [{"$ref": f"r{step - 1}"}, {"$ref": f"r{step - 1}"}]}
-    with pytest.raises(BrokenDocument, match="more than 10000 references"):
-        FlagSet.parse(document(rules, {"if": [{"$ref": "r24"}, "on"]}))
+    for step in range(1, 8):
+        rules[f"r{step}"] = {"or": [{"$ref": f"r{step - 1}"}] * 6}
+    with pytest.raises(BrokenDocument, match="put in more than 100000 nodes"):
+        FlagSet.parse(document(rules, {"if": [{"$ref": "r7"}, "on"]}))
+
+
+def test_references_that_lead_deeper_than_a_document_may_be_are_refused() -> None:
+    chain: dict[str, object] = {f"r{step}": {"$ref": f"r{step + 1}"} for step in range(3000)} | {
+        "r3000": STAFF
+    }
+    with pytest.raises(BrokenDocument, match=r"deeper than 32 levels with its \$refs put in"):
+        FlagSet.parse(document(chain, {"if": [{"$ref": "r0"}, "on"]}))
+
+
+def test_a_large_rule_that_is_referred_to_often_is_refused_soon() -> None:
+    rules: dict[str, object] = {"long": {"or": [{"var": "x"}] * 20_000}}
+    with pytest.raises(BrokenDocument, match="put in more than 100000 nodes"):
+        FlagSet.parse(document(rules, {"if": [{"or": [{"$ref": "long"}] * 1000}, "on"]}))
