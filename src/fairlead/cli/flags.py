@@ -1,7 +1,8 @@
-"""`fairlead flags`: read a flag document strictly, ask it, have an answer explained, and see whom a change moves."""
+"""`fairlead flags`: read a document strictly, ask it, have an answer explained, see whom a change moves, import."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -10,19 +11,24 @@ import msgspec
 import typer
 
 from fairlead.cli.exit_codes import ExitCode
-from fairlead.cli.outcome import one_line
+from fairlead.cli.outcome import one_line, written
 from fairlead.errors import InvalidInput
 from fairlead.flags import EvaluationContext, FlagSet
 from fairlead.flags.explain import explain as explained
+from fairlead.flags.file import read_flag_file
+from fairlead.flags.flagd import import_flagd, needs_fairlead
 from fairlead.flags.moves import FlagChange, compare_documents
+from fairlead.flags.stale import SeenFlags, stale_flags
+from fairlead.telemetry import ReadReport, read_events
 
-__all__ = ["DIFF_SCHEMA", "EVAL_SCHEMA", "app"]
+__all__ = ["CHECK_SCHEMA", "DIFF_SCHEMA", "EVAL_SCHEMA", "app"]
 
+CHECK_SCHEMA = "fairlead.flags.check/1"
 EVAL_SCHEMA = "fairlead.flags.eval/1"
 DIFF_SCHEMA = "fairlead.flags.diff/1"
 
 app = typer.Typer(
-    help="Checks flag documents, asks them, explains an answer, and counts whom a change moves.",
+    help="Checks flag documents, asks them, explains an answer, counts whom a change moves, imports flagd's.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -43,33 +49,61 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def check(file: File, json: Json = False) -> None:
-    """Reads the document as a service would, and says what is in it."""
+def check(
+    file: File,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A sink's events: which flags expose nobody?", show_default=False),
+    ] = None,
+    stale_after: Annotated[
+        str, typer.Option(metavar="TIME", help="How long a flag may serve one variant alone.")
+    ] = "90d",
+    json: Json = False,
+) -> None:
+    """Reads the document as a service would, and says what is in it, what flagd lacks to read it, and what is stale."""
+    from fairlead.metrics.duration import parse_duration
+
+    after = parse_duration(stale_after)
     flags = FlagSet.from_file(file)
-    listed = [
-        {
-            "flag": flag.name,
-            "enabled": flag.enabled,
-            "type": str(flag.type),
-            "variants": list(flag.variants),
-            "default": flag.default_variant,
-            "targeted": flag.targeting is not None,
-        }
-        for flag in flags.document.flags.values()
-    ]
+    document = flags.document
+    report = ReadReport()
+    seen = None if events is None else SeenFlags.of(read_events(events, report=report))
+    stale = stale_flags(document, now=time.time(), after=after, seen=seen)
+    beyond = {flag.name: needs_fairlead(flag) for flag in document.flags.values()}
     if json:
-        _print_json(
-            {"schema": "fairlead.flags.check/1", "file": str(file), "sha256": flags.digest, "flags": listed}
-        )
+        record: dict[str, object] = {"schema": CHECK_SCHEMA, "file": str(file), "sha256": flags.digest}
+        record |= {"killed": document.killed, "stale": msgspec.to_builtins(stale)}
+        listed = [
+            {
+                "flag": flag.name,
+                "enabled": flag.enabled,
+                "killed": flag.killed,
+                "type": str(flag.type),
+                "variants": list(flag.variants),
+                "default": flag.default_variant,
+                "targeted": flag.targeting is not None,
+                "not_for_flagd": list(beyond[flag.name]),
+            }
+            for flag in document.flags.values()
+        ]
+        _print_json(record | {"flags": listed})
         return
-    for one in flags.document.flags.values():
-        state = "" if one.enabled else ", switched off"
+    for one in document.flags.values():
+        state = "" if one.enabled else ", killed" if one.killed else ", switched off"
         how = "targeted" if one.targeting is not None else "the same for everybody"
         typer.echo(
             f"{one_line(one.name)}: {one.type}, {', '.join(map(one_line, one.variants))}; "
             f"default {one_line(str(one.default_variant))}, {how}{state}"
         )
-    typer.echo(f"{len(listed)} flags, sha256 {flags.digest}")
+    typer.echo(f"{len(beyond)} flags, sha256 {flags.digest}")
+    for name, what in beyond.items():
+        if what:
+            typer.echo(f"not for flagd's own readers: {one_line(name)} ({', '.join(what)})")
+    for each in stale:
+        typer.echo(f"stale? {one_line(each.flag)} {one_line(each.said)}")
+    unread = report.malformed + report.unknown
+    if unread:
+        typer.echo(f"{unread} line{'s' * (unread > 1)} of the events could not be read", err=True)
 
 
 @app.command("eval")
@@ -119,6 +153,29 @@ def diff(
         if not changes:
             typer.echo("nothing changes")
     return ExitCode.BREACHED if any(change.between_arms for change in changes) else ExitCode.OK
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A flag document of flagd's, in JSON.")],
+    fractional: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Which has drawn so far: v1 (flagd up to 0.14), v2 (from 0.15), v3 (openfeature-flagd-core 2.0).",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Where to; default: print it.", show_default=False),
+    ] = None,
+) -> None:
+    """Turns flagd's fractional into buckets that draw alike, so that nobody moves; says on stderr what may differ."""
+    found = import_flagd(read_flag_file(file), source=one_line(str(file)), fractional=fractional)
+    for notice in found.notices:
+        typer.echo(one_line(notice), err=True)
+    written(found.document.decode(), out)
 
 
 def _said(change: FlagChange) -> Iterator[str]:

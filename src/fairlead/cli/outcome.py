@@ -17,12 +17,13 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from fairlead.cli.exit_codes import ExitCode, exit_code_for
-from fairlead.errors import FairleadError
+from fairlead.errors import FairleadError, InvalidInput
 
-__all__ = ["one_line", "report"]
+__all__ = ["one_line", "report", "written"]
 
 _LONGEST_MESSAGE = 2_000
 
@@ -39,6 +40,19 @@ def one_line(text: str) -> str:
         for character in text[:_LONGEST_MESSAGE]
     )
     return escaped if len(text) <= _LONGEST_MESSAGE else escaped + "…"
+
+
+def written(text: str, out: Path | None) -> None:
+    """Writes the text to a file, or prints it where there is none. Raises InvalidInput where it cannot be written."""
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InvalidInput(f"{out}: {error.strerror}; choose another --out") from error
 
 
 def report(run: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "flags": (
         "flags",
-        "Checks flag documents, asks them, explains an answer, and counts whom a change moves.",
+        "Checks flag documents, asks them, explains an answer, counts whom a change moves, imports flagd's.",
     ),
     "rollout": ("rollout", "Lets a change out by stages behind guardrails, and takes it back by itself."),
     "slo": ("slo", "Checks objectives, shows their error budgets, and writes a Prometheus' rules for them."),

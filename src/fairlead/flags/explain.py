@@ -49,7 +49,7 @@ def explain(flags: FlagSet, name: str, context: EvaluationContext, default: Flag
     """
     quiet = flags.without_exposures()
     evaluation = quiet.evaluate(name, context, default)
-    return Explanation(flag=name, evaluation=evaluation, steps=tuple(_Walk(quiet, context).of(name)))
+    return Explanation(flag=name, evaluation=evaluation, steps=_Walk(quiet, context).of(name))
 
 
 class _Walk:
@@ -61,7 +61,14 @@ class _Walk:
         self._rules = Rules(lambda name: lambda asked: flags.evaluate(name, asked).variant)
         self._steps: list[Step] = []
 
-    def of(self, name: str) -> list[Step]:
+    def of(self, name: str) -> tuple[Step, ...]:
+        try:
+            self._flag(name)
+        except Exception as error:  # the context is the caller's: its objects may do anything when read
+            self._add(0, "…", f"{type(error).__name__} while it was read")
+        return tuple(self._steps)
+
+    def _flag(self, name: str) -> None:
         flag = self._flags.document.flags.get(name)
         if flag is None:
             self._add(0, name, "there is no such flag: the caller's default")
@@ -74,7 +81,6 @@ class _Walk:
             self._add(0, '"state": "DISABLED"', "switched off: the caller's default")
         else:
             self._targeting(flag)
-        return self._steps
 
     def _add(self, depth: int, rule: object, said: str) -> None:
         self._steps.append(Step(depth=depth, rule=rule if isinstance(rule, str) else _short(rule), said=said))
@@ -178,7 +184,14 @@ class _Walk:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # a key that JSON has not, an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 

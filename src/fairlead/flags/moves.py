@@ -18,7 +18,7 @@ import msgspec
 from fairlead.flags.flag import Flag, FlagDocument, Place
 from fairlead.flags.slots import Draw, Slots
 
-__all__ = ["FlagChange", "Move", "compare_documents"]
+__all__ = ["FlagChange", "Move", "compare_documents", "served_variants"]
 
 Owner = str | None | Slots
 """A variant, the caller's own default, or a draw between several."""
@@ -61,6 +61,19 @@ def compare_documents(old: FlagDocument, new: FlagDocument) -> tuple[FlagChange,
     names = sorted({*old.flags, *new.flags})
     found = (_compared(name, old.flags.get(name), new.flags.get(name)) for name in names)
     return tuple(change for change in found if change is not None)
+
+
+def served_variants(flag: Flag) -> set[str | None] | None:
+    """What units with a key can be served, overrides aside; None stands for the caller's own default.
+
+    None where a rule computes the variant.
+    """
+    if not flag.enabled:
+        return {None}
+    branches = _of_result(flag.targeting, flag.default_variant, "")
+    if branches is None:
+        return None
+    return {variant for _, owner in branches for variant in _marginal(owner, flag.default_variant)}
 
 
 def _compared(name: str, old: Flag | None, new: Flag | None) -> FlagChange | None:

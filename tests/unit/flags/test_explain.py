@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,3 +103,24 @@ def test_a_context_that_raises_when_it_is_compared_is_explained() -> None:
     )
     assert found.evaluation.reason in (Reason.ERROR, Reason.DEFAULT)
     assert found.steps
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, {(1, 2): 3}, b"x", float("nan"), {"x": {1, 2}}],
+    ids=["huge", "keys", "bytes", "nan", "set"],
+)
+@pytest.mark.parametrize(
+    "targeting",
+    [
+        {"bucket": BUCKET["bucket"] | {"by": "odd"}},
+        {"if": [{"==": [{"var": "odd"}, 3]}, "on"]},
+        {"if": [{"bucket": BUCKET["bucket"] | {"by": "odd"}}, "on"]},
+        {"var": "odd"},
+    ],
+    ids=["bucket", "if", "condition", "var"],
+)
+def test_no_value_of_a_context_makes_an_explanation_raise(targeting: object, value: object) -> None:
+    found = explain(flag_set(targeting), "f", EvaluationContext(attributes={"odd": value}), False)
+    assert found.steps
+    assert found.evaluation.reason in (Reason.ERROR, Reason.DEFAULT)
