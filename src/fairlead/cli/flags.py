@@ -95,7 +95,7 @@ def check(
             f"{one_line(one.name)}: {one.type}, {', '.join(map(one_line, one.variants))}; "
             f"default {one_line(str(one.default_variant))}, {how}{state}"
         )
-    typer.echo(f"{len(beyond)} flags, sha256 {flags.digest}")
+    typer.echo(f"{len(beyond)} flag{'s' * (len(beyond) != 1)}, sha256 {flags.digest}")
     for name, what in beyond.items():
         if what:
             typer.echo(f"not for flagd's own readers: {one_line(name)} ({', '.join(what)})")
