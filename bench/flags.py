@@ -48,8 +48,26 @@ DOCUMENT = {
 }
 
 
-def _fairlead(user: str, exposures: ExposureLog | None = None) -> Callable[[], str]:
-    flags = FlagSet.parse(json.dumps(DOCUMENT).encode(), exposures=exposures)
+IMPORTED = {
+    "by": "targetingKey",
+    "salt": "feed_path",
+    "algo": "murmur3/10000@flagd-v2",
+    "slots": [["treatment", 0, 10_000]],
+}
+"""A draw that was imported from flagd, with everybody in it: what its hash costs."""
+
+
+def _imported() -> bytes:
+    targeting = {"if": [{"in": [{"var": "country"}, COUNTRIES]}, {"bucket": IMPORTED}]}
+    return json.dumps(
+        {"flags": {"feed_path": DOCUMENT["flags"]["feed_path"] | {"targeting": targeting}}}
+    ).encode()
+
+
+def _fairlead(
+    user: str, exposures: ExposureLog | None = None, document: bytes = json.dumps(DOCUMENT).encode()
+) -> Callable[[], str]:
+    flags = FlagSet.parse(document, exposures=exposures)
     context = EvaluationContext(targeting_key=user, attributes={"country": "FR"})
     return lambda: flags.string("feed_path", context, "none")
 
@@ -121,6 +139,7 @@ def bars(quick: bool) -> list[Bar]:
             {
                 "fairlead": _arm(_fairlead(user)),
                 "fairlead with exposures": _arm(_fairlead(user, ExposureLog(NullSink()))),
+                "fairlead, imported from flagd": _arm(_fairlead(user, document=_imported())),
                 "openfeature-sdk": _arm(_openfeature(user)),
                 "growthbook": _arm(growthbook),
             },

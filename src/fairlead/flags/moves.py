@@ -38,7 +38,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     share: float
     """0–1, of those."""
     between_arms: bool
-    """Whether both variants were drawn and neither is the default: no experiment on the flag survives it."""
+    """Whether units go from one drawn arm to another in a way that no experiment on the flag survives."""
 
 
 class FlagChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,14 +179,16 @@ def _counted(among: str, old: tuple[Owner, Flag], new: tuple[Owner, Flag]) -> It
             for other, second in _marginal(becomes, after.default_variant).items():
                 shares[one, other] = shares.get((one, other), Fraction(0)) + first * second
     anew = bool(theirs and ours and theirs != ours)
-    drawn = _drawn(was) - {before.default_variant}, _drawn(becomes) - {after.default_variant}
+    first_arms, then_arms = _drawn(was), _drawn(becomes)
     for (one, other), share in shares.items():
-        if one != other and share:
-            # With another salt, or another unit, also who goes from an arm to the default was drawn anew.
-            between = (one in drawn[0] and other in drawn[1]) or (
-                anew and (one in drawn[0] or other in drawn[1])
-            )
-            yield Move(among=among, was=one, becomes=other, share=float(share), between_arms=between)
+        if one == other or not share:
+            continue
+        drawn = one in first_arms and other in then_arms
+        # From the default arm to another is how a rollout grows, and back is how it ends. Both at once is neither.
+        swapped = drawn and bool(shares.get((other, one)))
+        apart = drawn and one != before.default_variant and other != after.default_variant
+        between = apart or swapped or (anew and (one in first_arms or other in then_arms))
+        yield Move(among=among, was=one, becomes=other, share=float(share), between_arms=between)
 
 
 def _draws(owner: Owner) -> frozenset[Draw]:

@@ -182,3 +182,16 @@ def test_the_shares_are_those_of_ten_thousand_units(
         said |= shares(change)
     for pair in {*seen, *said}:  # five standard errors of a share of 10,000 units
         assert abs(seen.get(pair, 0) / 10_000 - said.get(pair, 0.0)) < 0.025, pair
+
+
+def test_arms_that_are_swapped_are_called_out_and_a_rollout_that_grows_or_ends_is_not() -> None:
+    def rollout(slots: Slots) -> FlagDocument:
+        return document(split(slots))
+
+    five = rollout([["a", 0, 500], ["control", 500, 10_000]])
+    half = rollout([["a", 0, 5000], ["control", 5000, 10_000]])
+    swapped = rollout([["control", 0, 5000], ["a", 5000, 10_000]])
+    none = rollout([["control", 0, 10_000]])
+    for old, new, between in ((five, half, False), (half, none, False), (half, swapped, True)):
+        (change,) = compare_documents(old, new)
+        assert change.between_arms is between

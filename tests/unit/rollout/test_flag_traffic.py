@@ -96,6 +96,21 @@ async def test_everything_outside_the_flag_stays_byte_for_byte(path: Path):
     assert '\n      "variants": {\n        "control": "control",' in text
 
 
+async def test_overrides_of_staff_stay_while_a_rollout_moves_the_flag(path: Path):
+    document = json.loads(FILE)
+    document["$evaluators"] = {"staff": {"if": [{"==": [{"var": "targetingKey"}, "ann"]}, "treatment"]}}
+    document["flags"]["feed"]["metadata"]["fairlead_overrides"] = "staff"
+    overwrite(path, json.dumps(document))
+    traffic = FlagTraffic(path, "feed")
+    for split in (FORWARD, ROLLBACK):
+        await traffic.set(split)
+        assert await traffic.read() == split
+        flags = FlagSet.from_file(path)
+        ann = flags.evaluate("feed", EvaluationContext(targeting_key="ann"), "none")
+        assert (ann.variant, ann.reason) == ("treatment", Reason.TARGETING_MATCH)
+    assert flags.string("feed", EvaluationContext(targeting_key="other"), "none") == "control"
+
+
 @pytest.mark.parametrize(
     "style", [{}, {"indent": 1}, {"indent": "\t"}, {"separators": (",", ":")}], ids=range(4)
 )
