@@ -7,6 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlead.errors import BrokenDocument
 from fairlead.flags import EvaluationContext, FlagSet
 from fairlead.flags.flagd import import_flagd
 from fairlead.flags.murmur3 import Murmur3
@@ -64,3 +65,66 @@ def test_everybody_keeps_the_variant_that_flagd_gave_them(
     context = EvaluationContext(targeting_key=key, attributes={"email": key})
     served = FlagSet.parse(imported.document).evaluate(name, context, "").variant
     assert served == ("none" if found is None else f"v{found}")
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["v0", "a", "$flagd.flagKey", ""])
+)
+rules = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.builds(
+            lambda name, argument: {name: argument},
+            st.sampled_from(
+                [
+                    "fractional",
+                    "if",
+                    "var",
+                    "cat",
+                    "$ref",
+                    "!==",
+                    "!!",
+                    "<",
+                    "==",
+                    "and",
+                    "in",
+                    "sem_ver",
+                    "min",
+                ]
+            ),
+            inner | st.lists(inner, max_size=4) | st.sampled_from(["a", "b"]),
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@given(rules, rules, rules, st.sampled_from(["v1", "v2", "v3", None]))
+def test_any_rule_is_imported_and_answers_or_is_refused_in_one_line(
+    targeting: object, a: object, b: object, version: str | None
+) -> None:
+    flag = {"state": "ENABLED", "variants": {"v0": 1}, "defaultVariant": "v0", "targeting": targeting}
+    data = json.dumps({"$evaluators": {"a": a, "b": b}, "flags": {"f": flag}}).encode()
+    try:
+        imported = import_flagd(data, source="flagd.json", fractional=version)
+    except BrokenDocument as error:
+        message = str(error)
+        assert message.startswith("flagd.json: ")
+        assert "\n" not in message
+        return
+    context = EvaluationContext(targeting_key="u", attributes={"a": "v0"})
+    assert FlagSet.parse(imported.document).evaluate("f", context, 2).value in (1, 2)
+
+
+@given(st.binary(max_size=100) | rules.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_imported_or_refused(data: bytes) -> None:
+    try:
+        import_flagd(data, fractional="v2")
+    except BrokenDocument as error:
+        message = str(error)
+        assert "\n" not in message
