@@ -6,11 +6,11 @@ The table is added at the end: nothing that stands there is touched, and what wa
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from fairlead.change.parse import parse_change, read_change
 from fairlead.errors import InvalidInput
+from fairlead.telemetry.file_replacement import replace_file
 
 __all__ = ["add_incident"]
 
@@ -40,22 +40,7 @@ def add_incident(path: Path, *, at: str, what: str) -> None:
         raise InvalidInput(
             f"{path}: the incident does not fit into it ({error}); write it by hand: {what}"
         ) from error
-    _replace(path, text)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """In one step, with the rights that the file has."""
-    beside = path.with_name(f"{path.name}.new")
-    try:
-        with beside.open("wb") as file:
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    replace_file(path, text)
 
 
 def _quoted(text: str) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from fairlead.errors import BrokenDocument
-from fairlead.flags.file import replace_file
 from fairlead.flags.flag import MAX_BYTES, one_line
+from fairlead.telemetry.file_replacement import replace_file
 
 __all__ = ["Kept", "keep", "read_kept"]
 

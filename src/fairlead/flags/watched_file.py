@@ -20,9 +20,10 @@ from fairlead.errors import BrokenDocument, InvalidInput, OlderDocument
 from fairlead.flags.delivery import FlagDelivery
 from fairlead.flags.delivery_status import SourceKind
 from fairlead.flags.document_version import DocumentVersion
-from fairlead.flags.file import read_flag_file, replace_file
+from fairlead.flags.file import read_flag_file
 from fairlead.flags.flag import FlagDocument, one_line
 from fairlead.flags.flag_set import FlagSet
+from fairlead.telemetry.file_replacement import replace_file
 
 __all__ = ["FlagFile", "write_flag_file"]
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fairlead.errors import InvalidInput, NoSpace, TrafficUnavailable
+from fairlead.telemetry.file_replacement import sync_directory
 
 __all__ = ["SharedFile"]
 
@@ -191,10 +192,6 @@ class SharedFile:
     def _rename(self, source: Path, target: Path) -> None:
         try:
             source.replace(target)
-            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)  # without it, the name may be back at the old file after a power cut
-            finally:
-                os.close(folder)
+            sync_directory(target.parent)
         except OSError as error:
             raise TrafficUnavailable(f"{self.path}: {error.strerror}; correct its folder") from error

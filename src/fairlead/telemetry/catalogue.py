@@ -21,8 +21,9 @@ from pathlib import Path
 import msgspec
 
 from fairlead.errors import BrokenDocument
+from fairlead.telemetry.file_replacement import replace_file
 
-__all__ = ["Catalogue", "alone", "read_catalogue", "replace_file", "sync_directory", "write_catalogue"]
+__all__ = ["Catalogue", "alone", "read_catalogue", "write_catalogue"]
 
 _NAME = "catalogue.json"
 _LOCK = ".lock"
@@ -57,32 +58,7 @@ def read_catalogue(directory: Path) -> Catalogue:
 
 def write_catalogue(directory: Path, catalogue: Catalogue) -> None:
     """Replaces the catalogue in one step that is on disk when this returns."""
-    replace_file(directory / _NAME, msgspec.json.format(msgspec.json.encode(catalogue)) + b"\n")
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replaces a file's content in one step, synced, mode 0600."""
-    beside = path.with_name(f"{path.name}.new")
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(file, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    replace_file(directory / _NAME, msgspec.json.format(msgspec.json.encode(catalogue)) + b"\n", mode=0o600)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,10 @@ from msgspec import inspect
 
 from fairlead.errors import BrokenDocument, InvalidInput, MissingExtra, NoSpace
 from fairlead.telemetry.bounds import check_whole
-from fairlead.telemetry.catalogue import Catalogue, alone, read_catalogue, sync_directory, write_catalogue
+from fairlead.telemetry.catalogue import Catalogue, alone, read_catalogue, write_catalogue
 from fairlead.telemetry.dead_letter import DeadLetterFile
 from fairlead.telemetry.event import Event, encode_event
+from fairlead.telemetry.file_replacement import sync_directory
 from fairlead.telemetry.identity import SeenEvents, event_id
 from fairlead.telemetry.jsonl import is_cut, is_finished, segment_lines
 from fairlead.telemetry.retention import pins

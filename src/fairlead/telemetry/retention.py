@@ -24,7 +24,8 @@ import msgspec
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import BrokenDocument, InvalidInput
 from fairlead.telemetry.bounds import check_number, check_whole
-from fairlead.telemetry.catalogue import Catalogue, alone, read_catalogue, replace_file, write_catalogue
+from fairlead.telemetry.catalogue import Catalogue, alone, read_catalogue, write_catalogue
+from fairlead.telemetry.file_replacement import replace_file
 from fairlead.telemetry.jsonl import is_finished
 
 __all__ = ["Pin", "RetentionReport", "pin", "pins", "retain", "unpin"]
@@ -192,4 +193,4 @@ def _read(directory: Path) -> list[Pin]:
 
 
 def _write(directory: Path, known: list[Pin]) -> None:
-    replace_file(directory / _PINS, msgspec.json.format(msgspec.json.encode(known)) + b"\n")
+    replace_file(directory / _PINS, msgspec.json.format(msgspec.json.encode(known)) + b"\n", mode=0o600)
