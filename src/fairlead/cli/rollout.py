@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
-import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 import typer
 
-from fairlead import __version__
 from fairlead.change import freeze_change, parse_change, read_change
 from fairlead.change.incident import add_incident
 from fairlead.change.rollout import rollout_plan
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
+from fairlead.cli.rollout_setting import Setting, lead, places_of, practise, take_back, user_name
 from fairlead.cli.rollout_view import (
     print_blast_radius,
     print_history,
@@ -31,28 +25,20 @@ from fairlead.cli.rollout_view import (
 )
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.cli.store_option import DEFAULT_STORE, StoreOption
-from fairlead.errors import FairleadError, InvalidInput, StaleEpoch
+from fairlead.errors import FairleadError, InvalidInput
 from fairlead.ledger import Ledger
-from fairlead.metrics import Reading, parse_duration
+from fairlead.metrics import parse_duration
 from fairlead.rollout import (
-    Controller,
-    DecisionLog,
-    EventFacts,
-    Facts,
-    FlagTraffic,
     Journal,
-    ReadingFacts,
     RolloutPlan,
     RolloutState,
-    Traffic,
 )
-from fairlead.rollout.drill import Drilled, drill_evidence, drill_plan
-from fairlead.rollout.drill import drill as run_drill
+from fairlead.rollout.drill import drill_plan
 from fairlead.rollout.entry import Asked
 from fairlead.rollout.journal import plan_sha256
 from fairlead.rollout.simulate import Harm, simulate_rollout
 from fairlead.store import Database
-from fairlead.telemetry import EventTail, ReadReport, read_events
+from fairlead.telemetry import ReadReport, read_events
 
 __all__ = ["SIMULATE_SCHEMA", "STATUS_SCHEMA", "app"]
 
@@ -139,9 +125,9 @@ def start(
         journal = Journal.last(database, plan.name)
         state = journal.state() if journal is not None else None
         goes_on = state is not None and not state.ended
-        given = _places(plan, flags, haproxy, map, events, prometheus)
+        given = places_of(plan, flags, haproxy, map, events, prometheus)
         places = {**(state.places if goes_on and state else {}), **given}
-        setting = _Setting(plan, places)
+        setting = Setting(plan, places)
         setting.traffic(), setting.facts()  # refused before anything is written
         if goes_on and journal is not None and state is not None:
             if state.plan_sha256 != plan_sha256(plan):
@@ -156,10 +142,10 @@ def start(
             ledger = Ledger(database)
             frozen = freeze_change(content, ledger, name=str(change))
             print_blast_radius(plan)
-            journal = Journal.start(database, plan, by=by or _me(), places=places)
+            journal = Journal.start(database, plan, by=by or user_name(), places=places)
             typer.echo(f"started {journal.rollout} (change file version {frozen.version})")
         assert journal is not None  # noqa: S101 - one of both
-        final = asyncio.run(_lead(setting, journal, database, webhook, slack))
+        final = asyncio.run(lead(setting, journal, database, webhook, slack))
     typer.echo(f"{final.rollout}: {final.phase.replace('_', ' ')}: {one_line(final.reason)}")
     if final.phase == "rolled_back":
         _write_incident(change, plan, final)
@@ -247,10 +233,10 @@ def rollback(
             typer.echo(f"{state.rollout}: {state.phase.replace('_', ' ')} already")
             return ExitCode.OK if state.phase == "rolled_back" else ExitCode.USAGE
         began = time.monotonic()
-        journal.ask(Asked(what="rollback", by=by or _me(), why=why))
-        setting = _Setting(plan, state.places)
+        journal.ask(Asked(what="rollback", by=by or user_name(), why=why))
+        setting = Setting(plan, state.places)
         final, withdrawn_at = asyncio.run(
-            _take_back(setting, journal, database, f"{by or _me()} asked for it: {why}")
+            take_back(setting, journal, database, f"{by or user_name()} asked for it: {why}")
         )
     seconds = withdrawn_at - began
     if json:
@@ -292,11 +278,11 @@ def drill(
         database.migrate()
         last = Journal.last(database, plan.name)
         before = last.state().places if last is not None else {}
-        places = {**before, **_places(plan, flags, haproxy, map, None, None)}
-        setting = _Setting(practised, places)
+        places = {**before, **places_of(plan, flags, haproxy, map, None, None)}
+        setting = Setting(practised, places)
         traffic = setting.traffic()
-        journal = Journal.start(database, practised, by=by or _me(), places=places)
-        found = asyncio.run(_drilled(practised, journal, traffic, database))
+        journal = Journal.start(database, practised, by=by or user_name(), places=places)
+        found = asyncio.run(practise(practised, journal, traffic, database))
     if json:
         record = {"schema": "fairlead.rollout.drill/1", **msgspec.to_builtins(found)}
         typer.echo(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
@@ -356,166 +342,6 @@ def simulate(
         print_simulated(plan, found)
 
 
-@dataclass
-class _Setting:
-    """Where the traffic and the facts of a rollout are."""
-
-    plan: RolloutPlan
-    places: Mapping[str, str]
-
-    def traffic(self) -> Traffic:
-        """Raises InvalidInput where none was named, or where it cannot be used."""
-        if sockets := self.places.get("haproxy"):
-            if "map" not in self.places:
-                raise InvalidInput("--haproxy: add --map, the map file that its configuration names")
-            from fairlead.rollout.haproxy import HaproxyTraffic
-
-            return HaproxyTraffic(self.places["map"], sockets=sockets.split("\n"))
-        if flags := self.places.get("flags"):
-            return FlagTraffic(
-                flags,
-                self.places.get("flag", self.plan.flag),
-                treatment=self.places.get("treatment", self.plan.treatment),
-                control=self.places.get("control", self.plan.control),
-            )
-        raise InvalidInput("what splits the traffic? name it: --flags FILE, or --haproxy SOCKET --map FILE")
-
-    def facts(self) -> Facts:
-        """Raises InvalidInput where a guardrail would have nothing to look at."""
-        readings: dict[str, Callable[[], Reading]] = {}
-        asked = [guardrail for guardrail in self.plan.guardrails if guardrail.query]
-        if asked:
-            if "prometheus" not in self.places:
-                raise InvalidInput(
-                    f"guardrail {asked[0].name} has a query: name the server that answers it, --prometheus URL"
-                )
-            from fairlead.metrics.prometheus import PrometheusServer
-
-            server = PrometheusServer(self.places["prometheus"])
-            for guardrail in asked:
-                readings[guardrail.name] = partial(server.value, guardrail.query)
-        if events := self.places.get("events"):
-            return EventFacts(EventTail(events), readings=readings)
-        blind = [guardrail.name for guardrail in self.plan.guardrails if not guardrail.query]
-        if blind:
-            raise InvalidInput(
-                f"guardrail {blind[0]} is computed from events: name their folder, --events DIR (or give it a query)"
-            )
-        return ReadingFacts(readings)
-
-
-async def _lead(
-    setting: _Setting, journal: Journal, database: Database, webhook: str | None, slack: bool
-) -> RolloutState:
-    said: RolloutState | None = None
-    hook = None
-    if webhook:
-        from fairlead.rollout.httpx import Webhook
-
-        hook = Webhook(webhook, form="slack" if slack else "json")
-
-    async def notice(what: str, state: RolloutState) -> None:
-        typer.echo(f"{time.strftime('%H:%M:%S')} {one_line(what)}")
-        if hook is not None:
-            await hook(what, state)
-
-    traffic = setting.traffic()
-    controller = Controller(
-        setting.plan,
-        journal=journal,
-        traffic=traffic,
-        facts=setting.facts(),
-        decisions=_decisions(database),
-        notice=notice,
-        by=_process(),
-    )
-    try:
-        said = await controller.run()
-    except StaleEpoch:
-        # Rolled back from elsewhere, as a rule: then its end is this one's, too.
-        for _ in range(50):
-            said = await asyncio.to_thread(journal.state)
-            if said.ended:
-                break
-            await asyncio.sleep(0.2)
-        else:
-            raise
-    finally:
-        await traffic.close()
-        if hook is not None:
-            await hook.close()
-    return said
-
-
-async def _take_back(
-    setting: _Setting, journal: Journal, database: Database, reason: str
-) -> tuple[RolloutState, float]:
-    """The state, and when nobody was served treatment any more, by the monotonic clock."""
-    traffic = setting.traffic()
-    controller = Controller(
-        setting.plan,
-        journal=journal,
-        traffic=traffic,
-        facts=ReadingFacts({}),
-        decisions=_decisions(database),
-        by=_process(),
-    )
-    try:
-        state = await controller.take_back(reason)
-        return state, controller.withdrawn_at or time.monotonic()
-    except StaleEpoch:
-        state = await asyncio.to_thread(journal.state)
-        if not state.ended:
-            raise
-        return state, time.monotonic()
-    finally:
-        await traffic.close()
-
-
-async def _drilled(plan: RolloutPlan, journal: Journal, traffic: Traffic, database: Database) -> Drilled:
-    controller = Controller(
-        plan,
-        journal=journal,
-        traffic=traffic,
-        facts=ReadingFacts({}),
-        decisions=_decisions(database),
-        by=_process(),
-    )
-    try:
-        found = await run_drill(controller, plan.stages[0].share)
-        evidence = drill_evidence(plan, found, traffic.name, time.time())
-        await asyncio.to_thread(Ledger(database).record_evidence, evidence)
-        return found
-    finally:
-        await traffic.close()
-
-
-def _decisions(database: Database) -> DecisionLog:
-    return DecisionLog(Ledger(database), by=f"fairlead rollout {__version__}")
-
-
-def _places(
-    plan: RolloutPlan,
-    flags: Path | None,
-    haproxy: list[str] | None,
-    map: Path | None,
-    events: Path | None,
-    prometheus: str | None,
-) -> dict[str, str]:
-    """What was named on the command line; paths whole, so that later commands find them from anywhere."""
-    if flags and haproxy:
-        raise InvalidInput("give --flags or --haproxy: one of them splits the traffic")
-    places = {"flag": plan.flag, "treatment": plan.treatment, "control": plan.control}
-    for name, path in (("flags", flags), ("map", map), ("events", events)):
-        if path is not None:
-            places[name] = str(path.absolute())
-    if haproxy:
-        places["haproxy"] = "\n".join(haproxy)
-    if prometheus:
-        places["prometheus"] = prometheus
-    return places
-
-
 def _plan(change: Path) -> RolloutPlan:
     return rollout_plan(parse_change(read_change(change), str(change)))
 
@@ -527,14 +353,6 @@ def _journal(database: Database, plan: RolloutPlan) -> Journal:
             f"{plan.name}: no rollout of it in {database.name}; fairlead rollout start begins one"
         )
     return journal
-
-
-def _me() -> str:
-    return getpass.getuser()
-
-
-def _process() -> str:
-    return f"{_me()} on {socket.gethostname()}, process {os.getpid()}"
 
 
 def _record(plan: RolloutPlan, state: RolloutState) -> dict[str, object]:
@@ -580,5 +398,5 @@ def _wish(change: Path, store: str, what: Literal["pause", "resume", "advance"],
             )
         if what == "resume" and not state.paused:
             raise InvalidInput(f"rollout {state.rollout} is not paused; it is {state.phase}")
-        journal.ask(Asked(what=what, by=by or _me(), why=why))
+        journal.ask(Asked(what=what, by=by or user_name(), why=why))
     typer.echo(f"{state.rollout}: {what} is asked for; its controller does it within seconds")

@@ -1,0 +1,210 @@
+"""Where the traffic and the facts of a rollout are, and its controller led in this process.
+
+What was named on the command line is kept in the journal, so that later commands need not be told again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from fairlead import __version__
+from fairlead.cli.outcome import one_line
+from fairlead.errors import InvalidInput, StaleEpoch
+from fairlead.ledger import Ledger
+from fairlead.metrics import Reading
+from fairlead.rollout import (
+    Controller,
+    DecisionLog,
+    EventFacts,
+    Facts,
+    FlagTraffic,
+    Journal,
+    ReadingFacts,
+    RolloutPlan,
+    RolloutState,
+    Traffic,
+)
+from fairlead.rollout.drill import Drilled, drill_evidence
+from fairlead.rollout.drill import drill as run_drill
+from fairlead.store import Database
+from fairlead.telemetry import EventTail
+
+__all__ = ["Setting", "lead", "places_of", "practise", "take_back", "user_name"]
+
+
+@dataclass
+class Setting:
+    """Where the traffic and the facts of a rollout are."""
+
+    plan: RolloutPlan
+    places: Mapping[str, str]
+
+    def traffic(self) -> Traffic:
+        """Raises InvalidInput where none was named, or where it cannot be used."""
+        if sockets := self.places.get("haproxy"):
+            if "map" not in self.places:
+                raise InvalidInput("--haproxy: add --map, the map file that its configuration names")
+            from fairlead.rollout.haproxy import HaproxyTraffic
+
+            return HaproxyTraffic(self.places["map"], sockets=sockets.split("\n"))
+        if flags := self.places.get("flags"):
+            return FlagTraffic(
+                flags,
+                self.places.get("flag", self.plan.flag),
+                treatment=self.places.get("treatment", self.plan.treatment),
+                control=self.places.get("control", self.plan.control),
+            )
+        raise InvalidInput("what splits the traffic? name it: --flags FILE, or --haproxy SOCKET --map FILE")
+
+    def facts(self) -> Facts:
+        """Raises InvalidInput where a guardrail would have nothing to look at."""
+        readings: dict[str, Callable[[], Reading]] = {}
+        asked = [guardrail for guardrail in self.plan.guardrails if guardrail.query]
+        if asked:
+            if "prometheus" not in self.places:
+                raise InvalidInput(
+                    f"guardrail {asked[0].name} has a query: name the server that answers it, --prometheus URL"
+                )
+            from fairlead.metrics.prometheus import PrometheusServer
+
+            server = PrometheusServer(self.places["prometheus"])
+            for guardrail in asked:
+                readings[guardrail.name] = partial(server.value, guardrail.query)
+        if events := self.places.get("events"):
+            return EventFacts(EventTail(events), readings=readings)
+        blind = [guardrail.name for guardrail in self.plan.guardrails if not guardrail.query]
+        if blind:
+            raise InvalidInput(
+                f"guardrail {blind[0]} is computed from events: name their folder, --events DIR (or give it a query)"
+            )
+        return ReadingFacts(readings)
+
+
+async def lead(
+    setting: Setting, journal: Journal, database: Database, webhook: str | None, slack: bool
+) -> RolloutState:
+    said: RolloutState | None = None
+    hook = None
+    if webhook:
+        from fairlead.rollout.httpx import Webhook
+
+        hook = Webhook(webhook, form="slack" if slack else "json")
+
+    async def notice(what: str, state: RolloutState) -> None:
+        typer.echo(f"{time.strftime('%H:%M:%S')} {one_line(what)}")
+        if hook is not None:
+            await hook(what, state)
+
+    traffic = setting.traffic()
+    controller = Controller(
+        setting.plan,
+        journal=journal,
+        traffic=traffic,
+        facts=setting.facts(),
+        decisions=_decisions(database),
+        notice=notice,
+        by=process_name(),
+    )
+    try:
+        said = await controller.run()
+    except StaleEpoch:
+        # Rolled back from elsewhere, as a rule: then its end is this one's, too.
+        for _ in range(50):
+            said = await asyncio.to_thread(journal.state)
+            if said.ended:
+                break
+            await asyncio.sleep(0.2)
+        else:
+            raise
+    finally:
+        await traffic.close()
+        if hook is not None:
+            await hook.close()
+    return said
+
+
+async def take_back(
+    setting: Setting, journal: Journal, database: Database, reason: str
+) -> tuple[RolloutState, float]:
+    """The state, and when nobody was served treatment any more, by the monotonic clock."""
+    traffic = setting.traffic()
+    controller = Controller(
+        setting.plan,
+        journal=journal,
+        traffic=traffic,
+        facts=ReadingFacts({}),
+        decisions=_decisions(database),
+        by=process_name(),
+    )
+    try:
+        state = await controller.take_back(reason)
+        return state, controller.withdrawn_at or time.monotonic()
+    except StaleEpoch:
+        state = await asyncio.to_thread(journal.state)
+        if not state.ended:
+            raise
+        return state, time.monotonic()
+    finally:
+        await traffic.close()
+
+
+async def practise(plan: RolloutPlan, journal: Journal, traffic: Traffic, database: Database) -> Drilled:
+    controller = Controller(
+        plan,
+        journal=journal,
+        traffic=traffic,
+        facts=ReadingFacts({}),
+        decisions=_decisions(database),
+        by=process_name(),
+    )
+    try:
+        found = await run_drill(controller, plan.stages[0].share)
+        evidence = drill_evidence(plan, found, traffic.name, time.time())
+        await asyncio.to_thread(Ledger(database).record_evidence, evidence)
+        return found
+    finally:
+        await traffic.close()
+
+
+def _decisions(database: Database) -> DecisionLog:
+    return DecisionLog(Ledger(database), by=f"fairlead rollout {__version__}")
+
+
+def places_of(
+    plan: RolloutPlan,
+    flags: Path | None,
+    haproxy: list[str] | None,
+    map: Path | None,
+    events: Path | None,
+    prometheus: str | None,
+) -> dict[str, str]:
+    """What was named on the command line; paths whole, so that later commands find them from anywhere."""
+    if flags and haproxy:
+        raise InvalidInput("give --flags or --haproxy: one of them splits the traffic")
+    places = {"flag": plan.flag, "treatment": plan.treatment, "control": plan.control}
+    for name, path in (("flags", flags), ("map", map), ("events", events)):
+        if path is not None:
+            places[name] = str(path.absolute())
+    if haproxy:
+        places["haproxy"] = "\n".join(haproxy)
+    if prometheus:
+        places["prometheus"] = prometheus
+    return places
+
+
+def user_name() -> str:
+    return getpass.getuser()
+
+
+def process_name() -> str:
+    return f"{user_name()} on {socket.gethostname()}, process {os.getpid()}"
