@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from fairlead.store import Database
 from fairlead.testing import PostgresServer, RedisCluster, RedisServer
 
 
@@ -64,3 +66,20 @@ def postgres_url(postgres: PostgresServer) -> str:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"postgresql://postgres@127.0.0.1:{postgres.port}/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a database may be made, on each engine."""
+    if request.param == "sqlite":
+        return str(tmp_path / "fairlead.db")
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
+@pytest.fixture
+def database(where: str) -> Iterator[Database]:
+    """A database on each engine, empty and migrated."""
+    with Database(where) as database:
+        database.migrate()
+        yield database

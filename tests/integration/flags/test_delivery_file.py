@@ -40,6 +40,7 @@ async def test_a_hundred_followers_of_a_file_evaluate_every_new_document(tmp_pat
             await asyncio.to_thread(write_flag_file, path, document(f"v{version}", version=version))
             await until(lambda version=version: all(value_of(each) == f"v{version}" for each in followers))
             took.append(time.monotonic() - began)
+        assert {value_of(each) for each in followers} == {"v6"}
     with capsys.disabled():
         print(
             f"\nwritten → evaluated by {FOLLOWERS} followers of a file: "

@@ -55,8 +55,17 @@ def test_what_is_no_version_satisfies_nothing(version: object, operator: str) ->
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_version_or_none(text: str) -> None:
-    parse_version(text)
+def test_any_text_is_none_or_begins_as_a_version_does(text: str) -> None:
+    found = parse_version(text)
+    assert found is None or (text.lstrip("v")[:1].isdigit() and min(found[:3]) >= 0)
+
+
+@given(st.tuples(*[st.integers(0, 10**9)] * 3), st.tuples(*[st.integers(0, 10**9)] * 3))
+def test_releases_are_ordered_as_their_numbers(first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    one, other = (parse_version(".".join(map(str, numbers))) for numbers in (first, second))
+    assert one is not None
+    assert other is not None
+    assert (one < other) is (first < second)
 
 
 @pytest.mark.parametrize(

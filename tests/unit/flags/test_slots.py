@@ -91,4 +91,7 @@ def test_draws_that_cannot_be_meant_are_refused(slots: list[list[object]], messa
 
 
 def test_the_same_salt_by_another_unit_is_another_draw() -> None:
-    flag_set(draw("who", [[draw("who", [["a", 0, 1]], by="shop"), 0, 10]]))
+    flags = flag_set(draw("who", [[draw("who", [["a", 0, 5000]], by="shop"), 0, 10_000]]))
+    for shop in (f"shop-{number}" for number in range(50)):
+        found = flags.evaluate("f", EvaluationContext(targeting_key="u", attributes={"shop": shop}), -1)
+        assert found.variant == ("a" if bucket("who", shop) < 5000 else "none")
