@@ -179,7 +179,7 @@ def status(
                 typer.echo(f"{state.rollout}: {where(plan, state)}: {one_line(state.reason)}")
                 shown = stands
             time.sleep(0.5)
-            state = journal.state()
+            state = journal.state(after=state)
         if json:
             typer.echo(msgspec.json.format(msgspec.json.encode(_record(plan, state)), indent=2).decode())
         else:

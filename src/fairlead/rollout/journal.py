@@ -51,6 +51,7 @@ _OF_CHANGE = ROLLOUT.c.change == sa.bindparam("change")
 _OF_RUN = sa.and_(_OF_CHANGE, ROLLOUT.c.run == sa.bindparam("run"))
 _LAST_RUN = sa.select(sa.func.max(ROLLOUT.c.run)).where(_OF_CHANGE)
 _LAST_NUMBER = sa.select(sa.func.max(ROLLOUT.c.number)).where(_OF_RUN)
+_ENDED = sa.select(sa.func.count()).where(_OF_RUN, ROLLOUT.c.kind == "ended")
 _EPOCH = sa.select(sa.func.max(ROLLOUT.c.epoch)).where(_OF_CHANGE)
 _HIGHEST = sa.select(sa.func.max(ROLLOUT.c.epoch))
 _READ = (
@@ -157,7 +158,8 @@ class Journal:
         """
         with database.write() as connection:
             last = _last_run(connection, plan.name)
-            if last:
+            # Not folded while everybody waits who writes, unless there is something to say.
+            if last and not connection.scalar(_ENDED, {"change": plan.name, "run": last}):
                 state = fold(f"{plan.name}/{last}", _read(connection, plan.name, last, 0))
                 if not state.ended:
                     raise InvalidInput(
@@ -177,9 +179,9 @@ class Journal:
             run = _last_run(connection, change)
         return cls(database, change, run, clock=clock) if run else None
 
-    def state(self) -> RolloutState:
-        """Where the rollout stands."""
-        return fold(self.rollout, self.read())
+    def state(self, after: RolloutState | None = None) -> RolloutState:
+        """Where the rollout stands. after: where it stood, so that only what came since is read."""
+        return fold(self.rollout, self.read(after.number if after else 0), after=after)
 
     def read(self, after: int = 0) -> list[Written]:
         with self._database.read() as connection:

@@ -218,3 +218,11 @@ def test_another_plan_has_another_hash(database: Database):
     journal = Journal.start(database, plan(), by="ann")
     assert journal.state().plan_sha256 == plan_sha256(plan())
     assert journal.state().plan_sha256 != plan_sha256(replace(plan(), alpha=0.01))
+
+
+def test_a_state_goes_on_from_where_it_was(database: Database):
+    journal = Journal.start(database, plan(), by="ann")
+    before = journal.state()
+    ended(journal)
+    assert journal.state(after=before) == journal.state()
+    assert journal.state(after=journal.state()).phase == "rolled_back"
