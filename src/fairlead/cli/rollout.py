@@ -15,7 +15,7 @@ from fairlead.change.incident import add_incident
 from fairlead.change.rollout import rollout_plan
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
-from fairlead.cli.rollout_setting import Setting, lead, places_of, practise, take_back, user_name
+from fairlead.cli.rollout_setting import Setting, lead, places_of, practise, take_back, user_name, with_places
 from fairlead.cli.rollout_view import (
     print_blast_radius,
     print_history,
@@ -126,7 +126,7 @@ def start(
         state = journal.state() if journal is not None else None
         goes_on = state is not None and not state.ended
         given = places_of(plan, flags, haproxy, map, events, prometheus)
-        places = {**(state.places if goes_on and state else {}), **given}
+        places = with_places(state.places if goes_on and state else {}, given)
         setting = Setting(plan, places)
         setting.traffic(), setting.facts()  # refused before anything is written
         if goes_on and journal is not None and state is not None:
@@ -278,7 +278,7 @@ def drill(
         database.migrate()
         last = Journal.last(database, plan.name)
         before = last.state().places if last is not None else {}
-        places = {**before, **places_of(plan, flags, haproxy, map, None, None)}
+        places = with_places(before, places_of(plan, flags, haproxy, map, None, None))
         setting = Setting(practised, places)
         traffic = setting.traffic()
         journal = Journal.start(database, practised, by=by or user_name(), places=places)

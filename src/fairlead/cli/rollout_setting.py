@@ -39,7 +39,7 @@ from fairlead.rollout.drill import drill as run_drill
 from fairlead.store import Database
 from fairlead.telemetry import EventTail
 
-__all__ = ["Setting", "lead", "places_of", "practise", "take_back", "user_name"]
+__all__ = ["Setting", "lead", "places_of", "practise", "take_back", "user_name", "with_places"]
 
 
 @dataclass
@@ -178,6 +178,16 @@ async def practise(plan: RolloutPlan, journal: Journal, traffic: Traffic, databa
 
 def _decisions(database: Database) -> DecisionLog:
     return DecisionLog(Ledger(database), by=f"fairlead rollout {__version__}")
+
+
+def with_places(before: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Where everything is: as it was, but for what is named now. Another kind of traffic takes the place of the one
+    before."""
+    kept = dict(before)
+    if "flags" in given or "haproxy" in given:
+        for name in ("flags", "haproxy", "map"):
+            kept.pop(name, None)
+    return {**kept, **given}
 
 
 def places_of(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fairlead.change import new_change, parse_change
+from fairlead.cli.rollout_setting import with_places
 from fairlead.ledger import Ledger
 from fairlead.store import Database
 
@@ -256,3 +257,13 @@ def test_what_is_missing_is_named(folder: Path, arguments: tuple[str, ...], said
     assert refused.returncode == 2
     assert said in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def test_traffic_that_is_named_now_takes_the_place_of_what_was_named_before() -> None:
+    before = {"haproxy": "/run/a.sock", "map": "/etc/a.map", "events": "/events", "flag": "feed"}
+    assert with_places(before, {"flags": "/f.json"}) == {
+        "flags": "/f.json",
+        "events": "/events",
+        "flag": "feed",
+    }
+    assert with_places(before, {"events": "/other"}) == {**before, "events": "/other"}
