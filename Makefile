@@ -44,13 +44,16 @@ check: static
 # time on both; then, one after the other, what measures, or has a pool of its own.
 APART = tests/acceptance/test_docs_examples.py
 POOLED = tests/property/test_statistics_calibration.py
-SERVED = $(addprefix tests/integration/,experiment ledger metrics migration rollout)
+SERVED = $(addprefix tests/integration/,experiment flags ledger metrics migration rollout) \
+	$(addprefix tests/integration/test_,$(addsuffix .py,cache_redis_store cache_redis_tls shadow_upstream slo_prometheus \
+	telemetry_compaction telemetry_kafka telemetry_nats telemetry_otlp telemetry_spool testing_nats_server \
+	testing_postgres_server testing_redis_server tracing_otlp)) tests/acceptance/test_black_box.py
 LOADED = tests/integration/rollout/test_under_load.py
 
 test: packages static
 	$(BIN)/pytest -n 2 --dist worksteal --doctest-modules src tests/unit tests/property $(APART) --ignore=$(POOLED)
 	$(BIN)/pytest -n 2 --dist loadfile $(SERVED) --ignore=$(LOADED)
-	$(BIN)/pytest $(LOADED) tests/acceptance $(POOLED) --ignore=$(APART)
+	$(BIN)/pytest $(LOADED) tests/acceptance $(POOLED) --ignore=$(APART) --ignore=tests/acceptance/test_black_box.py
 	$(BIN)/pytest tests/integration $(addprefix --ignore=,$(SERVED))
 
 bench: setup
