@@ -10,7 +10,7 @@ process or, by `fairlead.shadow.httpx`, to another; `is_shadow()` tells code tha
 
 from __future__ import annotations
 
-from fairlead.shadow.comparison import Answer, AnswerTooLarge
+from fairlead.shadow.comparison import Answer
 from fairlead.shadow.diff import Differences, FieldDiff, RawJson, Tolerance
 from fairlead.shadow.mark import SHADOW_HEADER, LiveSink, is_shadow, shadow_context
 from fairlead.shadow.mirror import Mirror, MirrorDrop
@@ -19,7 +19,6 @@ from fairlead.shadow.report import FieldCounts, FieldExample, ShadowReport, Shad
 __all__ = [
     "SHADOW_HEADER",
     "Answer",
-    "AnswerTooLarge",
     "Differences",
     "FieldCounts",
     "FieldDiff",

@@ -26,7 +26,7 @@ from fairlead.context import current
 from fairlead.deadline import TIMEOUT_HEADER
 from fairlead.errors import FailedStatus, InvalidInput
 from fairlead.shadow.capture import Client, Copy, has_body
-from fairlead.shadow.comparison import Answer, AnswerTooLarge
+from fairlead.shadow.comparison import Answer
 from fairlead.shadow.diff import RawJson
 from fairlead.shadow.mark import SHADOW_HEADER, shadow_context
 from fairlead.shadow.mirror import Mirror
@@ -274,14 +274,12 @@ class AsgiCandidate:
         self._clock = clock
 
     async def __call__(self, request: MirroredRequest) -> Answer:
-        """Its answer, timed to its last byte; raises what the application raises, and AnswerTooLarge."""
+        """Its answer, timed to its last byte; raises what the application raises."""
         client = Client(request.body)
         copy = Copy(client.receive, client.send, self._body_bytes, self._clock)
         await self._app(self._scope(request), copy.receive, copy.send)
         if copy.too_large:
-            raise AnswerTooLarge(
-                f"the answer to {request.method} {request.path[:100]} has more than {self._body_bytes} bytes"
-            )
+            return Answer(seconds=copy.seconds, whole=False)
         if not copy.whole:
             raise FailedStatus(
                 f"{request.method} {request.path[:100]}: the application did not end its response",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fairlead.telemetry.redact import Redactor
     from fairlead.telemetry.sink import EventSink
 
-__all__ = ["Answer", "AnswerTooLarge", "Comparison", "error_name"]
+__all__ = ["Answer", "Comparison", "error_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +49,8 @@ class Answer:
     """Class name of the error that it ended in."""
     failed: bool = False
     """Whether the answer speaks against the candidate as an error would: a 503."""
-
-
-class AnswerTooLarge(Exception):
-    """Raised by a candidate for an answer larger than it may keep: the comparison is `cut`, and nobody's failure."""
+    whole: bool = True
+    """False: it was too large to be kept, so nothing is compared; the outcome is `cut`, and nobody's failure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +102,7 @@ class Comparison:
             _log.debug("%s: %s", self.name, error)
             found, noise, outcome = Differences(fields={}), None, "unreadable"
         else:
-            too_large = _CUT in (answered.error, repeated and repeated.error)
-            if too_large or found.cut or (noise is not None and noise.cut):
+            if found.cut or (noise is not None and noise.cut):
                 outcome = "cut"
             elif answered.error and answered.error != control.error:
                 outcome = "timeout" if answered.error == _TIMEOUT else "failed"
@@ -125,7 +122,7 @@ class Comparison:
         try:
             with breaker.permit():
                 answer = await self._ask(arm, context)
-                if answer.error not in ("", _CUT, control.error) or (answer.failed and not control.failed):
+                if answer.error not in ("", control.error) or (answer.failed and not control.failed):
                     raise _CountsAgainstIt
         except (_CountsAgainstIt, CircuitOpen):
             pass
@@ -156,6 +153,8 @@ class Comparison:
         return value if value.seconds is not None else replace(value, seconds=seconds)
 
     async def _differences(self, control: Answer, other: Answer) -> Differences:
+        if not other.whole:
+            return Differences(fields={}, cut=True)
         if control.error or other.error:
             same = control.error == other.error
             return Differences(fields={} if same else {"error": (control.error, other.error)})
@@ -218,7 +217,6 @@ class Comparison:
 
 
 _TIMEOUT = "TimeoutError"
-_CUT = "AnswerTooLarge"
 
 
 def error_name(error: BaseException) -> str:

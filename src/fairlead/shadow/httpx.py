@@ -12,7 +12,7 @@ from fairlead.calls.bounds import check_whole
 from fairlead.calls.http_semantics import FAILURES
 from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.shadow.asgi import MirroredRequest, MirroredResponse
-from fairlead.shadow.comparison import Answer, AnswerTooLarge
+from fairlead.shadow.comparison import Answer
 
 try:
     import httpx
@@ -60,7 +60,7 @@ class HttpxCandidate:
         )
 
     async def __call__(self, request: MirroredRequest) -> Answer:
-        """Its answer; raises httpx.TransportError, and AnswerTooLarge for one that is not kept."""
+        """Its answer; raises httpx.TransportError."""
         headers = [(name, value) for name, value in request.headers if name != b"host"]
         headers.append((b"host", self._base.netloc))
         headers += [(b"x-forwarded-host", value) for name, value in request.headers if name == b"host"]
@@ -78,9 +78,7 @@ class HttpxCandidate:
             async for part in response.aiter_bytes():
                 body += part
                 if len(body) > self._body_bytes:
-                    raise AnswerTooLarge(
-                        f"{self._base.host}: an answer has more than {self._body_bytes} bytes"
-                    )
+                    return Answer(whole=False)
         finally:
             await response.aclose()
         status = response.status_code

@@ -19,7 +19,6 @@ from fairlead.deadline import Deadline
 from fairlead.errors import InvalidInput
 from fairlead.shadow import (
     Answer,
-    AnswerTooLarge,
     FieldDiff,
     LiveSink,
     Mirror,
@@ -155,7 +154,6 @@ async def test_control_is_asked_again_for_the_noise_share_only_in_an_order_by_lo
         (asyncio.CancelledError(), "failed"),
         (RecursionError(), "failed"),
         (TimeoutError(), "timeout"),
-        (AnswerTooLarge(), "cut"),
     ],
 )
 async def test_what_a_candidate_raises_is_counted_and_reaches_no_caller(
@@ -255,6 +253,18 @@ async def test_a_candidate_that_keeps_failing_is_left_alone_and_tried_again(cloc
         await compared.call(control, candidate)
         await settle()
     assert compared.report().outcomes == {"failed": 5, "same": 2}
+
+
+async def test_an_answer_that_was_not_kept_whole_is_cut_and_nobodys_failure(clock: ManualClock):
+    async def candidate() -> Answer:
+        return Answer(whole=False)
+
+    compared = mirror(clock, breaker=CircuitBreaker("candidate", minimum_calls=1, clock=clock))
+    for _ in range(3):
+        await compared.call(old, candidate)
+        await settle()
+    report = compared.report()
+    assert (report.outcomes, report.dropped, report.fields) == ({"cut": 3}, {}, {})
 
 
 async def test_an_answer_that_speaks_against_the_candidate_counts_for_its_circuit(clock: ManualClock):
