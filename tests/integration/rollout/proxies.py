@@ -40,7 +40,11 @@ def driver(map_file: Path, *servers: HaproxyServer, timeout: float = 1.0) -> Hap
 
 
 class User:
-    """Asks over one kept connection."""
+    """Asks over one kept connection, and once more where that was closed under the question.
+
+    A process on its way out after a reload closes its idle connections, at any moment: HTTP clients ask again
+    then what is safe to repeat (RFC 9112, section 9.3.1).
+    """
 
     def __init__(self, server: HaproxyServer) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=5.0)
@@ -49,14 +53,20 @@ class User:
         """Arm that answered, x-variant and x-audience that reached it."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            self._connection.request("GET", "/", headers=named)
+            status, text = self._answer(named)
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            status, text = self._answer(named)
+        assert status == 200, text
+        return text.split(" ")
+
+    def _answer(self, headers: dict[str, str | bytes]) -> tuple[int, str]:
+        try:
+            self._connection.request("GET", "/", headers=headers)
             answer = self._connection.getresponse()
-            text = answer.read().decode()
+            return answer.status, answer.read().decode()
         except (OSError, http.client.HTTPException):
             self._connection.close()
             raise
-        assert answer.status == 200, text
-        return text.split(" ")
 
     def close(self) -> None:
         self._connection.close()
