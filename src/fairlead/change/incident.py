@@ -6,15 +6,28 @@ The table is added at the end: nothing that stands there is touched, and what wa
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fairlead.change.parse import parse_change, read_change
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.file_replacement import replace_file
 
-__all__ = ["add_incident"]
+if TYPE_CHECKING:
+    from fairlead.rollout import RolloutPlan, RolloutState
+
+__all__ = ["add_incident", "add_rollback"]
 
 _LONGEST = 1_000
+
+
+def add_rollback(path: Path, plan: RolloutPlan, final: RolloutState) -> str:
+    """Adds the incident that ended this rollout, and returns its sentence. Raises what `add_incident` does."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(final.since_utc_seconds))
+    what = f"{final.rollout} was rolled back at stage {plan.stages[final.stage].name}: {final.reason}"
+    add_incident(path, at=at, what=what)
+    return what
 
 
 def add_incident(path: Path, *, at: str, what: str) -> None:

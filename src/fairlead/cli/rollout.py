@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from fairlead.change import freeze_change, parse_change, read_change
-from fairlead.change.incident import add_incident
+from fairlead.change.incident import add_rollback
 from fairlead.change.rollout import rollout_plan
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
@@ -376,11 +376,8 @@ def _record(plan: RolloutPlan, state: RolloutState) -> dict[str, object]:
 
 def _write_incident(change: Path, plan: RolloutPlan, final: RolloutState) -> None:
     """A person adds cause, fix and learning; what happened stands there already."""
-    stage = plan.stages[final.stage].name
-    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(final.since_utc_seconds))
-    what = f"{final.rollout} was rolled back at stage {stage}: {final.reason}"
     try:
-        add_incident(change, at=at, what=what)
+        add_rollback(change, plan, final)
     except (FairleadError, OSError) as error:
         typer.echo(f"{change}: the incident could not be written: {error}", err=True)
     else:

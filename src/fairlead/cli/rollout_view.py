@@ -10,7 +10,6 @@ import typer
 
 from fairlead.cli.outcome import one_line
 from fairlead.errors import MissingExtra
-from fairlead.metrics import Metric
 from fairlead.rollout import Evaluation, Guardrail, RolloutPlan, RolloutState
 from fairlead.rollout.blast_radius import blast_radius
 from fairlead.rollout.entry import (
@@ -26,6 +25,7 @@ from fairlead.rollout.entry import (
     Written,
 )
 from fairlead.rollout.simulate import Simulated
+from fairlead.rollout.wording import evaluation_row, span
 
 try:
     from rich.console import Console
@@ -139,52 +139,11 @@ def print_simulated(plan: RolloutPlan, lines: Sequence[Simulated]) -> None:
         typer.echo(f"note: {caveat}")
 
 
-def span(seconds: float) -> str:
-    """A duration as a person says it.
-
-    >>> span(45), span(600), span(5400), span(200000)
-    ('45s', '10m', '1.5h', '2.3d')
-    """
-    for size, unit in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m")):
-        if seconds >= 2 * size or (seconds >= size and unit != "d"):
-            return f"{seconds / size:.2g}{unit}" if seconds < 10 * size else f"{seconds / size:.0f}{unit}"
-    return f"{seconds:.0f}s"
-
-
 def _row(found: Evaluation, guardrail: Guardrail | None) -> tuple[str, ...]:
-    metric = guardrail.metric if guardrail else None
-    verdict = found.verdict + (f" ({found.reason})" if found.reason else "")
-    relative = guardrail is not None and guardrail.is_relative
-    share = relative and guardrail is not None and guardrail.relative
-    return (
-        found.guardrail,
-        verdict,
-        _figure(found.control, metric),
-        _figure(found.treatment, metric),
-        _effect(found.effect, metric, share) if relative else "",
-        _effect(found.bound, metric, share) if relative else _figure(found.bound, metric),
-        f"{found.n_control:,} / {found.n_treatment:,}",
-    )
-
-
-def _figure(value: float | None, metric: Metric | None) -> str:
-    if value is None:
-        return "–"
-    if metric is not None and metric.unit == "ratio":
-        return f"{value:.3%}"
-    if metric is not None and metric.unit == "seconds":
-        return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
-    return f"{value:.4g}"
-
-
-def _effect(value: float | None, metric: Metric | None, share: bool) -> str:
-    if value is None:
-        return "–"
-    if share:
-        return f"{value:+.1%}"
-    if metric is not None and metric.unit == "ratio":
-        return f"{value * 100:+.3g} pp"
-    return f"{value:+.4g}"
+    unit = guardrail.metric.unit if guardrail else ""
+    beside = guardrail is not None and guardrail.is_relative
+    row = evaluation_row(found, unit, beside_control=beside, relative=guardrail is None or guardrail.relative)
+    return found.guardrail, *row
 
 
 def _said(plan: RolloutPlan, written: Written) -> str:

@@ -191,9 +191,13 @@ class Tally:
         """The metric over the last `window` seconds before `until`, every event of the arm alike."""
         each = self._watched[guardrail.name]
         seconds = each.recent[arm]
-        for second in [second for second in seconds if second >= until + _AHEAD]:
-            del seconds[second]  # a clock that is wrong, or was until now: it would keep the right ones out
-        slices = [one for second, one in seconds.items() if until - window <= second < until]
+        if seconds and max(seconds) >= until + _AHEAD:
+            for second in [second for second in seconds if second >= until + _AHEAD]:
+                del seconds[
+                    second
+                ]  # a clock that is wrong, or was until now: it would keep the right ones out
+        wanted = range(math.ceil(until - window), math.ceil(until))
+        slices = [one for second in wanted if (one := seconds.get(second)) is not None]
         n = sum(one.n for one in slices)
         if not n:
             return Recent(None, 0)
