@@ -1,16 +1,20 @@
 """The feed itself: one code base, two ways to make a page, and a flag that chooses per request.
 
+The flag document is followed while it runs.
+
 `GET /feed?user=U&topic=N` answers `{"items", "model", "degraded", "missing", "next"}`; `next`, unless it is null, is
 the `cursor` of the page below. Headers tell how the answer came about: `x-degraded` (0 or 1), `x-staleness-seconds`,
 `x-age-seconds`, `x-cache` (hit or miss), `x-variant`. `/metrics` is Prometheus text, `/healthz` for probes. Only with
 `--lab`: `POST /lab/clear` empties the caches, `POST /lab/events` tells how many events could not be kept,
-`POST /lab/staleness` how stale each field was.
+`POST /lab/staleness` how stale each field was; `POST /lab/shadow?share=S` sets that share and answers with what was
+compared so far; and the variant `regressed` is the treatment with a planted defect.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -27,7 +31,8 @@ from starlette.routing import Route
 from fairlead.cache import Codec, SecondTier
 from fairlead.deadline import TIMEOUT_HEADER, Deadline
 from fairlead.errors import InvalidInput
-from fairlead.flags import EvaluationContext, ExposureLog, FlagSet
+from fairlead.flags import EvaluationContext, ExposureLog, FlagDelivery, FlagFile, FlagSet
+from fairlead.shadow import ShadowReport
 from fairlead.telemetry import (
     BufferedSink,
     EventSink,
@@ -44,6 +49,7 @@ from fairlead_systems.home_feed.control import Control
 from fairlead_systems.home_feed.cursor import decode_cursor, encode_cursor
 from fairlead_systems.home_feed.feature_protocol import Features
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, Mechanisms
+from fairlead_systems.home_feed.paths import FLAG, Asked, Paths
 from fairlead_systems.home_feed.ranking import InlineRanking, ScheduledRanking
 from fairlead_systems.home_feed.seen import Seen
 from fairlead_systems.home_feed.selection import SOURCES
@@ -51,7 +57,6 @@ from fairlead_systems.home_feed.treatment import Treatment
 from fairlead_systems.home_feed.world import World
 from fairlead_systems.serving import application, argument_parser, main
 
-FLAG = "feed_path"
 _SERVICE = "home_feed"
 _LONGEST_ID = 64
 LEASE = 0.5
@@ -61,8 +66,12 @@ LEASE = 0.5
 class Feed:
     """State of one feed process; everything in it is per process."""
 
-    def __init__(self, flags: FlagSet, instance: str, seed: int, sink: EventSink) -> None:
+    def __init__(
+        self, flags: FlagSet, instance: str, seed: int, sink: EventSink, *, regressed: bool = False
+    ) -> None:
+        """regressed: whether the variant with the planted defect is served."""
         self._flags = flags
+        self._regressed = random.Random(seed) if regressed else None
         self._instance = instance
         self._seed = seed
         self._sink = sink
@@ -114,16 +123,23 @@ class Feed:
             registry=self.registry,
             second=second,
         )
+        self._paths = Paths(self._control, self._treatment, regressed=self._regressed)
 
     async def warm(self) -> None:
         """Loads what will be asked for first, before the port is served."""
         await self._treatment.warm()
 
     async def close(self) -> None:
+        await self._paths.close()
         await self._treatment.close()
         await self.feature_client.close()
         if self._scheduled is not None:
             self._scheduled.close()
+
+    def shadow(self, share: float) -> ShadowReport:
+        """Compares this share of control's pages from now on; what was compared until now. Raises InvalidInput."""
+        self._paths.mirror.set_share(share)
+        return self._paths.mirror.report()
 
     def staleness(self) -> dict[str, HistogramSnapshot]:
         """Of each field that the treatment has handed out, since the start."""
@@ -141,25 +157,29 @@ class Feed:
         try:
             user, topic, shown, deadline = _read(request)
         except InvalidInput as error:
-            self._finish(request_id, "", 400, began, None, error)
+            self._finish(request_id, "", "", 400, began, None, error)
             return JSONResponse({"error": str(error)}, status_code=400)
         variant = self._flags.string(
             FLAG, EvaluationContext(targeting_key=user, attributes={"instance": self._instance}), "control"
         )
-        seen = self._seen.of(user)
+        asked = Asked(
+            user=user,
+            topic=topic,
+            deadline=deadline,
+            request_id=request_id,
+            shown=shown,
+            seen=self._seen.of(user),
+        )
         try:
-            if variant == "treatment":
-                answer = await self._treatment.page(user, topic, deadline, request_id, shown=shown, seen=seen)
-            else:
-                answer = await self._control.page(user, topic, shown=shown, seen=seen)
+            answer = await self._paths.page(variant, asked)
         except NoAnswer as error:
-            self._finish(request_id, variant, error.status, began, None, error.__cause__ or error)
+            self._finish(request_id, user, variant, error.status, began, None, error.__cause__ or error)
             headers = {"x-variant": variant} | ({"Retry-After": "1"} if error.status == 503 else {})
             return JSONResponse({"error": error.reason}, status_code=error.status, headers=headers)
         except Exception as error:  # a defect: the server answers 500 and logs it, and the record says so too
-            self._finish(request_id, variant, 500, began, None, error)
+            self._finish(request_id, user, variant, 500, began, None, error)
             raise
-        self._finish(request_id, variant, 200, began, answer, None)
+        self._finish(request_id, user, variant, 200, began, answer, None)
         self._show(request_id, variant, user, answer, len(shown))
         body = {
             "items": answer.items,
@@ -195,6 +215,7 @@ class Feed:
     def _finish(
         self,
         request_id: str,
+        user: str,
         variant: str,
         status: int,
         began: float,
@@ -219,6 +240,7 @@ class Feed:
                 age_seconds=(answer.age or 0.0) if answer is not None else 0.0,
                 error=type(error).__name__ if error is not None else "",
                 variant=variant,
+                targeting_key=user,
                 attributes={"degraded_by": answer.degraded_by, "missing": ",".join(answer.missing)}
                 if answer is not None and answer.degraded
                 else {},
@@ -257,7 +279,7 @@ def build(arguments: argparse.Namespace) -> Starlette:
         sink = BufferedSink(JsonLinesSegments(arguments.events, prefix="feed"), capacity=50_000)
     flags = FlagSet.from_file(arguments.flags, exposures=ExposureLog(sink))
     flags.require(FLAG, "string")
-    feed = Feed(flags, arguments.instance, arguments.seed, sink)
+    feed = Feed(flags, arguments.instance, arguments.seed, sink, regressed=arguments.lab)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -277,7 +299,8 @@ def build(arguments: argparse.Namespace) -> Starlette:
             feed.connect(session, sources, arguments.labels, address, second)
             try:
                 await feed.warm()
-                yield
+                async with FlagDelivery(flags, FlagFile(arguments.flags)):
+                    yield
             finally:
                 await feed.close()
                 if isinstance(sink, BufferedSink):
@@ -300,10 +323,18 @@ def build(arguments: argparse.Namespace) -> Starlette:
         await feed.clear()
         return JSONResponse({"cleared": True})
 
+    async def shadow(request: Request) -> Response:
+        try:
+            report = feed.shadow(float(request.query_params.get("share", "")))
+        except ValueError:
+            return JSONResponse({"error": "share: a number from 0 to 1"}, status_code=400)
+        return Response(msgspec.json.encode(report), media_type="application/json")
+
     routes = [Route("/feed", feed.answer), Route("/healthz", healthz)]
     if arguments.lab:
         routes.append(Route("/lab/clear", clear, methods=["POST"]))
         routes.append(Route("/lab/events", events, methods=["POST"]))
+        routes.append(Route("/lab/shadow", shadow, methods=["POST"]))
         routes.append(Route("/lab/staleness", staleness, methods=["POST"]))
     return application(feed.registry, routes, lifespan)
 
