@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 import struct
@@ -16,7 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fairlead.change import parse_change
 from fairlead.ledger import Head, Ledger
+from fairlead.rollout import Journal
 from fairlead.store import Database
 from fairlead.telemetry import Exposure, LoadSample, RequestFinished
 from fairlead.telemetry.jsonl import read_events
@@ -96,11 +99,14 @@ def test_folder_holds_result_report_events_and_logs(run: Run):
         "flags.json",
         "users",
         "ledger.db",
+        "rollout",
+        "change.toml",
     }
     assert {path.name for path in (run.directory / "events").iterdir()} == {
         "load",
         "feed-control",
         "feed-treatment",
+        "feed-live",
     }
 
 
@@ -131,7 +137,11 @@ def test_the_promise_was_frozen_and_every_figure_is_in_the_ledger(run: Run):
     assert all(found[figure.evidence].value == figure.value for figure in run.result.figures)
     verdicts = [entry.body.verdict for entry in decisions]
     assert verdicts.count("promised") == 1 + len(run.result.targets)  # the plan, and each target
-    assert len(verdicts) == 1 + 2 * len(run.result.targets)
+    let_out = run.result.let_out
+    rollouts = [
+        each.verdict for record in (let_out.canary.rollout, let_out.rollout) for each in record.decisions
+    ]
+    assert len(verdicts) == 1 + 2 * len(run.result.targets) + len(rollouts)
     page = (run.directory / "report.html").read_text()
     assert run.result.ledger_head in page
 
@@ -162,6 +172,65 @@ def test_made_users_meet_the_effect_that_was_planted(run: Run):
     assert any("users' weeks" in line for line in run.result.simulated)
 
 
+def test_treatment_answered_live_requests_unseen(run: Run):
+    shadow = run.result.let_out.shadow
+    assert shadow.requests > 50
+    assert 10 <= shadow.compared <= shadow.requests
+    assert shadow.compared_twice > 0
+    assert sum(shadow.outcomes.values()) >= shadow.compared
+    assert {field.path for field in shadow.fields} <= {
+        *("degraded", "error", "first[]", "items[]", "missing[]", "order[]"),
+    }
+
+
+def test_the_canary_that_does_harm_is_rolled_back_by_its_guardrail_with_the_incident_written(run: Run):
+    canary = run.result.let_out.canary
+    assert canary.rollout.outcome == "rolled_back"
+    (decision,) = canary.rollout.decisions
+    assert (decision.verdict, decision.stage) == ("rollback", "25 %")
+    assert decision.reason.startswith("page_errors worse_by 0.1 pp: regressed ")
+    (failed,) = [each for each in decision.evaluations if each.verdict == "FAIL"]
+    assert failed.treatment > 0.1
+    assert failed.control < 0.01
+    assert canary.decided_seconds is not None
+    with Database(run.directory / "ledger.db") as database:
+        recorded = Ledger(database).evidence_by_ids(decision.evidence)
+        state = Journal.last(database, "home_feed").state()
+    assert {each.arm for each in recorded.values()} >= {"control", "regressed"}
+    assert (state.phase, state.rollout) == ("rolled_back", canary.rollout.rollout)
+    # What the service serves, and served: the flag says nobody, and nobody met it once that had been read.
+    flag = json.loads((run.directory / "rollout" / "flags.json").read_text())["flags"]["feed_path"]
+    assert flag["metadata"]["fairlead_latched"] is True
+    assert canary.last_page_seconds < 1.0
+    change = (run.directory / "change.toml").read_text()
+    assert canary.incident in parse_change(change.encode(), "change.toml").incidents[0].what
+    promised = files("fairlead_systems.home_feed").joinpath("change.toml").read_text()
+    assert change.startswith(promised.rstrip("\n"))
+
+
+def test_the_whole_plan_is_played_on_virtual_time_and_says_so(run: Run):
+    rollout = run.result.let_out.rollout
+    assert rollout.virtual
+    if run.result.validity.valid:  # a machine that was busy recorded pages that a guardrail is right to stop
+        assert rollout.outcome == "completed", rollout.reason
+        assert [(each.stage, each.verdict) for each in rollout.decisions] == [
+            (stage, "advance") for stage in ("internal", "1 %", "5 %", "25 %", "100 %")
+        ]
+        grounds = {each.stage: each.ground for each in rollout.decisions}
+        assert grounds["1 %"] == "no_harm_seen"  # so few users cannot show more
+        assert grounds["25 %"] == "pass"
+    with Database(run.directory / "ledger.db") as database:
+        ids = [id for decision in rollout.decisions for id in decision.evidence]
+        recorded = Ledger(database).evidence_by_ids(ids)
+    assert ids
+    assert all("time was virtual" in " ".join(each.caveats) for each in recorded.values())
+    page = (run.directory / "report.html").read_text()
+    assert "virtual time, recorded events" in page
+    assert all(each.reason in html.unescape(page) for each in rollout.decisions)
+    assert any("virtual" in line for line in run.result.simulated)
+    assert any("regressed" in line for line in run.result.simulated)
+
+
 def test_each_arm_has_its_error_budget(run: Run):
     budgets = {one.arm: one for one in run.result.budgets}
     assert set(budgets) == {"control", "treatment"}
@@ -169,7 +238,7 @@ def test_each_arm_has_its_error_budget(run: Run):
         assert budget.evidence
         assert budget.burn_rate is not None
         assert budget.valid == sum(
-            each.arm == arm and each.phase in ("normal", "viral", "cleared", "stalled")
+            each.arm == arm and each.phase in ("normal", "viral", "stalled")
             for each in read_events(run.directory / "events" / "load")
             if isinstance(each, LoadSample)
         )
@@ -209,7 +278,7 @@ def test_hottest_key_is_never_loaded_by_more_at_once_than_in_control(run: Run):
 
 
 def test_treatment_asks_the_origin_less(run: Run):
-    for phase in ("normal", "viral", "cleared", "stalled", "run"):
+    for phase in ("normal", "viral", "stalled", "run"):
         treatment, control = (value(run, "origin_calls", arm, phase) for arm in ("treatment", "control"))
         assert treatment < control
 
@@ -313,9 +382,7 @@ def test_diagnosis_finds_the_stalled_dependency_and_says_what_to_run_next(run: R
     assert any(claim.startswith("feature_service is not asked") for claim in claims), claims
     assert any("circuit_breaker feature_service closed → open" in line for line in found["journal"]["states"])
     assert {(each["arm"], each["phase"]) for each in found["bottlenecks"]} <= {
-        (arm, phase)
-        for arm in ("control", "treatment")
-        for phase in ("normal", "viral", "cleared", "stalled")
+        (arm, phase) for arm in ("control", "treatment") for phase in ("normal", "viral", "stalled")
     }
     # Its calls are behind no policy, which is told, and not taken for a service without downstreams.
     assert any(

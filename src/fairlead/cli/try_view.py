@@ -13,6 +13,16 @@ from fairlead.experiment.wording import metric_rows
 from fairlead.trial.budgets import BudgetRecord
 from fairlead.trial.progress import Live
 from fairlead.trial.result import Result
+from fairlead.trial.rollout_record import LetOutRecord
+from fairlead.trial.rollout_words import (
+    DECISION_COLUMNS,
+    FIELD_COLUMNS,
+    canary_in_words,
+    decision_rows,
+    field_rows,
+    rollout_in_words,
+    shadow_in_words,
+)
 from fairlead.trial.summary import (
     Ablation,
     PhaseTable,
@@ -86,6 +96,9 @@ class LiveProgress:
     def finished(self, arm: Arm, cycle: int, text: str) -> None:
         self._say(f"cycle {cycle + 1}  {arm.name}: {text}")
 
+    def said(self, text: str) -> None:
+        self._say(text)
+
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -115,6 +128,8 @@ def _print_result(console: Console, result: Result, directory: Path) -> None:
         _print_budgets(console, result.budgets)
     if result.users is not None:
         _print_users(console, result.users)
+    if result.let_out is not None:
+        _print_let_out(console, result.let_out)
     console.print(Text("\nsimulated:", style="bold"))
     for line in result.simulated:
         console.print(Text(f"  - {line}"), highlight=False)
@@ -173,6 +188,36 @@ def _print_users(console: Console, users: UsersRecord) -> None:
     for check in experiment.health:
         if check.verdict != "ok":
             console.print(Text(f"{check.name}: {check.message}", style="yellow"), highlight=False)
+
+
+def _print_let_out(console: Console, let_out: LetOutRecord) -> None:
+    """Unseen, to a canary that does harm, then by the whole plan: every decision with what it stood on."""
+    shadow, canary, rollout = let_out.shadow, let_out.canary, let_out.rollout
+    console.print(Text("\nlet out: unseen beside control (shadow, live)", style="bold"))
+    console.print(Text(shadow_in_words(shadow)), highlight=False)
+    if shadow.fields:
+        console.print(_rows("", FIELD_COLUMNS, field_rows(shadow), left=1))
+    title = f"\nlet out: a canary that does harm, at {canary.share:.0%} of the users (live)"
+    console.print(Text(title, style="bold"))
+    console.print(Text(f"planted: {canary.planted}"), highlight=False)
+    console.print(_rows("", DECISION_COLUMNS, decision_rows(canary.rollout), left=5))
+    console.print(Text(canary_in_words(canary)), highlight=False)
+    if canary.incident:
+        console.print(Text(f"incident: {canary.incident}"), highlight=False)
+    title = "\nlet out: the whole plan, on virtual time over the recorded events"
+    console.print(Text(title, style="bold"))
+    console.print(_rows("", DECISION_COLUMNS, decision_rows(rollout), left=5))
+    console.print(Text(rollout_in_words(rollout)), highlight=False)
+
+
+def _rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Table:
+    """left: how many of the first columns are words."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _table(table: PhaseTable) -> Table:

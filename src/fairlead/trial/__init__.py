@@ -11,7 +11,9 @@ from fairlead.trial.definitions import load_metrics
 from fairlead.trial.result import Figure
 from fairlead.trial.system import (
     Arm,
+    LetOut,
     Mechanism,
+    OneService,
     Phase,
     Plan,
     Running,
@@ -25,7 +27,9 @@ from fairlead.trial.users import Responded
 __all__ = [
     "Arm",
     "Figure",
+    "LetOut",
     "Mechanism",
+    "OneService",
     "Phase",
     "Plan",
     "Responded",

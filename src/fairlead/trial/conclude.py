@@ -12,6 +12,7 @@ from fairlead.errors import InvalidInput
 from fairlead.trial.budgets import budgets_of
 from fairlead.trial.definitions import load_metrics
 from fairlead.trial.figures import WHOLE_RUN, load_figures, metric_record, of_phase
+from fairlead.trial.live import CHANGE_FILE
 from fairlead.trial.machine import this_machine
 from fairlead.trial.result import (
     ArmRecord,
@@ -20,6 +21,7 @@ from fairlead.trial.result import (
     Result,
     hash_evidence,
 )
+from fairlead.trial.rollout_record import LetOutRecord
 from fairlead.trial.system import Settings, System
 from fairlead.trial.targets import judge_targets
 from fairlead.trial.users import users_of
@@ -35,10 +37,12 @@ def conclude(
     recorded: Recorded,
     directory: Path,
     *,
+    let_out: LetOutRecord | None = None,
     ended_early: str = "",
 ) -> Result:
     """The result of what `recorded` holds.
 
+    let_out: what came of letting the change out; None where that was not played.
     ended_early: why the run did not finish; makes the result invalid, and the figures those of the complete
     turns.
     """
@@ -90,7 +94,11 @@ def conclude(
         simulated=tuple(system.simulated),
         users=users,
         budgets=budgets,
-        evidence=hash_evidence(directory, ["events/**/*.jsonl", "metrics/*.jsonl.gz", *system.inputs]),
+        let_out=let_out,
+        evidence=hash_evidence(
+            directory,
+            ["events/**/*.jsonl", "metrics/*.jsonl.gz", "rollout/*.json", CHANGE_FILE, *system.inputs],
+        ),
     )
 
 

@@ -37,6 +37,10 @@ class Progress(Protocol):
         """One arm has gone through one cycle; `text` sums it up in a line."""
         ...
 
+    def said(self, text: str) -> None:
+        """News of what comes after the arms were compared, in a line."""
+        ...
+
 
 class NoProgress:
     """For programs and tests."""
@@ -46,3 +50,5 @@ class NoProgress:
     def moved(self, live: Live) -> None: ...
 
     def finished(self, arm: Arm, cycle: int, text: str) -> None: ...
+
+    def said(self, text: str) -> None: ...

@@ -27,6 +27,7 @@ from fairlead.charts import (
 from fairlead.experiment.wording import metric_rows, notes_of
 from fairlead.lab.samples import Ending
 from fairlead.trial.figures import latencies, of_phase
+from fairlead.trial.report_let_out import let_out_section
 from fairlead.trial.result import Result, write_atomically
 from fairlead.trial.summary import (
     PhaseTable,
@@ -70,6 +71,7 @@ def render_report(result: Result, recorded: Recorded) -> str:
                 _ablations(result),
                 _budgets(result),
                 _users(result),
+                let_out_section(result),
                 _tables(result),
                 _conditions(result),
                 _definitions(result),

@@ -20,6 +20,7 @@ import msgspec
 
 from fairlead.errors import BrokenDocument, InvalidInput, NoSpace
 from fairlead.trial.budgets import BudgetRecord
+from fairlead.trial.rollout_record import LetOutRecord
 from fairlead.trial.users import UsersRecord
 
 __all__ = [
@@ -191,6 +192,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The experiment on made users; None for a system without."""
     budgets: tuple[BudgetRecord, ...] = ()
     """How fast each arm burned the error budget of each objective; empty for a system without objectives."""
+    let_out: LetOutRecord | None = None
+    """How the change was let out after the comparison; None for a system whose change is not."""
     ledger_head: str = ""
     """The end of the run's ledger when the result was written: `fairlead audit verify --expect` takes it."""
 

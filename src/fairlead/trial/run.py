@@ -10,11 +10,14 @@ from pathlib import Path
 from fairlead.errors import InvalidInput
 from fairlead.experiment import render_report
 from fairlead.trial.conclude import conclude
-from fairlead.trial.progress import Progress
+from fairlead.trial.live import canary_to_its_end
+from fairlead.trial.progress import NoProgress, Progress
 from fairlead.trial.promise import freeze_promise, record_result
 from fairlead.trial.report import EXPERIMENT_PAGE, write_report
 from fairlead.trial.result import Result, write_atomically, write_result
+from fairlead.trial.rollout_record import LetOutRecord
 from fairlead.trial.system import Settings, System
+from fairlead.trial.virtual_rollout import play_virtual
 from fairlead.trial.walk import Recorded, play
 
 __all__ = ["make_run_directory", "run_trial"]
@@ -60,6 +63,7 @@ def run_trial(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(play(system, settings, directory, recorded, progress))
+            let_out = runner.run(_let_out(system, settings, recorded, directory, progress or NoProgress()))
     except BaseException as error:
         try:
             result = conclude(system, settings, recorded, directory, ended_early=_why(error))
@@ -67,9 +71,23 @@ def run_trial(
         except Exception as second:  # what ended the run is the news, and often the cause of this too
             error.add_note(f"no result could be written: {second}")
         raise
-    result = record_result(conclude(system, settings, recorded, directory), promise, directory)
+    result = conclude(system, settings, recorded, directory, let_out=let_out)
+    result = record_result(result, promise, directory)
     _write(result, recorded, directory)
     return result
+
+
+async def _let_out(
+    system: System, settings: Settings, recorded: Recorded, directory: Path, progress: Progress
+) -> LetOutRecord | None:
+    """What was played live, to its end, and the whole plan on virtual time; None for a system without."""
+    live, let_out, content = recorded.live, recorded.plan.let_out, system.change
+    if live is None or let_out is None or content is None:
+        return None
+    canary = await asyncio.to_thread(canary_to_its_end, live)
+    rollout = await play_virtual(recorded, settings, let_out, content, directory)
+    progress.said(f"the whole plan on virtual time: {rollout.outcome.replace('_', ' ')}: {rollout.reason}")
+    return LetOutRecord(shadow=live.shadow, canary=canary, rollout=rollout)
 
 
 def _why(error: BaseException) -> str:

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from fairlead.lab.samples import Samples
     from fairlead.lab.schedule import Schedule
     from fairlead.metrics import Metric, Target
+    from fairlead.shadow import ShadowReport
     from fairlead.slo import Objective
     from fairlead.trial.result import Figure
     from fairlead.trial.users import Responded
 
 __all__ = [
     "Arm",
+    "LetOut",
     "Mechanism",
+    "OneService",
     "Phase",
     "Plan",
     "Running",
@@ -88,7 +91,7 @@ class Settings:
     seed: int = 1
     """Decides arrivals, keys and the downstreams' service times."""
     quick: bool = False
-    """Shorter phases and fewer cycles: the same story with wider intervals."""
+    """Shorter and fewer phases, and fewer cycles: the same story with wider intervals."""
     rate: float | None = None
     """Requests per second in the normal phase; None takes the system's own."""
     ablate: tuple[str, ...] = ()
@@ -123,6 +126,28 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LetOut:
+    """How the change is let out once the arms were compared: unseen, to a share that it harms, then by its plan."""
+
+    shadow_seconds: float
+    """For which live requests are answered by treatment too, unseen."""
+    shadow_share: float
+    """Of the requests, 0–1."""
+    canary_seconds: float
+    """At most, until the planted regression is found."""
+    canary_share: float
+    """Of the users, above 0 and below 1, in whole slots of 1/10,000."""
+    regression: str
+    """What is planted in the canary, in a sentence."""
+    everyday: tuple[str, ...]
+    """Phases whose recorded requests the plan is played over: those in which nothing was broken on purpose."""
+    users_per_second: float
+    """Of virtual time, that the plan is played with."""
+    internal: float
+    """Of these users, who belong to the audience of the stages that name one, 0–1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What will be done to each arm, fixed before anything starts."""
 
@@ -140,6 +165,8 @@ class Plan:
     """The latency that the change is judged by, as `load_metrics` names it; the others are secondary."""
     workload: Mapping[str, str] = field(default_factory=dict)
     """The workload in words, for the report: distribution, keys, sizes."""
+    let_out: LetOut | None = None
+    """None for a system whose change is compared and not let out."""
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -155,6 +182,9 @@ class Plan:
             if isinstance(number, bool) or not 0 < number < float("inf"):
                 raise InvalidInput(f"{name} {number!r} is not a positive number")
         _check_whole("cycles", self.cycles, 1, 10_000)
+        measured = {phase.name for phase in self.phases if phase.measured}
+        if self.let_out is not None and not set(self.let_out.everyday) <= measured:
+            raise InvalidInput(f"let_out: {self.let_out.everyday} are not all measured phases")
         from fairlead.trial.definitions import load_metrics  # not needed to list systems
 
         latencies = [metric.name for metric in load_metrics(self.patience) if metric.unit == "seconds"]
@@ -197,6 +227,35 @@ class Running(Protocol):
 
     async def failure(self) -> None:
         """Returns never; raises ProcessDied when a process of the system ends."""
+        ...
+
+    @property
+    def one_service(self) -> OneService:
+        """The service that a change is let out in. Only asked for where the plan has `let_out`."""
+        ...
+
+
+class OneService(Protocol):
+    """One service that serves both arms, by a flag, as a service does that lets a change out."""
+
+    url: str
+    flags: Path
+    """The flag document that it follows while it runs; a rollout moves its flag."""
+    events: Path
+    """Where it writes what it served, and to whom."""
+    regressed: str
+    """The variant with the planted regression."""
+
+    def schedule(self, seconds: float, part: str) -> Schedule:
+        """Everyday traffic; a function of the seed and of `part`."""
+        ...
+
+    def paths(self, schedule: Schedule) -> Sequence[str]:
+        """As of `Running`."""
+        ...
+
+    async def shadow(self, share: float) -> ShadowReport:
+        """Answers this share of control's requests by treatment too, unseen; what was compared until now."""
         ...
 
 

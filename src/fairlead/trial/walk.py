@@ -28,6 +28,7 @@ from fairlead.lab.samples import Ending, Samples
 from fairlead.lab.schedule import Schedule
 from fairlead.telemetry import BufferedSink, LoadSample, LoadWindow, RequestEnding
 from fairlead.telemetry.jsonl import JsonLinesSegments
+from fairlead.trial.live import LiveRecord, play_live
 from fairlead.trial.pages import MetricsPage, fetch_page, write_pages
 from fairlead.trial.progress import Live, NoProgress, Progress
 from fairlead.trial.system import Arm, Phase, Plan, Running, Settings, System
@@ -63,6 +64,8 @@ class Turn:
     samples: Samples
     observed: dict[str, dict[str, float]]
     """Counters by phase, as the system reported them when the phase was over."""
+    began_at: float = 0.0
+    """UTC seconds of the moment from which its schedule counts."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,6 +78,8 @@ class Recorded:
     began: float = field(default_factory=SYSTEM_CLOCK.now)
     """The same moment on the monotonic clock: somebody may set the other one during the run."""
     turns: list[Turn] = field(default_factory=list)
+    live: LiveRecord | None = None
+    """What came of letting the change out in live traffic; None where that was not played, or not to its end."""
 
     def phase_bounds(self) -> Iterator[tuple[Phase, float, float]]:
         """Each phase with its first and last second within a cycle."""
@@ -122,6 +127,16 @@ async def play(
                         await asyncio.to_thread(_record, sink, recorded.turns[-1], turn, plan)
                         await asyncio.to_thread(write_pages, directory, turn.pages)
                         progress.finished(arm, cycle, _sum_up(recorded.turns[-1].samples))
+                if plan.let_out is not None and system.change is not None:
+                    live = play_live(
+                        running.one_service,
+                        plan.let_out,
+                        plan.patience,
+                        system.change,
+                        directory,
+                        progress.said,
+                    )
+                    recorded.live = await _unless(watch, live)
             finally:
                 await _end(watch)
     finally:
@@ -231,7 +246,9 @@ class _Turn:
         self.pages.append(await self._scrape(session, ""))
         await asyncio.sleep(_PAUSE)
         observed[self._phase.name] = dict(await self._running.observe(self.arm))
-        return Turn(arm=self.arm, cycle=self.cycle, samples=samples, observed=observed)
+        return Turn(
+            arm=self.arm, cycle=self.cycle, samples=samples, observed=observed, began_at=self.began_at
+        )
 
     async def _scrape(self, session: aiohttp.ClientSession, phase: str) -> MetricsPage | None:
         return await fetch_page(session, self._running.url(self.arm), self.arm.name, self.cycle, phase)

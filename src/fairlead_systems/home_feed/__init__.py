@@ -51,6 +51,10 @@ class HomeFeed(ReferenceSystem):
         "much like the week before; a user keeps exp(−0.6 · mean page latency in seconds) of it, and three quarters of "
         "that if a page failed, by what each really met in this run; a third of the loss shows as sessions; crashes "
         "(1 %) and clicks (6 %) respond to nothing",
+        "the canary's defect: 30 % of the pages of the variant `regressed` end in an error; it, the service, the flag, "
+        "its events and the rollback are real",
+        "the time and the users of the whole plan: virtual days, made users of whom each meets one request that the "
+        "run recorded of the arm that the flag gave him; controller, flag file, guardrails and ledger are real",
         "the clients: one open-loop load engine on the same machine and the same cores as the services",
     )
 

@@ -17,9 +17,10 @@ from fairlead.errors import InvalidInput, NoSpace, ProcessDied
 from fairlead.flags import ALGORITHM, SLOTS
 from fairlead.lab import Schedule, Service, Surge, Topology, Zipf
 from fairlead.telemetry import HistogramSnapshot
-from fairlead.trial import Arm, Phase, Plan, Settings
+from fairlead.trial import Arm, LetOut, Phase, Plan, Settings
 from fairlead_systems.home_feed.capacity import KeyWindow, Window
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
+from fairlead_systems.home_feed.one_service import ONE_SERVICE, PLANTED, OneFeed, feed_paths, one_feed_flags
 from fairlead_systems.home_feed.redis_proxy import check_redis_url
 from fairlead_systems.home_feed.selection import PAGE, SOURCES, TOP
 from fairlead_systems.home_feed.world import ITEMS, TOPICS, USERS
@@ -76,7 +77,7 @@ _SECONDS = {
     BEFORE_STALLED: PATIENCE,
     STALLED: 2.2,
 }
-_QUICK_SECONDS = _SECONDS | {LEAD_IN: 0.5, NORMAL: 0.8, VIRAL: 0.8, CLEARED: 0.6, STALLED: 1.5}
+_QUICK_SECONDS = {LEAD_IN: 0.5, NORMAL: 0.8, VIRAL: 0.8, BEFORE_STALLED: PATIENCE, STALLED: 1.5}
 _REDIS_SECONDS = {BEFORE_REDIS_HUNG: PATIENCE, REDIS_HUNG: 2.0, BEFORE_REDIS_GONE: PATIENCE, REDIS_GONE: 2.0}
 REDIS_FAULT = 1.5
 """Seconds for which the Redis hangs, and for which it is gone."""
@@ -115,6 +116,7 @@ def make_plan(settings: Settings) -> Plan:
     if settings.redis is not None:
         check_redis_url(settings.redis)
         seconds = seconds | _REDIS_SECONDS
+    cleared = "all caches emptied when the cache-cleared phase begins; " if CLEARED in seconds else ""
     redis = ""
     if settings.redis is not None:
         redis = f"; a proxy before the Redis, which is not touched itself, hangs for {REDIS_FAULT:g} s, then refuses"
@@ -132,11 +134,18 @@ def make_plan(settings: Settings) -> Plan:
             "keys": f"{TOPICS} topics by Zipf, alpha {ALPHA:g}; "
             f"pages of {PAGE} from three sources over {ITEMS:,} items, of which the model ranks {TOP}",
             "users": f"{USERS:,}, equally active",
-            "faults": (
-                f"all caches emptied when the cache-cleared phase begins; the feature service hangs for the first "
-                f"{STALL:g} s of its phase{redis}"
-            ),
+            "faults": (f"{cleared}the feature service hangs for the first {STALL:g} s of its phase{redis}"),
         },
+        let_out=LetOut(
+            shadow_seconds=1.5 if settings.quick else 5.0,
+            shadow_share=0.5,
+            canary_seconds=8.0 if settings.quick else 15.0,
+            canary_share=0.25,
+            regression=PLANTED,
+            everyday=(NORMAL,),
+            users_per_second=0.25 if settings.quick else 1.0,
+            internal=0.02,
+        ),
     )
 
 
@@ -151,12 +160,18 @@ class HomeFeedRunning:
     """The started processes."""
 
     def __init__(
-        self, plan: Plan, settings: Settings, topology: Topology, session: aiohttp.ClientSession
+        self,
+        plan: Plan,
+        settings: Settings,
+        topology: Topology,
+        session: aiohttp.ClientSession,
+        one_service: OneFeed,
     ) -> None:
         self._plan = plan
         self._settings = settings
         self._topology = topology
         self._session = session
+        self.one_service = one_service
         self._phase = plan.phases[0]
         self._cpu: dict[str, float] = {}
         self._stale: dict[str, dict[str, float]] = {}
@@ -186,10 +201,7 @@ class HomeFeedRunning:
         return self._topology[_instance(arm)].url
 
     def paths(self, schedule: Schedule) -> Sequence[str]:
-        return [
-            f"/feed?user=u{user}&topic={key}"
-            for user, key in zip(schedule.users.tolist(), schedule.keys.tolist(), strict=True)
-        ]
+        return feed_paths(schedule)
 
     async def enter(self, arm: Arm, phase: Phase) -> None:
         self._phase = phase
@@ -261,12 +273,10 @@ class HomeFeedRunning:
 
 @asynccontextmanager
 async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterator[HomeFeedRunning]:
-    """Starts the downstreams and one feed process per arm, all from this Python."""
+    """Starts the downstreams, one feed process per arm and one that serves both, all from this Python."""
     flags = directory / "flags.json"
-    try:
-        flags.write_text(json.dumps(flag_document(plan.arms), indent=1))
-    except OSError as error:
-        raise NoSpace(f"{flags}: {error.strerror}; make room, or choose another --out") from error
+    _write_flags(flags, flag_document(plan.arms))
+    _write_flags(_live_flags(directory), one_feed_flags())
     seed = ["--seed", str(settings.seed), "--fd", "{fd}"]
     services = [
         Service(name=f"{source}_source", argv=[*_module("candidate_source"), *seed, f"--source={source}"])
@@ -281,31 +291,54 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
             Service(name="redis_proxy", argv=[*_module("redis_proxy"), *seed, f"--redis={settings.redis}"])
         )
         through = ["--redis-through={redis_proxy.url}"]
+    ports = {_instance(arm): settings.port if arm.name == "treatment" else 0 for arm in plan.arms}
     services += [
         Service(
-            name=_instance(arm),
+            name=name,
             grace=8.0,  # uvicorn lets requests end for 2 s, then loads and buffered events follow
-            port=settings.port if arm.name == "treatment" else 0,
+            port=port,
             argv=[
                 *_module("feed"),
                 *seed,
                 "--lab",
                 *DOWNSTREAM_URLS,
                 *through,
-                f"--shares-as={directory.name}.{_instance(arm)}",  # no arm may profit from another's loads
-                f"--flags={flags}",
-                f"--instance={_instance(arm)}",
-                f"--events={directory / 'events' / _instance(arm)}",
+                f"--shares-as={directory.name}.{name}",  # no arm may profit from another's loads
+                f"--flags={_live_flags(directory) if name == ONE_SERVICE else flags}",
+                f"--instance={name}",
+                f"--events={directory / 'events' / name}",
             ],
         )
-        for arm in plan.arms
+        for name, port in (ports | {ONE_SERVICE: 0}).items()
     ]
     timeout = aiohttp.ClientTimeout(total=10.0)
     async with (
         Topology(services, log_directory=directory / "logs") as topology,
         aiohttp.ClientSession(timeout=timeout) as session,
     ):
-        yield HomeFeedRunning(plan, settings, topology, session)
+        one_service = OneFeed(
+            session,
+            url=topology[ONE_SERVICE].url,
+            log=topology[ONE_SERVICE].log,
+            flags=_live_flags(directory),
+            events=directory / "events" / ONE_SERVICE,
+            rate=plan.rate,
+            alpha=ALPHA,
+            seed=settings.seed,
+        )
+        yield HomeFeedRunning(plan, settings, topology, session, one_service)
+
+
+def _live_flags(directory: Path) -> Path:
+    return directory / "rollout" / "flags.json"
+
+
+def _write_flags(path: Path, document: Mapping[str, object]) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document, indent=1))
+    except OSError as error:
+        raise NoSpace(f"{path}: {error.strerror}; make room, or choose another --out") from error
 
 
 def _module(name: str) -> list[str]:

@@ -37,7 +37,7 @@ def test_phases_are_those_of_the_story():
 def test_no_request_of_a_measured_phase_is_still_waiting_when_a_fault_begins(quick: bool):
     plan = make_plan(Settings(quick=quick))
     phases = list(plan.phases)
-    for fault in ("cleared", "stalled"):
+    for fault in ("stalled",) if quick else ("cleared", "stalled"):
         before = phases[[phase.name for phase in phases].index(fault) - 1]
         assert not before.measured
         assert before.seconds >= plan.patience
@@ -45,8 +45,8 @@ def test_no_request_of_a_measured_phase_is_still_waiting_when_a_fault_begins(qui
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_load_fits_the_time_that_was_promised(quick: bool):
-    # 90 s and 30 s in all; start-up, pauses between the turns and the report need the rest.
-    assert make_plan(Settings(quick=quick)).seconds <= (25 if quick else 77)
+    # 120 s and 40 s in all; start-up, pauses, the rollouts, the analysis and the report need the rest.
+    assert make_plan(Settings(quick=quick)).seconds <= (19 if quick else 77)
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -118,7 +118,7 @@ def test_missing_package_is_told_with_the_extra_that_brings_it(package: str, mon
 
 def running(seed: int = 1, rate: float = 150.0) -> HomeFeedRunning:
     settings = Settings(seed=seed, rate=rate, quick=True)
-    return HomeFeedRunning(make_plan(settings), settings, None, None)  # type: ignore[arg-type]  # never started
+    return HomeFeedRunning(make_plan(settings), settings, None, None, None)  # type: ignore[arg-type]  # never started
 
 
 def test_schedule_is_a_function_of_seed_and_cycle():
