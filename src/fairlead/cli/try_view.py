@@ -197,7 +197,7 @@ def _print_let_out(console: Console, let_out: LetOutRecord) -> None:
     console.print(Text(shadow_in_words(shadow)), highlight=False)
     if shadow.fields:
         console.print(_rows("", FIELD_COLUMNS, field_rows(shadow), left=1))
-    title = f"\nlet out: a canary that does harm, at {canary.share:.0%} of the users (live)"
+    title = f"\nlet out: a canary that does harm, at {canary.share * 100:g} % of the users (live)"
     console.print(Text(title, style="bold"))
     console.print(Text(f"planted: {canary.planted}"), highlight=False)
     console.print(_rows("", DECISION_COLUMNS, decision_rows(canary.rollout), left=5))

@@ -203,7 +203,7 @@ async def _canary(
             await traffic.close()
         entries = await asyncio.to_thread(journal.read)
     state = controller.state
-    say(f"canary at {let_out.canary_share:.0%}: {state.phase.replace('_', ' ')}: {state.reason}")
+    say(f"canary at {let_out.canary_share * 100:g} %: {state.phase.replace('_', ' ')}: {state.reason}")
     incident = await asyncio.to_thread(add_rollback, copy, plan, state)
     requests, failed = sent.counts()
     served = _at(entries, lambda entry: isinstance(entry, Had) and not entry.latched)

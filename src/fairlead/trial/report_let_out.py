@@ -27,26 +27,26 @@ def let_out_section(result: Result) -> str:
         return ""
     shadow, canary, rollout = found.shadow, found.canary, found.rollout
     incident = (
-        f"<p class=note>Written into the run’s copy of the change file, <code>change.toml</code>: "
+        f"<p class=note>Written into the run's copy of the change file, <code>change.toml</code>: "
         f"{_text(canary.incident)}</p>"
         if canary.incident
         else ""
     )
     return (
         "<section><h2>Letting it out</h2>"
-        "<p>One service serves both paths by a flag; the rollout moves that flag, looks at the service’s own events, "
-        "and writes each decision with its evidence into the run’s ledger.</p>"
+        "<p>One service serves both paths by a flag; the rollout moves that flag, looks at the service's own events, "
+        "and writes each decision with its evidence into the run's ledger.</p>"
         "<h3>Unseen beside control <small>(shadow, live)</small></h3>"
         f"<p>{_text(shadow_in_words(shadow))}.</p>"
         + (_table(FIELD_COLUMNS, field_rows(shadow), words=1) if shadow.fields else "")
-        + "<p class=note>Control’s second answer comes from its cache, so it hardly differs from the first.</p>"
-        f"<h3>A canary that does harm <small>(live, {canary.share:.0%} of the users)</small></h3>"
-        f"<p>Planted: {_text(canary.planted)}. <b>{_text(canary_in_words(canary))}.</b></p>"
+        + "<p class=note>Control's second answer comes from its cache, so it hardly differs from the first.</p>"
+        f"<h3>A canary that does harm <small>(live, {canary.share * 100:g} % of the users)</small></h3>"
+        f"<p>Planted: {_text(canary.planted)}. <b>{_text(_sentence(canary_in_words(canary)))}.</b></p>"
         + _decisions(canary.rollout)
         + incident
         + "<h3>The whole plan <small>(virtual time, recorded events)</small></h3>"
-        f"<p><b>{_text(rollout_in_words(rollout))}.</b> Users are made; what each meets is a request that this run "
-        "recorded of the arm that the flag gave him, drawn by lot from the phases in which nothing was broken on "
+        f"<p><b>{_text(_sentence(rollout_in_words(rollout)))}.</b> Users are made; what each meets is a "
+        "request that this run recorded of the arm that the flag gave him, drawn by lot from the phases in which nothing was broken on "
         "purpose. Users who come back, days that differ and services that tire are not in it.</p>"
         + _decisions(rollout)
         + _watched(rollout)
@@ -68,7 +68,7 @@ def _watched(rollout: RolloutRecord) -> str:
     entries = "".join(
         f"<dt>{_text(each.name)}</dt><dd>{_text(each.definition)}.</dd>" for each in rollout.guardrails
     )
-    return f"<dl>{entries}</dl>"
+    return f"<h4>What was watched</h4><dl>{entries}</dl>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
@@ -87,6 +87,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int)
         for row in rows
     )
     return f"<div class=wide><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _text(value: object) -> str:

@@ -19,7 +19,7 @@ from fairlead_systems.home_feed.world import TOPICS, USERS
 __all__ = ["ONE_SERVICE", "PLANTED", "OneFeed", "feed_paths", "one_feed_flags"]
 
 ONE_SERVICE = "feed-live"
-PLANTED = f"{REGRESSION:.0%} of the pages of the variant `{REGRESSED}` end in an error (500)"
+PLANTED = f"{REGRESSION * 100:g} % of the pages of the variant {REGRESSED} end in an error (500)"
 
 _PARTS = {"shadow": 1_000_001, "canary": 1_000_002}
 """Streams of random numbers, apart from those of the cycles."""
