@@ -188,10 +188,12 @@ def evaluate_limit(
     if value is None or math.isnan(value) or value == -math.inf:
         return replace(undecided, reason=problem or "no_data", detail=detail or "no events")
     judged = replace(undecided, treatment=value)
-    if not is_beyond(guardrail, value):
+    if not is_beyond(guardrail, value, n):
+        if is_beyond(guardrail, value):
+            return replace(judged, reason="waiting", detail=f"one event of {n} alone is no figure")
         return replace(judged, verdict="PASS")
     beyond = 0.0 if beyond_since is None else max(0.0, now - beyond_since)
-    both = control is not None and is_beyond(guardrail, control)
+    both = control is not None and is_beyond(guardrail, control, n_control)
     said = f"{plan.control} is beyond the limit too" if both else ""
     judged = replace(judged, beyond_seconds=beyond)
     if beyond_since is not None and beyond >= guardrail.for_seconds:
@@ -203,11 +205,20 @@ def evaluate_limit(
     )
 
 
-def is_beyond(guardrail: Guardrail, value: float) -> bool:
-    """Whether a figure is beyond an absolute limit."""
+def is_beyond(guardrail: Guardrail, value: float, n: int = 0) -> bool:
+    """Whether a figure of `n` events (0: not known) is beyond an absolute limit, and not by a single event.
+
+    Of 20 users one error is 5 %: where a limit allows less than one event, one alone is no figure. Two are.
+    """
     if guardrail.above is not None:
-        return value > guardrail.above
-    return guardrail.below is not None and value < guardrail.below
+        beyond, bad, allowed = value > guardrail.above, value, guardrail.above
+    elif guardrail.below is not None:
+        beyond, bad, allowed = value < guardrail.below, 1 - value, 1 - guardrail.below
+    else:
+        return False
+    if guardrail.metric.kind != "proportion" or not n:
+        return beyond
+    return beyond and (n * allowed >= 1 or n * bad >= 1.5)
 
 
 def log_wealth(log_e: Sequence[float], stages: int, *, carry: bool) -> float:

@@ -96,7 +96,7 @@ class Watch:
             self._utc_offset = offset
             for each in state.evaluations:  # what was beyond its limit when the one before stopped looking
                 guardrail = self._plan.guardrail(each.guardrail)
-                if each.treatment is not None and is_beyond(guardrail, each.treatment):
+                if each.treatment is not None and is_beyond(guardrail, each.treatment, each.n_treatment):
                     self._beyond[each.guardrail] = self._clock.now() - each.beyond_seconds
         elif self._tally_stage != state.stage:
             self._beyond.clear()
@@ -222,7 +222,7 @@ class Watch:
                 reason, problem = "waiting", f"no event in the last {window:g} s"
         if value is not None and (math.isnan(value) or value == -math.inf):
             value = None
-        if value is not None and is_beyond(guardrail, value):
+        if value is not None and is_beyond(guardrail, value, n):
             self._beyond.setdefault(guardrail.name, now)
         elif value is not None:
             self._beyond.pop(guardrail.name, None)

@@ -46,8 +46,8 @@ def let_out_section(result: Result) -> str:
         + incident
         + "<h3>The whole plan <small>(virtual time, recorded events)</small></h3>"
         f"<p><b>{_text(_sentence(rollout_in_words(rollout)))}.</b> Users are made; what each meets is a "
-        "request that this run recorded of the arm that the flag gave him, drawn by lot from the phases in which nothing was broken on "
-        "purpose. Users who come back, days that differ and services that tire are not in it.</p>"
+        "request that this run recorded of the arm that the flag gave him, drawn by lot from the phases in which "
+        "nothing was broken on purpose. Users who come back, days that differ and services that tire are not in it.</p>"
         + _decisions(rollout)
         + _watched(rollout)
         + "</section>\n"

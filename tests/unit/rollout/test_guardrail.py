@@ -274,9 +274,31 @@ def test_a_limit_fails_when_it_was_broken_for_its_time(
     guardrail: Guardrail, value: float | None, beyond_since: float | None, verdict: str, reason: str
 ):
     found = evaluate_limit(
-        plan(guardrails=(guardrail,)), guardrail, value, n=5, beyond_since=beyond_since, now=100.0
+        plan(guardrails=(guardrail,)), guardrail, value, n=10, beyond_since=beyond_since, now=100.0
     )
     assert (found.verdict, found.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("bad", "n", "verdict", "reason"),
+    [
+        (1, 1, "INCONCLUSIVE", "waiting"),  # one user, one error: 100 %, and no figure
+        (1, 49, "INCONCLUSIVE", "waiting"),
+        (1, 50, "PASS", ""),  # the limit allows one
+        (2, 49, "FAIL", "beyond_limit"),
+        (2, 2, "FAIL", "beyond_limit"),
+        (0, 1, "PASS", ""),
+    ],
+)
+def test_a_single_event_breaks_no_limit_on_a_share(bad: int, n: int, verdict: str, reason: str):
+    for limit, value in (({"above": 0.02}, bad / n), ({"below": 0.98}, 1 - bad / n)):
+        guardrail = Guardrail(metric=ERRORS, for_seconds=10.0, **limit)
+        found = evaluate_limit(plan(), guardrail, value, n=n, beyond_since=0.0, now=100.0)
+        assert (found.verdict, found.reason) == (verdict, reason), limit
+    reading = Guardrail(metric=ERRORS, above=0.02, for_seconds=10.0)
+    assert (
+        evaluate_limit(plan(), reading, 0.5, beyond_since=0.0, now=100.0).verdict == "FAIL"
+    )  # n is not known
 
 
 def test_a_control_beyond_the_limit_is_named_and_does_not_save_treatment():
