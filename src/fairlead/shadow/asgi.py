@@ -173,7 +173,6 @@ class MirrorMiddleware:
             copy.raised(error)
             raise
         finally:
-            self._copied -= 1
             copy.end()
 
     def _enters(self, scope: Scope) -> bool:
@@ -195,6 +194,7 @@ class MirrorMiddleware:
         return False
 
     def _offer(self, scope: Scope, copy: Copy) -> None:
+        self._copied -= 1
         reason = copy.unfit()
         if reason is None:
             try:
@@ -205,12 +205,12 @@ class MirrorMiddleware:
             self._mirror.drop(reason)
 
     def _compare(self, scope: Scope, copy: Copy) -> None:
+        body, answered = copy.take()
         if copy.error:
             control = Answer(error=copy.error, seconds=copy.seconds)
         else:
-            response = MirroredResponse.of(copy.status, copy.headers, bytes(copy.response), self._headers)
+            response = MirroredResponse.of(copy.status, copy.headers, answered, self._headers)
             control = Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
-        body = bytes(copy.request)
         self._mirror.offer(
             control,
             partial(self._ask, self._candidate, scope, body, credentials=self._credentials),
@@ -278,14 +278,15 @@ class AsgiCandidate:
         client = Client(request.body)
         copy = Copy(client.receive, client.send, self._body_bytes, self._clock)
         await self._app(self._scope(request), copy.receive, copy.send)
-        if copy.too_large:
-            return Answer(seconds=copy.seconds, whole=False)
         if not copy.whole:
+            if copy.unfit() == "too_large":
+                return Answer(whole=False)
             raise FailedStatus(
                 f"{request.method} {request.path[:100]}: the application did not end its response",
                 status=copy.status,
             )
-        response = MirroredResponse.of(copy.status, copy.headers, bytes(copy.response), self._headers)
+        _, body = copy.take()
+        response = MirroredResponse.of(copy.status, copy.headers, body, self._headers)
         return Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
 
     def _scope(self, request: MirroredRequest) -> dict[str, Any]:

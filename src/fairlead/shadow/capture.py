@@ -1,13 +1,14 @@
 """A request and its response, kept as they pass between a server and an application, and nothing held up.
 
-The copy is handed over once: when the last part of the response has been sent, or when the application ends without it.
+The copy is handed over once: when the last part of the response has been sent, when it cannot be kept, or when the
+application ends. What passes is the server's and the application's to judge: nothing of the copy is raised into them.
 Its time is the application's own: what it waited for the client, to send or to take, is not in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from fairlead.clock import Clock
 from fairlead.shadow.comparison import error_name
@@ -23,12 +24,13 @@ class Copy:
     __slots__ = (
         "_began",
         "_clock",
+        "_given_up",
         "_most",
         "_on_end",
         "_receive",
         "_send",
         "_waited",
-        "encoded",
+        "_waited_until",
         "error",
         "headers",
         "request",
@@ -36,7 +38,6 @@ class Copy:
         "response",
         "seconds",
         "status",
-        "too_large",
         "whole",
     )
 
@@ -56,6 +57,8 @@ class Copy:
         self._began = clock.now()
         self._waited = 0.0
         """Seconds that the application waited for its client, which are not its own."""
+        self._waited_until = self._began
+        self._given_up: MirrorDrop | None = None
         self.request_whole = True
         self.request = bytearray()
         self.response = bytearray()
@@ -63,34 +66,26 @@ class Copy:
         self.headers: Collection[tuple[bytes, bytes]] = ()
         self.error = ""
         self.seconds = 0.0
-        self.too_large = False
-        self.encoded = False
         self.whole = False
 
     async def receive(self) -> Message:
         asked = self._clock.now()
         message = await self._receive()
-        self._waited += self._clock.now() - asked
         if message["type"] == "http.request":
-            self.request_whole = not message.get("more_body", False)
-            self._keep(self.request, message.get("body", b""))
+            self._has_waited(asked)
+            self._note(self._received, message)
         return message
 
     async def send(self, message: Message) -> None:
-        kind = message["type"]
-        last = False
-        if kind == "http.response.start":
-            self.status = message["status"]
-            self.headers = message.get("headers", ())
-            self.encoded = any(name.lower() == b"content-encoding" for name, _ in self.headers)
-        elif kind == "http.response.body":
-            self._keep(self.response, message.get("body", b""))
-            last = not message.get("more_body", False)
+        if message["type"] == "http.response.start" and isinstance(message.get("headers"), Iterator):
+            # What can be read once only is the server's to read.
+            message = {**message, "headers": list(message["headers"])}
+        last = self._note(self._sent, message)
         asked = self._clock.now()
         if last:
             self.seconds = asked - self._began - self._waited
         await self._send(message)
-        self._waited += self._clock.now() - asked
+        self._has_waited(asked)
         if last:
             self.whole = True
             self.end()
@@ -109,21 +104,61 @@ class Copy:
 
     def unfit(self) -> MirrorDrop | None:
         """Why it cannot be compared; None if it can."""
-        if self.too_large:
-            return "too_large"
-        if self.encoded:
-            return "encoded"
+        if self._given_up is not None:
+            return self._given_up
         return None if (self.whole or self.error) and self.request_whole else "incomplete"
 
+    def take(self) -> tuple[bytes, bytes]:
+        """The bodies of request and response, which are no longer kept."""
+        taken = bytes(self.request), bytes(self.response)
+        self._forget()
+        return taken
+
+    def _note(self, look: Callable[[Message], bool], message: Message) -> bool:
+        try:
+            return self._most >= 0 and look(message)
+        except Exception:  # a message that is none is the server's to refuse, not ours
+            self._give_up("broken")
+            return False
+
+    def _received(self, message: Message) -> bool:
+        self.request_whole = not message.get("more_body", False)
+        self._keep(self.request, message.get("body", b""))
+        return False
+
+    def _sent(self, message: Message) -> bool:
+        """Whether it is the last part of the response."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = message.get("headers", ())
+            if any(name.lower() == b"content-encoding" for name, _ in self.headers):
+                self._give_up("encoded")
+        elif message["type"] == "http.response.body":
+            self._keep(self.response, message.get("body", b""))
+            return self._given_up is None and not message.get("more_body", False)
+        return False
+
     def _keep(self, kept: bytearray, part: bytes) -> None:
-        if self.too_large:
-            return
         if len(kept) + len(part) > self._most:
-            self.too_large = True
-            self.request.clear()
-            self.response.clear()
+            self._give_up("too_large")
         else:
             kept += part
+
+    def _give_up(self, reason: MirrorDrop) -> None:
+        self._given_up = reason
+        self._forget()
+        self.end()
+
+    def _forget(self) -> None:
+        self._most = -1
+        self.request = bytearray()
+        self.response = bytearray()
+
+    def _has_waited(self, asked: float) -> None:
+        # An application may receive and send at once, so only what lies behind the end of the last wait counts.
+        now = self._clock.now()
+        self._waited += now - max(asked, self._waited_until)
+        self._waited_until = now
 
 
 def has_body(scope: Scope) -> bool:
