@@ -274,14 +274,18 @@ class AsgiCandidate:
         self._clock = clock
 
     async def __call__(self, request: MirroredRequest) -> Answer:
-        """Its answer, timed to its last byte; raises what the application raises."""
+        """Its answer, timed to its last byte; raises what the application raises without having answered."""
         client = Client(request.body)
-        copy = Copy(client.receive, client.send, self._body_bytes, self._clock)
-        await self._app(self._scope(request), copy.receive, copy.send)
+        copy = Copy(client.receive, client.send, self._body_bytes, self._clock, client.leave)
+        failure: Exception | None = None
+        try:
+            await self._app(self._scope(request), copy.receive, copy.send)
+        except Exception as error:  # as control's, its answer stands if it fails only afterwards
+            failure = error
         if not copy.whole:
-            if copy.unfit() == "too_large":
+            if copy.unfit() in ("too_large", "encoded"):
                 return Answer(whole=False)
-            raise FailedStatus(
+            raise failure or FailedStatus(
                 f"{request.method} {request.path[:100]}: the application did not end its response",
                 status=copy.status,
             )

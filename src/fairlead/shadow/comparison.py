@@ -50,7 +50,8 @@ class Answer:
     failed: bool = False
     """Whether the answer speaks against the candidate as an error would: a 503."""
     whole: bool = True
-    """False: it was too large to be kept, so nothing is compared; the outcome is `cut`, and nobody's failure."""
+    """False: it was too large to be kept, or is compressed, so nothing is compared; the outcome is `cut`, and nobody's
+    failure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
