@@ -145,8 +145,9 @@ class Comparison:
             raise
         except BaseException as error:  # sys.exit() in a candidate must not end the service
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # it is us who are cancelled, not something within the candidate
+            if task is not None and task.cancelling():
+                # It is us who are cancelled, not something within the candidate, whatever that makes of it.
+                raise asyncio.CancelledError from error
             return Answer(error=error_name(error), seconds=clock.now() - began)
         seconds = clock.now() - began
         if not isinstance(value, Answer):

@@ -69,8 +69,9 @@ MirrorDrop = Literal[
     "broken",
 ]
 """Why a request was not compared. `marked`: it is itself a shadow. `late`: the loop was too busy to begin in time.
-`too_large`, `incomplete`, `encoded`: its body or its answer could not be kept whole, or is compressed. `broken`: what
-was handed in raised."""
+`too_large`, `incomplete`, `encoded`: its body or its answer could not be kept whole, or is compressed; `incomplete` as
+well if the caller left without an answer. `disabled`: also what was cut short by `close`. `broken`: what was handed in
+raised."""
 
 
 class Mirror:
@@ -199,6 +200,9 @@ class Mirror:
         except Exception as error:
             self.offer(Answer(error=error_name(error), seconds=self.clock.now() - began), *arms)
             raise
+        except BaseException:  # the caller has left
+            self._tally.drop("incomplete")
+            raise
         seconds = self.clock.now() - began
         if self._view is None:
             self.offer(Answer(value=value, seconds=seconds), *arms)
@@ -248,7 +252,7 @@ class Mirror:
         try:
             if len(self._tasks) >= self._concurrency:
                 self._tally.drop("full")
-            elif self._closed:
+            elif self._closed or not self._share:
                 self._tally.drop("disabled")
             else:
                 if again is not None and self._rng.random() >= self._noise_share:
@@ -259,7 +263,7 @@ class Mirror:
                     name=f"{self.name} shadow",
                 )
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(self._forget)
         except Exception:  # never the caller's loss
             self._broken("a comparison could not begin")
 
@@ -320,10 +324,9 @@ class Mirror:
         with shadow_context():
             try:
                 await self._comparison.judge(control, candidate, again, context)
-            except asyncio.CancelledError:
-                self._tally.drop("disabled")  # the mirror was closed, or the loop ends
+            except (asyncio.CancelledError, KeyboardInterrupt):
                 raise
-            except Exception:  # the task's edge: nobody awaits its outcome
+            except BaseException:  # the task's edge: nobody awaits its outcome
                 self._broken("a comparison failed")
 
     async def _viewed(self, arm: Callable[[], Awaitable[object]]) -> object:
@@ -334,6 +337,11 @@ class Mirror:
         if not unit:
             return self._rng.random()
         return xxh3_64_intdigest(unit.encode("utf-8", "surrogatepass"), self._seed) / _SPAN
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # also one that had not begun: the mirror was closed, or the loop ends
+            self._tally.drop("disabled")
 
     def _broken(self, what: str) -> None:
         self._tally.drop("broken")

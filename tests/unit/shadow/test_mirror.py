@@ -189,6 +189,23 @@ async def test_a_candidate_that_is_no_coroutine_function_or_answers_the_unanswer
     assert compared.report().outcomes == {"failed": 1, "unreadable": 1}
 
 
+async def test_an_answer_that_ends_the_program_when_it_is_compared_does_not(clock: ManualClock):
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise SystemExit(3)
+
+        __hash__ = None
+
+    async def odd() -> Odd:
+        return Odd()
+
+    compared = mirror(clock)
+    await compared.call(odd, odd)
+    await settle()
+    report = compared.report()
+    assert (report.outcomes, report.dropped) == ({}, {"broken": 1})
+
+
 async def test_controls_own_error_is_raised_and_compared(clock: ManualClock):
     async def control() -> None:
         raise KeyError("x")
@@ -373,7 +390,8 @@ async def test_a_caller_that_is_cancelled_before_its_answer_is_not_compared(cloc
     with pytest.raises(asyncio.CancelledError):
         await task
     await settle()
-    assert compared.report().outcomes == {}
+    report = compared.report()
+    assert (report.outcomes, report.dropped) == ({}, {"incomplete": 1})
     assert compared.in_flight == 0
 
 
@@ -407,6 +425,24 @@ async def test_a_share_of_nothing_switches_it_off(clock: ManualClock):
     await compared.call(old, new)
     await settle()
     assert compared.report().outcomes == {"different": 1}
+
+
+async def test_a_share_of_nothing_stops_what_has_entered_too(clock: ManualClock):
+    compared = mirror(clock)
+    release = asyncio.Event()
+
+    async def control() -> int:
+        await release.wait()
+        return 1
+
+    task = asyncio.create_task(compared.call(control, new))
+    await settle()
+    compared.set_share(0.0)
+    release.set()
+    await task
+    await settle()
+    report = compared.report()
+    assert (report.outcomes, report.dropped) == ({}, {"disabled": 1})
 
 
 async def test_a_view_is_taken_before_the_caller_may_change_the_answer(clock: ManualClock):
@@ -517,6 +553,36 @@ async def test_close_lets_what_runs_end_and_cancels_the_rest(clock: ManualClock)
     await compared.call(old, new)
     assert compared.report().dropped == {"disabled": 2}
     await compared.close()
+
+
+async def test_what_had_not_begun_when_it_was_closed_is_counted(clock: ManualClock):
+    compared = mirror(clock)
+    await compared.call(old, new)
+    closing = asyncio.create_task(compared.close(0.0))
+    for task in asyncio.all_tasks():
+        if task.get_name() == "feed shadow":
+            task.cancel()  # as a loop that ends does
+    await clock.run_for(2.0)
+    await closing
+    report = compared.report()
+    assert (report.outcomes, report.dropped) == ({}, {"disabled": 1})
+
+
+async def test_a_candidate_that_turns_its_cancellation_into_an_error_has_not_failed(clock: ManualClock):
+    async def turns() -> None:
+        try:
+            await hangs()
+        except asyncio.CancelledError:
+            raise ValueError from None
+
+    compared = mirror(clock, timeout=60.0)
+    await compared.call(old, turns)
+    await settle()
+    closing = asyncio.create_task(compared.close(1.0))
+    await clock.run_for(1.1)
+    await closing
+    report = compared.report()
+    assert (report.outcomes, report.dropped) == ({}, {"disabled": 1})
 
 
 async def test_close_leaves_a_candidate_behind_that_ignores_its_cancellation(clock: ManualClock):
