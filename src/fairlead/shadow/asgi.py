@@ -43,6 +43,7 @@ __all__ = [
 _MARK = SHADOW_HEADER.encode()
 _TIMEOUT = TIMEOUT_HEADER.encode()
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_WITHOUT_BODY = frozenset({204, 304})
 _CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"})
 # Of one connection, not of the request (RFC 9110, 7.6.1); and what is written anew for the copy.
 _NOT_COPIED = frozenset(
@@ -90,9 +91,18 @@ class MirroredResponse:
 
     @classmethod
     def of(
-        cls, status: int, headers: Collection[tuple[bytes, bytes]], body: bytes, compared: Collection[str]
+        cls,
+        status: int,
+        headers: Collection[tuple[bytes, bytes]],
+        body: bytes,
+        compared: Collection[str],
+        *,
+        method: str = "GET",
     ) -> MirroredResponse:
-        """compared: lower-case names of the headers that count."""
+        """compared: lower-case names of the headers that count. method: of the request.
+
+        A body that HTTP does not carry (of an answer to HEAD, of a 204 or 304) is left out, as servers do.
+        """
         chosen: dict[str, str] = {}
         kind = b""
         for raw, value in headers:
@@ -105,6 +115,8 @@ class MirroredResponse:
                     if text in chosen
                     else value.decode("latin-1")
                 )
+        if method == "HEAD" or status in _WITHOUT_BODY:
+            body = b""
         shown = RawJson(body) if b"json" in kind else body.decode("utf-8", "backslashreplace")
         return cls(status, chosen, shown)
 
@@ -209,7 +221,9 @@ class MirrorMiddleware:
         if copy.error:
             control = Answer(error=copy.error, seconds=copy.seconds)
         else:
-            response = MirroredResponse.of(copy.status, copy.headers, answered, self._headers)
+            response = MirroredResponse.of(
+                copy.status, copy.headers, answered, self._headers, method=scope["method"]
+            )
             control = Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
         self._mirror.offer(
             control,
@@ -290,7 +304,7 @@ class AsgiCandidate:
                 status=copy.status,
             )
         _, body = copy.take()
-        response = MirroredResponse.of(copy.status, copy.headers, body, self._headers)
+        response = MirroredResponse.of(copy.status, copy.headers, body, self._headers, method=request.method)
         return Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
 
     def _scope(self, request: MirroredRequest) -> dict[str, Any]:

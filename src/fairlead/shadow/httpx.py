@@ -82,7 +82,9 @@ class HttpxCandidate:
         finally:
             await response.aclose()
         status = response.status_code
-        compared = MirroredResponse.of(status, response.headers.raw, bytes(body), self._headers)
+        compared = MirroredResponse.of(
+            status, response.headers.raw, bytes(body), self._headers, method=request.method
+        )
         return Answer(value=compared, failed=status in FAILURES)
 
     async def close(self) -> None:

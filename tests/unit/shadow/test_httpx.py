@@ -8,10 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from fairlead.clock import ManualClock
 from fairlead.errors import InvalidInput
-from fairlead.shadow import FieldDiff, RawJson
-from fairlead.shadow.asgi import MirroredRequest, MirroredResponse
+from fairlead.shadow import FieldDiff, Mirror, RawJson
+from fairlead.shadow.asgi import AsgiCandidate, MirroredRequest, MirroredResponse, MirrorMiddleware
 from fairlead.shadow.httpx import HttpxCandidate
+from tests.unit.shadow.apps import answers, ask
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -82,6 +84,18 @@ async def test_an_answer_that_is_compressed_all_the_same_is_unpacked_up_to_the_b
     assert (await candidate(request())).value.body == RawJson(b'{"a":1}')
     for _ in range(2):
         assert not (await candidate(request())).whole
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+async def test_a_body_that_http_does_not_carry_is_not_compared(method: str, status: int):
+    # As an application hands it to its server, and as a client gets it from there.
+    control = answers({"a": 1}, status)
+    compared = Mirror("feed", noise_share=0.0, clock=ManualClock())
+    json = {"content-type": "application/json"}
+    over_http = HttpxCandidate("http://candidate", transport=Transport(httpx.Response(status, headers=json)))
+    await ask(MirrorMiddleware(control, mirror=compared, candidate=over_http), method=method)
+    await ask(MirrorMiddleware(control, mirror=compared, candidate=AsgiCandidate(control)), method=method)
+    assert compared.report().outcomes == {"same": 2}
 
 
 async def test_the_same_answer_over_http_and_in_process_does_not_differ():
