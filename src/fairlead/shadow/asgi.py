@@ -44,6 +44,7 @@ _MARK = SHADOW_HEADER.encode()
 _TIMEOUT = TIMEOUT_HEADER.encode()
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _WITHOUT_BODY = frozenset({204, 304})
+_RAISED = 500  # what servers make of an application that raises before it answers
 _CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"})
 # Of one connection, not of the request (RFC 9110, 7.6.1); and what is written anew for the copy.
 _NOT_COPIED = frozenset(
@@ -101,8 +102,11 @@ class MirroredResponse:
     ) -> MirroredResponse:
         """compared: lower-case names of the headers that count. method: of the request.
 
-        A body that HTTP does not carry (of an answer to HEAD, of a 204 or 304) is left out, as servers do.
+        A body that HTTP does not carry (of an answer to HEAD, of a 204 or 304) is left out, as servers do. A 500 is
+        compared by its status alone: its page is whose server made it of what the application raised.
         """
+        if status == _RAISED:
+            return cls(status, {}, "")
         chosen: dict[str, str] = {}
         kind = b""
         for raw, value in headers:
@@ -218,13 +222,7 @@ class MirrorMiddleware:
 
     def _compare(self, scope: Scope, copy: Copy) -> None:
         body, answered = copy.take()
-        if copy.error:
-            control = Answer(error=copy.error, seconds=copy.seconds)
-        else:
-            response = MirroredResponse.of(
-                copy.status, copy.headers, answered, self._headers, method=scope["method"]
-            )
-            control = Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
+        control = _answer(copy, answered, self._headers, scope["method"])
         self._mirror.offer(
             control,
             partial(self._ask, self._candidate, scope, body, credentials=self._credentials),
@@ -288,24 +286,24 @@ class AsgiCandidate:
         self._clock = clock
 
     async def __call__(self, request: MirroredRequest) -> Answer:
-        """Its answer, timed to its last byte; raises what the application raises without having answered."""
+        """Its answer, timed to its last byte; raises what breaks the response off."""
         client = Client(request.body)
         copy = Copy(client.receive, client.send, self._body_bytes, self._clock, client.leave)
-        failure: Exception | None = None
         try:
             await self._app(self._scope(request), copy.receive, copy.send)
         except Exception as error:  # as control's, its answer stands if it fails only afterwards
-            failure = error
-        if not copy.whole:
-            if copy.unfit() in ("too_large", "encoded"):
-                return Answer(whole=False)
-            raise failure or FailedStatus(
+            copy.raised(error)
+            if copy.unfit() == "incomplete":
+                raise
+        if (reason := copy.unfit()) in ("too_large", "encoded"):
+            return Answer(whole=False)
+        if reason is not None:
+            raise FailedStatus(
                 f"{request.method} {request.path[:100]}: the application did not end its response",
                 status=copy.status,
             )
         _, body = copy.take()
-        response = MirroredResponse.of(copy.status, copy.headers, body, self._headers, method=request.method)
-        return Answer(value=response, seconds=copy.seconds, failed=copy.status in FAILURES)
+        return _answer(copy, body, self._headers, request.method)
 
     def _scope(self, request: MirroredRequest) -> dict[str, Any]:
         """Only what a server would say: not what middleware of the service has put in for its own application."""
@@ -355,6 +353,17 @@ class ShadowedMiddleware:
                 await self.app(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+def _answer(copy: Copy, body: bytes, compared: Collection[str], method: str) -> Answer:
+    """What the client was answered, as it is compared."""
+    status = _RAISED if copy.error else copy.status
+    return Answer(
+        value=MirroredResponse.of(status, copy.headers, body, compared, method=method),
+        seconds=copy.seconds,
+        error=copy.error,
+        failed=status in FAILURES,
+    )
 
 
 def _safe(scope: Scope) -> bool:

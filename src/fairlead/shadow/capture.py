@@ -91,7 +91,7 @@ class Copy:
             self.end()
 
     def raised(self, error: Exception) -> None:
-        """The application raised; before its response, that is its answer."""
+        """The application raised; before its response, that is its answer: its server makes a 500 of it."""
         if not self.whole and not self.status:
             self.error = error_name(error)
             self.seconds = self._clock.now() - self._began - self._waited

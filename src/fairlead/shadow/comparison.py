@@ -46,12 +46,17 @@ class Answer:
     seconds: float | None = None
     """Its own time; None: as the mirror measures it."""
     error: str = ""
-    """Class name of the error that it ended in."""
+    """Class name of the error that it ended in; compared by, unless `value` is what its caller was shown instead."""
     failed: bool = False
     """Whether the answer speaks against the candidate as an error would: a 503."""
     whole: bool = True
     """False: it was too large to be kept, or is compressed, so nothing is compared; the outcome is `cut`, and nobody's
     failure."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is a value to compare."""
+        return not self.error or self.value is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,10 +110,12 @@ class Comparison:
         else:
             if found.cut or (noise is not None and noise.cut):
                 outcome = "cut"
-            elif answered.error and answered.error != control.error:
+            elif not found.fields:
+                outcome = "same"
+            elif answered.error:
                 outcome = "timeout" if answered.error == _TIMEOUT else "failed"
             else:
-                outcome = "different" if found.fields else "same"
+                outcome = "different"
         self._record(control, answered, repeated, found, noise, outcome, context)
 
     async def _guarded(
@@ -123,7 +130,11 @@ class Comparison:
         try:
             with breaker.permit():
                 answer = await self._ask(arm, context)
-                if answer.error not in ("", control.error) or (answer.failed and not control.failed):
+                if answer.answered:
+                    is_worse = answer.failed and not (control.failed or control.error)
+                else:
+                    is_worse = answer.error != control.error
+                if is_worse:
                     raise _CountsAgainstIt
         except (_CountsAgainstIt, CircuitOpen):
             pass
@@ -157,7 +168,7 @@ class Comparison:
     async def _differences(self, control: Answer, other: Answer) -> Differences:
         if not other.whole:
             return Differences(fields={}, cut=True)
-        if control.error or other.error:
+        if not (control.answered and other.answered):
             same = control.error == other.error
             return Differences(fields={} if same else {"error": (control.error, other.error)})
         steps = self.diff.steps(control.value, other.value)
@@ -189,8 +200,8 @@ class Comparison:
             again=judged and noise is not None,
             differing_again=self._named(noise) if judged and noise is not None else [],
             control_seconds=control.seconds or 0.0,
-            candidate_seconds=None if answered.error else answered.seconds,
-            again_seconds=None if repeated is None or repeated.error else repeated.seconds,
+            candidate_seconds=answered.seconds if answered.answered else None,
+            again_seconds=repeated.seconds if repeated is not None and repeated.answered else None,
             error=answered.error,
         )
         self.tally.add(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from fairlead.calls import CircuitBreaker
 from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, request_context
 from fairlead.errors import InvalidInput
@@ -26,6 +28,7 @@ from fairlead.shadow.asgi import (
     MirrorMiddleware,
     ShadowedMiddleware,
 )
+from fairlead.statistics import discordant_pairs
 from tests.unit.shadow.apps import answers, ask, body_of
 
 
@@ -229,7 +232,7 @@ async def test_a_client_that_leaves_and_a_response_that_breaks_off_are_not_compa
     assert mirror.report().dropped == {"incomplete": 2}
 
 
-async def test_an_application_that_raises_is_compared_by_its_error(mirror: Mirror):
+async def test_an_application_that_raises_is_compared_as_the_500_that_its_client_gets(mirror: Mirror):
     async def raises(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("x")
 
@@ -237,7 +240,57 @@ async def test_an_application_that_raises_is_compared_by_its_error(mirror: Mirro
     with pytest.raises(KeyError):
         await ask(app)
     await settle()
-    assert mirror.report().fields["error"].differed == 1
+    report = mirror.report()
+    assert report.outcomes == {"different": 1}
+    assert set(report.fields) == {"status", "headers.content-type", "body"}
+
+
+async def test_a_candidate_whose_server_answers_500_is_no_worse_than_a_control_that_raises(
+    clock: ManualClock,
+):
+    async def raises(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("x")
+
+    async def answers_and_raises(scope: Any, receive: Any, send: Any) -> None:
+        await answers({"error": 1}, 500)(scope, receive, send)  # as Starlette's outermost middleware
+        raise KeyError("x")
+
+    for candidate in (answers({"error": 1}, 500), answers_and_raises):
+        breaker = CircuitBreaker("candidate", minimum_calls=3, clock=clock)
+        mirror = Mirror("feed", noise_share=1.0, clock=clock, rng=random.Random(7), breaker=breaker)
+        app = MirrorMiddleware(raises, mirror=mirror, candidate=AsgiCandidate(candidate))
+        for _ in range(5):
+            with pytest.raises(KeyError):
+                await ask(app)
+            await settle()
+        report = mirror.report()
+        assert (report.outcomes, report.dropped, report.discordant()) == ({"same": 5}, {}, {})
+
+
+async def test_errors_of_the_same_code_are_noise_whoever_makes_an_answer_of_them(clock: ManualClock):
+    rng = random.Random(3)
+
+    async def raises(scope: Any, receive: Any, send: Any) -> None:
+        if rng.random() < 0.3:
+            raise KeyError("x")
+        await answers({"a": 1})(scope, receive, send)
+
+    async def behind_a_server(scope: Any, receive: Any, send: Any) -> None:
+        failed = rng.random() < 0.3
+        await answers({"detail": "KeyError"} if failed else {"a": 1}, 500 if failed else 200)(
+            scope, receive, send
+        )
+
+    mirror = Mirror("feed", noise_share=1.0, clock=clock, rng=random.Random(7))
+    app = MirrorMiddleware(raises, mirror=mirror, candidate=AsgiCandidate(behind_a_server))
+    for _ in range(400):
+        with contextlib.suppress(KeyError):
+            await ask(app)
+        await settle()
+        await clock.run_for(1.0)
+    found = discordant_pairs(mirror.report().discordant())
+    assert set(found) == {"status", "headers.content-type", "body"}
+    assert {each.verdict for each in found.values()} == {"not shown"}
 
 
 async def test_a_compressed_answer_is_left_out(mirror: Mirror):
