@@ -13,6 +13,7 @@ Websockets and lifespan pass untouched; a candidate in this process needs its ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -245,10 +246,10 @@ class MirrorMiddleware:
             for name, value in scope["headers"]
             if name not in _NOT_COPIED and name not in named and (credentials or name not in _CREDENTIALS)
         ]
-        timeout = str(int(self._mirror.timeout * 1000)).encode()
+        timeout = str(math.ceil(self._mirror.timeout * 1000)).encode()  # none at all would be refused
         # A compressed answer would have to be unpacked to be compared.
         headers += [(b"accept-encoding", b"identity"), (_TIMEOUT, timeout), (_MARK, b"1")]
-        if body:
+        if body or any(name == b"content-length" for name, _ in scope["headers"]):
             headers.append((b"content-length", str(len(body)).encode()))
         raw = scope.get("raw_path") or quote(scope["path"], safe="/:@!$&'()*+,;=~").encode()
         query = scope.get("query_string", b"")

@@ -8,14 +8,14 @@ Its time is the application's own: what it waited for the client, to send or to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from fairlead.clock import Clock
 from fairlead.shadow.comparison import error_name
 from fairlead.shadow.mirror import MirrorDrop
 from fairlead.telemetry.asgi_types import Message, Receive, Scope, Send
 
-__all__ = ["Client", "Copy", "has_body"]
+__all__ = ["Client", "Copy", "has_body", "is_encoded"]
 
 
 class Copy:
@@ -131,7 +131,7 @@ class Copy:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = message.get("headers", ())
-            if any(name.lower() == b"content-encoding" for name, _ in self.headers):
+            if is_encoded(self.headers):
                 self._give_up("encoded")
         elif message["type"] == "http.response.body":
             self._keep(self.response, message.get("body", b""))
@@ -159,6 +159,14 @@ class Copy:
         now = self._clock.now()
         self._waited += now - max(asked, self._waited_until)
         self._waited_until = now
+
+
+def is_encoded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a body is compressed."""
+    return any(
+        name.lower() == b"content-encoding" and value.strip().lower() not in (b"", b"identity")
+        for name, value in headers
+    )
 
 
 def has_body(scope: Scope) -> bool:

@@ -12,6 +12,7 @@ from fairlead.calls.bounds import check_whole
 from fairlead.calls.http_semantics import FAILURES
 from fairlead.errors import InvalidInput, MissingExtra
 from fairlead.shadow.asgi import MirroredRequest, MirroredResponse
+from fairlead.shadow.capture import is_encoded
 from fairlead.shadow.comparison import Answer
 
 try:
@@ -20,6 +21,8 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "httpx", "http") from missing
 
 __all__ = ["HttpxCandidate"]
+
+_FORWARDED = b"x-forwarded-host"
 
 
 class HttpxCandidate:
@@ -49,6 +52,11 @@ class HttpxCandidate:
             raise InvalidInput(
                 f"HttpxCandidate: {url!r:.100} cannot be read; write http://host:port"
             ) from error
+        if base.userinfo:
+            raise InvalidInput(
+                f"HttpxCandidate: the address of {base.host!r:.100} holds a password; leave it out and "
+                "pass a transport that signs in"
+            )
         if base.scheme not in ("http", "https") or not base.host or base.query or base.fragment:
             raise InvalidInput(f"HttpxCandidate: {url!r:.100} is no http://host:port or https://host:port")
         self._base = base
@@ -60,10 +68,15 @@ class HttpxCandidate:
         )
 
     async def __call__(self, request: MirroredRequest) -> Answer:
-        """Its answer; raises httpx.TransportError."""
+        """Its answer; raises httpx.TransportError.
+
+        Not whole if it is larger than the bound, or compressed although that was not asked for: what unpacks to
+        gigabytes would hold the loop. Nor where HTTP/1.1 cannot carry the question, which is not the candidate's fault.
+        """
         headers = [(name, value) for name, value in request.headers if name != b"host"]
         headers.append((b"host", self._base.netloc))
-        headers += [(b"x-forwarded-host", value) for name, value in request.headers if name == b"host"]
+        if not any(name == _FORWARDED for name, _ in headers):
+            headers += [(_FORWARDED, value) for name, value in request.headers if name == b"host"]
         sent = httpx.Request(
             request.method,
             self._base,
@@ -72,8 +85,13 @@ class HttpxCandidate:
             # As it came: an httpx.URL would resolve `..` and encode anew, and ask another question.
             extensions={"target": self._path + request.target.encode("latin-1")},
         )
-        response = await self._transport.handle_async_request(sent)
         try:
+            response = await self._transport.handle_async_request(sent)
+        except httpx.LocalProtocolError:
+            return Answer(whole=False)
+        try:
+            if is_encoded(response.headers.raw):
+                return Answer(whole=False)
             body = bytearray()
             async for part in response.aiter_bytes():
                 body += part

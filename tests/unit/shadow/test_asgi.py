@@ -100,6 +100,22 @@ async def test_a_route_that_is_declared_idempotent_is_mirrored_with_its_body(mir
     assert mirror.report().dropped == {"not_idempotent": 1}
 
 
+async def test_a_body_of_nothing_is_still_announced_and_a_short_timeout_is_not_none_at_all(
+    clock: ManualClock,
+):
+    asked: list[MirroredRequest] = []
+
+    async def candidate(request: MirroredRequest) -> MirroredResponse:
+        asked.append(request)
+        return MirroredResponse.of(200, [], b"", ())
+
+    mirror = Mirror("feed", noise_share=0.0, timeout=0.0004, clock=clock)
+    app = MirrorMiddleware(answers({}), mirror=mirror, candidate=candidate, idempotent=lambda scope: True)
+    await ask(app, method="POST", headers=((b"content-length", b"0"),))
+    (request,) = asked
+    assert {(b"content-length", b"0"), (b"x-request-timeout-ms", b"1")} <= set(request.headers)
+
+
 async def test_credentials_and_headers_of_the_connection_are_withheld(mirror: Mirror):
     asked: list[dict[bytes, bytes]] = []
 

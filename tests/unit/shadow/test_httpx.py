@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -73,17 +74,48 @@ async def test_a_failing_status_speaks_against_the_candidate_and_a_missing_page_
     assert not (await candidate(request())).failed
 
 
-async def test_an_answer_that_is_compressed_all_the_same_is_unpacked_up_to_the_bound():
-    packed = {"content-encoding": "gzip", "content-type": "application/json"}
+async def test_an_answer_that_is_too_large_or_compressed_all_the_same_is_not_kept_nor_unpacked():
+    bomb = gzip.compress(b" " * 10_000_000)
     transport = Transport(
-        httpx.Response(200, headers=packed, content=gzip.compress(b'{"a":1}')),
-        httpx.Response(200, headers=packed, content=gzip.compress(b" " * 1_000_000)),
+        httpx.Response(200, stream=Unread(bomb), headers={"content-encoding": "gzip"}),
+        httpx.Response(200, stream=Unread(b"..."), headers={"content-encoding": "br"}),
         httpx.Response(200, content=b"x" * 101),
+        httpx.Response(200, content=b"x", headers={"content-encoding": "identity"}),
     )
     candidate = HttpxCandidate("http://candidate", body_bytes=100, transport=transport)
-    assert (await candidate(request())).value.body == RawJson(b'{"a":1}')
-    for _ in range(2):
-        assert not (await candidate(request())).whole
+    assert [(await candidate(request())).whole for _ in range(4)] == [False, False, False, True]
+
+
+class Unread(httpx.AsyncByteStream):
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pytest.fail("nobody needs to read it")
+        yield self.data
+
+
+async def test_a_question_that_http_cannot_carry_is_no_failure_of_the_candidate():
+    class Refuses(Transport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            raise httpx.LocalProtocolError("illegal target characters")
+
+    candidate = HttpxCandidate("http://candidate", transport=Refuses())
+    assert not (await candidate(request("/\x80"))).whole
+
+
+async def test_the_host_that_a_proxy_in_front_has_noted_is_kept():
+    transport = Transport(httpx.Response(200))
+    await HttpxCandidate("http://candidate", transport=transport)(
+        request("/", (b"x-forwarded-host", b"shop.example"))
+    )
+    assert transport.sent[0].headers.get_list("x-forwarded-host") == ["shop.example"]
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown():
+    with pytest.raises(InvalidInput, match="holds a password") as refused:
+        HttpxCandidate("http://ann:secret@candidate")
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
