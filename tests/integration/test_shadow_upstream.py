@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -251,3 +252,31 @@ async def test_a_service_ends_in_its_own_time_while_its_candidate_hangs(tmp_path
         log = app.topology["service"].log.read_text(encoding="utf-8")
         assert "Traceback" not in log
         assert "Application shutdown complete" in log
+
+
+def test_what_the_first_question_needs_is_loaded_with_the_candidate():
+    script = """
+    import asyncio, sys
+    from fairlead.shadow.asgi import MirroredRequest
+    from fairlead.shadow.httpx import HttpxCandidate
+
+    async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        candidate = HttpxCandidate("http://127.0.0.1:%d" % server.sockets[0].getsockname()[1])
+        before = set(sys.modules)
+        await candidate(MirroredRequest(method="GET", path="/", target="/", headers=(), body=b"", scope={}))
+        print(sorted(set(sys.modules) - before))
+        await candidate.close()
+        server.close()
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\\r\\n\\r\\n")
+        writer.write(b"HTTP/1.1 200 OK\\r\\nconnection: close\\r\\ncontent-length: 2\\r\\n\\r\\nok")
+        await writer.drain()
+        writer.close()
+
+    asyncio.run(main())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "anyio" not in loaded

@@ -7,6 +7,8 @@ send them with the next user's request, follow redirects, and read proxies from 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
+from importlib import import_module
 
 from fairlead.calls.bounds import check_whole
 from fairlead.calls.http_semantics import FAILURES
@@ -63,6 +65,10 @@ class HttpxCandidate:
         self._path = base.raw_path.rstrip(b"/")
         self._headers = frozenset(name.lower() for name in headers)
         self._body_bytes = body_bytes
+        if transport is None:
+            # httpx's own loads it with its first connection, and would hold the loop for it: 0.1 to 0.2 s.
+            with suppress(ImportError):
+                import_module("anyio._backends._asyncio")
         self._transport = transport or httpx.AsyncHTTPTransport(
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         )
