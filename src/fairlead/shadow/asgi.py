@@ -181,7 +181,9 @@ class MirrorMiddleware:
         if scope["type"] != "http" or not self._enters(scope):
             await self.app(scope, receive, send)
             return
-        copy = Copy(receive, send, self._body_bytes, self._mirror.clock, partial(self._offer, dict(scope)))
+        copy = Copy(
+            receive, send, self._body_bytes, self._mirror.clock, partial(self._offer, _as_it_came(scope))
+        )
         copy.request_whole = not has_body(scope)
         self._copied += 1
         try:
@@ -354,6 +356,14 @@ class ShadowedMiddleware:
                 await self.app(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+def _as_it_came(scope: Scope) -> Scope:
+    """Out of reach of the application, which puts into it what its second run must find out anew."""
+    kept = {**scope, "headers": tuple(scope["headers"])}
+    if isinstance(scope.get("state"), dict):
+        kept["state"] = dict(scope["state"])
+    return kept
 
 
 def _answer(copy: Copy, body: bytes, compared: Collection[str], method: str) -> Answer:

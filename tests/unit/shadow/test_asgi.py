@@ -471,6 +471,23 @@ async def test_an_application_that_does_not_end_its_response_has_failed(mirror: 
     assert mirror.report().outcomes == {"failed": 1}
 
 
+async def test_what_control_puts_into_its_request_is_not_there_for_the_later_answers(clock: ManualClock):
+    seen: list[tuple[dict[str, object], int]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((dict(scope["state"]), len(list(scope["headers"]))))
+        scope["state"]["rows"] = "loaded for this request"
+        if isinstance(scope["headers"], list):
+            scope["headers"].append((b"x-user", b"ann"))
+        await answers({})(scope, receive, send)
+
+    mirror = Mirror("feed", noise_share=1.0, clock=clock, rng=random.Random(7))
+    await ask(MirrorMiddleware(app, mirror=mirror, candidate=AsgiCandidate(app)), state={"pool": "ours"})
+    assert [state for state, _ in seen] == [{"pool": "ours"}] * 3
+    assert seen[1] == seen[2]
+    assert seen[1][1] == 4  # host, and the three that a mirror adds
+
+
 async def test_a_candidate_cannot_change_what_the_lifespan_made(mirror: Mirror):
     async def candidate(scope: Any, receive: Any, send: Any) -> None:
         scope["state"]["pool"] = "mine"
