@@ -191,14 +191,19 @@ class Comparison:
         context: RequestContext,
     ) -> None:
         judged = outcome not in ("cut", "unreadable")
+        one = found.fields if judged else {}
+        two = noise.fields if judged and noise is not None else {}
+        # One bound for both: a field that only one of them may name would be found to differ, or not to.
+        paths = sorted({*one, *two})
         event = ShadowCompared(
             at_utc_seconds=self.clock.utc(),
             request_id=context.request_id,
             mirror=self.name,
             outcome=outcome,
-            differing=self._named(found) if judged else [],
+            differing=[self._name(path) for path in paths[:_MOST_NAMED] if path in one],
             again=judged and noise is not None,
-            differing_again=self._named(noise) if judged and noise is not None else [],
+            differing_again=[self._name(path) for path in paths[:_MOST_NAMED] if path in two],
+            unnamed=max(0, len(paths) - _MOST_NAMED),
             control_seconds=control.seconds or 0.0,
             candidate_seconds=answered.seconds if answered.answered else None,
             again_seconds=repeated.seconds if repeated is not None and repeated.answered else None,
@@ -210,10 +215,9 @@ class Comparison:
         if self.sink is not None:
             self.sink.emit(event)
 
-    def _named(self, found: Differences) -> list[str]:
-        paths = sorted(found.fields)[:_MOST_NAMED]
+    def _name(self, path: str) -> str:
         # A key that looks like a name may still be somebody's.
-        return [self.redactor.text(path) for path in paths] if self.redactor is not None else paths
+        return self.redactor.text(path) if self.redactor is not None else path
 
     def _keep_examples(self, found: Differences, context: RequestContext, redactor: Redactor) -> None:
         for path, (control, candidate) in found.fields.items():
@@ -242,7 +246,12 @@ class _CountsAgainstIt(Exception):
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bytes):  # in JSON it would be base64, in which nothing personal is found
+        return value.decode("utf-8", "backslashreplace")
     try:
         return msgspec.json.encode(value).decode()
     except Exception:  # what JSON cannot hold is shown as Python would
-        return repr(value)
+        try:
+            return repr(value)
+        except Exception:
+            return f"a {type(value).__name__} that cannot be shown"

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from fairlead.calls.bounds import check_whole
 from fairlead.errors import InvalidInput
 from fairlead.telemetry.event import ShadowCompared
 from fairlead.telemetry.histogram import Histogram, HistogramSnapshot
@@ -62,7 +63,7 @@ class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, FieldCounts] = {}
     """By field; one that never differed is not in it. `error`: no answer where control gave one, or the reverse."""
     untracked: int = 0
-    """Differences in fields beyond the number that is tracked."""
+    """Differences in fields beyond the number that is tracked, each once per request."""
     seconds: dict[str, HistogramSnapshot] = {}
     """Times of `control` and `candidate`, of requests that both answered. `control_beside` and `candidate_beside` are
     the fair comparison: of requests in which control was asked again beside the candidate, both after the first answer,
@@ -92,6 +93,8 @@ class ShadowTally:
     """
 
     def __init__(self, mirror: str, *, fields: int = 200, examples: int = 3) -> None:
+        check_whole("ShadowTally.fields", fields, low=1, high=10_000)
+        check_whole("ShadowTally.examples", examples, low=0, high=20)
         self._mirror = mirror
         self._most_fields = fields
         self._most_examples = examples
@@ -110,13 +113,14 @@ class ShadowTally:
         if event.outcome not in _JUDGED:
             return
         self._compared += 1
-        differing, again = frozenset(event.differing), frozenset(event.differing_again)
-        for path in differing:
-            self._count(path, 0)
-        if event.again:
-            self._twice += 1
-            for path in differing | again:
-                self._count(path, 3 if path in differing and path in again else 1 if path in differing else 2)
+        self._twice += event.again
+        self._untracked += event.unnamed
+        differing = frozenset(event.differing)
+        again = frozenset(event.differing_again) if event.again else frozenset()
+        for path in sorted(differing | again):  # in one order, so that processes track the same fields
+            here = path in differing
+            place = None if not event.again else 3 if here and path in again else 1 if here else 2
+            self._count(path, here, place)
         if event.outcome in _ANSWERED and event.candidate_seconds is not None and "error" not in differing:
             self._seconds["control"].observe(event.control_seconds)
             self._seconds["candidate"].observe(event.candidate_seconds)
@@ -148,10 +152,14 @@ class ShadowTally:
         self._twice += report.compared_twice
         self._untracked += report.untracked
         for path, counts in report.fields.items():
-            row = (counts.differed, counts.only_candidate, counts.only_again, counts.both)
-            for place, count in enumerate(row):
-                if count:
-                    self._count(path, place, count)
+            row = self._row(path)
+            if row is None:
+                self._untracked += counts.differed + counts.only_again
+            else:
+                for place, count in enumerate(
+                    (counts.differed, counts.only_candidate, counts.only_again, counts.both)
+                ):
+                    row[place] += count
         for arm, snapshot in report.seconds.items():
             if arm in self._seconds:
                 self._seconds[arm].merge(snapshot)
@@ -197,14 +205,20 @@ class ShadowTally:
         """Requests dropped for that reason."""
         return self._dropped.get(reason, 0)
 
-    def _count(self, path: str, place: int, by: int = 1) -> None:
-        row = self._fields.get(path)
+    def _count(self, path: str, differed: bool, place: int | None) -> None:
+        row = self._row(path)
         if row is None:
-            if len(self._fields) >= self._most_fields:
-                self._untracked += by
-                return
+            self._untracked += 1
+            return
+        row[0] += differed
+        if place is not None:
+            row[place] += 1
+
+    def _row(self, path: str) -> list[int] | None:
+        row = self._fields.get(path)
+        if row is None and len(self._fields) < self._most_fields:
             row = self._fields[path] = [0, 0, 0, 0]
-        row[place] += by
+        return row
 
     def _check(self, mirror: str) -> None:
         if mirror != self._mirror:

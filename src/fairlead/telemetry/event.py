@@ -344,6 +344,8 @@ class ShadowCompared(Event, frozen=True, kw_only=True, gc=False):
     """Whether control was asked once more, beside the candidate: the noise that the candidate is judged by."""
     differing_again: Internal[list[str]] = []
     """Fields in which control differs from itself."""
+    unnamed: Internal[int] = 0
+    """Further fields in which either differs; the first hundred of both together are named."""
     control_seconds: Internal[float] = 0.0
     """Control's own time for the answer that its caller got."""
     candidate_seconds: Internal[float | None] = None

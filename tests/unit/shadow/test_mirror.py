@@ -528,6 +528,51 @@ async def test_examples_are_few_and_show_what_was_declared_and_tokens_for_the_re
     assert bare.report().examples == {}
 
 
+async def test_an_answer_of_many_fields_names_the_same_of_both_later_answers(clock: ManualClock):
+    names = [f"field{n:03}" for n in range(150)]
+    values = iter(range(1_000))
+
+    async def control() -> dict[str, int]:
+        # Its last field is always another: control differs from itself in that one alone.
+        return {**dict.fromkeys(names, 0), "last": next(values)}
+
+    async def candidate() -> dict[str, int]:
+        return dict.fromkeys(names, 1)
+
+    sink = MemorySink()
+    compared = mirror(clock, noise_share=1.0, sink=sink)
+    await compared.call(control, candidate)
+    await settle()
+    (event,) = sink.events
+    assert isinstance(event, ShadowCompared)
+    assert event.differing == names[:100]
+    assert (event.differing_again, event.unnamed) == ([], 51)
+    assert "last" not in compared.report().discordant()
+    assert compared.report().untracked == 51
+
+
+async def test_an_answer_that_cannot_be_shown_is_counted_all_the_same(clock: ManualClock):
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("not me")
+
+    async def control() -> dict[str, object]:
+        return {"who": Shy(), "raw": b"ann@example.com"}
+
+    async def candidate() -> dict[str, object]:
+        return {"who": None, "raw": b"bob@example.com"}
+
+    sink = MemorySink()
+    redactor = Redactor(b"k" * 32)
+    compared = mirror(clock, sink=sink, redactor=redactor, shown=("who", "raw"))
+    await compared.call(control, candidate)
+    await settle()
+    report = compared.report()
+    assert (report.outcomes, report.dropped, len(sink.events)) == ({"different": 1}, {}, 1)
+    assert report.examples["who"][0].control == "a Shy that cannot be shown"
+    assert report.examples["raw"][0].control == redactor.text("ann@example.com")
+
+
 async def test_close_lets_what_runs_end_and_cancels_the_rest(clock: ManualClock):
     release = asyncio.Event()
 

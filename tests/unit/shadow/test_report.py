@@ -66,6 +66,25 @@ def test_fields_are_bounded_and_the_rest_is_counted():
     assert not tally.wants_example("unknown")
 
 
+def test_a_difference_in_a_field_that_is_not_tracked_counts_once_and_in_the_same_fields_everywhere():
+    event = compared(again=True, differing=["d", "c", "b"], differing_again=["a", "d"], unnamed=2)
+    tally = ShadowTally("feed", fields=2)
+    tally.add(event)
+    assert set(tally.report().fields) == {"a", "b"}
+    assert tally.report().untracked == 4
+    whole = ShadowTally("feed")
+    whole.add(event)
+    merged = ShadowTally("feed", fields=2)
+    merged.merge(whole.report())
+    assert merged.report().untracked == 4
+
+
+@pytest.mark.parametrize("bound", [{"fields": 0}, {"fields": 10_001}, {"examples": -1}, {"examples": 21}])
+def test_bounds_of_a_tally_that_are_none_are_refused(bound: dict[str, int]):
+    with pytest.raises(InvalidInput, match=f"ShadowTally.{next(iter(bound))}"):
+        ShadowTally("feed", **bound)
+
+
 def test_reports_of_processes_add_up_to_that_of_one():
     events = [
         compared(again=n % 2 == 0, differing=["a"] * (n % 3 == 0), differing_again=["a", "b"][: n % 3])
