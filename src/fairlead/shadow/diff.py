@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
@@ -26,7 +26,7 @@ from fairlead.errors import InvalidInput
 
 __all__ = ["Differences", "FieldDiff", "RawJson", "Tolerance"]
 
-_NODES_A_STEP = 200
+_NODES_A_STEP = 100
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 _ROOT = "answer"
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -126,8 +126,14 @@ class FieldDiff:
                 return found
 
     def steps(self, control: object, other: object) -> Generator[None, None, Differences]:
-        """The same in steps of about 0.2 ms; returns the Differences."""
+        """The same in steps of about 0.2 ms; returns the Differences.
+
+        To decode two JSON texts is one step (64 KiB each: some 3 ms), to match an unordered list another.
+        """
         return _Walk(self).run(control, other)
+
+
+_Child = tuple[str, object, object]
 
 
 class _Walk:
@@ -137,107 +143,79 @@ class _Walk:
         self._ignored_names = frozenset(path[2:] for path in rules.ignored if path.startswith("*."))
         self._maps = frozenset(rules.maps)
         self._found: dict[str, tuple[object, object]] = {}
-        self._cut = False
-        self._pairs = 0
-        # Path, both values, depth: what is still to be compared.
-        self._waiting: list[tuple[str, object, object, int]] = []
 
     def run(self, control: object, other: object) -> Generator[None, None, Differences]:
-        self._waiting.append(("", control, other, 0))
-        compared = 0
-        while self._waiting and not self._cut:
-            compared += 1
-            if not compared % _NODES_A_STEP:
-                yield
-            try:
-                self._compare(*self._waiting.pop())
-            except InvalidInput:
-                raise
-            except Exception as error:  # an __eq__ of others: an array's, or one that raises
-                raise InvalidInput(f"answers cannot be compared: {type(error).__name__}: {error}") from error
-        return Differences(fields=self._found, cut=self._cut)
+        # The innermost last: each is taken up again where it was left, so that one long list is no long step either.
+        levels: list[Iterator[_Child]] = [iter([("", control, other)])]
+        pairs = 0
+        try:
+            while levels:
+                child = next(levels[-1], None)
+                if child is None:
+                    levels.pop()
+                    continue
+                pairs += 1
+                if pairs > self._rules.nodes + 1:  # the answers themselves are no field
+                    return Differences(fields=self._found, cut=True)
+                if not pairs % _NODES_A_STEP:
+                    yield
+                children = self._compare(*child)
+                if children is not None:
+                    if len(levels) > self._rules.depth:
+                        return Differences(fields=self._found, cut=True)
+                    levels.append(children)
+        except InvalidInput:
+            raise
+        except Exception as error:  # an __eq__ of others: an array's, or one that raises
+            raise InvalidInput(f"answers cannot be compared: {type(error).__name__}: {error}") from error
+        return Differences(fields=self._found)
 
-    def _compare(self, path: str, a: object, b: object, depth: int) -> None:
-        if a is b:
-            return
+    def _compare(self, path: str, a: object, b: object) -> Iterator[_Child] | None:
+        """Notes a difference, or returns what lies in the two and is still to be compared."""
+        if a is b or path in self._ignored:
+            return None
         if isinstance(a, RawJson) and isinstance(b, RawJson):
-            self._json(path, a, b, depth)
-            return
+            if a.data == b.data:
+                return None
+            a, b = _decoded(a.data, b.data)
         mapping_a, mapping_b = _as_mapping(a), _as_mapping(b)
         if mapping_a is not None and mapping_b is not None:
-            if self._may_descend(depth):
-                self._mappings(path, mapping_a, mapping_b, depth + 1)
-        elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
-            if self._may_descend(depth):
-                self._lists(path, a, b, depth + 1)
-        elif isinstance(a, set | frozenset) and isinstance(b, set | frozenset):
+            return self._mappings(path, mapping_a, mapping_b)
+        if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+            return self._lists(path, a, b)
+        if isinstance(a, set | frozenset) and isinstance(b, set | frozenset):
             if a != b:
                 self._differ(f"{path}[]", a, b)
         elif not self._same(path, a, b):
             self._differ(path, a, b)
-
-    def _may_descend(self, depth: int) -> bool:
-        if depth < self._rules.depth:
-            return True
-        self._cut = True
-        return False
-
-    def _json(self, path: str, a: RawJson, b: RawJson, depth: int) -> None:
-        if a.data == b.data:
-            return
-        try:
-            decoded = msgspec.json.decode(a.data), msgspec.json.decode(b.data)
-        except _UNREADABLE:
-            self._differ(path, a.data, b.data)
-            return
-        self._waiting.append((path, *decoded, depth))
+        return None
 
     def _mappings(
-        self, path: str, a: Mapping[object, object], b: Mapping[object, object], depth: int
-    ) -> None:
+        self, path: str, a: Mapping[object, object], b: Mapping[object, object]
+    ) -> Iterator[_Child]:
         data = path in self._maps
         for key in chain(a, (key for key in b if key not in a)):
-            if self._cut:
-                return
             named = not data and isinstance(key, str) and _NAME.fullmatch(key) is not None
-            if named and key in self._ignored_names:
-                continue
             child = (f"{path}.{key}" if path else str(key)) if named else f"{path}{{}}"
-            self._pair(child, a.get(key, MISSING), b.get(key, MISSING), depth)
+            if not (named and key in self._ignored_names):
+                yield child, a.get(key, MISSING), b.get(key, MISSING)
 
     def _lists(
-        self,
-        path: str,
-        a: list[object] | tuple[object, ...],
-        b: list[object] | tuple[object, ...],
-        depth: int,
-    ) -> None:
+        self, path: str, a: list[object] | tuple[object, ...], b: list[object] | tuple[object, ...]
+    ) -> Iterator[_Child]:
         child = f"{path}[]"
         if path in self._rules.unordered and len(a) + len(b) <= self._rules.nodes:
             name = self._rules.unordered[path]
-            self._pairs += len(a) + len(b)  # each is encoded once
             by_id, others = _by_identity(a, name), _by_identity(b, name)
             for key in chain(by_id, (key for key in others if key not in by_id)):
-                self._pair(child, by_id.get(key, MISSING), others.get(key, MISSING), depth)
+                yield child, by_id.get(key, MISSING), others.get(key, MISSING)
             return
         for first, second in zip(a, b, strict=False):
-            if self._cut:
-                return
-            self._pair(child, first, second, depth)
+            yield child, first, second
         if len(a) < len(b):
-            self._pair(child, MISSING, b[len(a)], depth)
+            yield child, MISSING, b[len(a)]
         elif len(b) < len(a):
-            self._pair(child, a[len(b)], MISSING, depth)
-
-    def _pair(self, path: str, a: object, b: object, depth: int) -> None:
-        self._pairs += 1
-        if self._pairs > self._rules.nodes:
-            self._cut = True
-        elif path not in self._ignored:
-            if a is MISSING or b is MISSING:
-                self._differ(path, a, b)
-            elif a is not b:
-                self._waiting.append((path, a, b, depth))
+            yield child, a[len(b)], MISSING
 
     def _differ(self, path: str, a: object, b: object) -> None:
         path = path or _ROOT
@@ -259,6 +237,14 @@ class _Walk:
             except OverflowError:  # an integer that no float can hold
                 return False
         return type(a) is type(b) and bool(a == b)
+
+
+def _decoded(a: bytes, b: bytes) -> tuple[object, object]:
+    """What both texts hold; the texts themselves, if one holds no JSON."""
+    try:
+        return msgspec.json.decode(a), msgspec.json.decode(b)
+    except _UNREADABLE:
+        return a, b
 
 
 def _as_mapping(value: object) -> Mapping[object, object] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -143,6 +144,23 @@ def test_values_that_cannot_be_compared_are_refused():
 def test_the_work_is_done_in_steps():
     steps = FieldDiff().steps([[n] for n in range(2_000)], [[n] for n in range(2_000)])
     assert sum(1 for _ in steps) >= 10
+
+
+def test_one_wide_answer_is_no_long_step():
+    taken = 0
+
+    class Wide(dict[str, int]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal taken
+            for key in super().__iter__():
+                taken += 1
+                yield key
+
+    wide = Wide.fromkeys([f"k{n}" for n in range(4_000)], 1)
+    steps = FieldDiff().steps(wide, dict.fromkeys(wide, 2))
+    taken = 0
+    next(steps)
+    assert taken <= 250
 
 
 @pytest.mark.parametrize(
