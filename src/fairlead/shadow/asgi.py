@@ -14,7 +14,7 @@ Websockets and lifespan pass untouched; a candidate in this process needs its ow
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,6 +81,27 @@ class MirroredRequest:
     body: bytes
     scope: Mapping[str, Any]
     """Of the original, as it came in."""
+    compared: frozenset[str] = frozenset({"content-type"})
+    """Lower-case names of the headers of the response that are compared."""
+    body_bytes: int = 65_536
+    """Of a response whose body is larger, nothing is compared."""
+
+    def answer(
+        self,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        seconds: float | None = None,
+    ) -> Answer:
+        """A response as it is compared.
+
+        A body that HTTP does not carry (of an answer to HEAD, of a 204 or 304) is left out, as servers do. A 500 is
+        compared by its status alone: its page is whose server made it of what the application raised.
+        """
+        if len(body) > self.body_bytes:
+            return Answer(whole=False)
+        return _answer(self.method, status, headers, body, self.compared, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,43 +112,9 @@ class MirroredResponse:
     headers: Mapping[str, str]
     body: RawJson | str
 
-    @classmethod
-    def of(
-        cls,
-        status: int,
-        headers: Collection[tuple[bytes, bytes]],
-        body: bytes,
-        compared: Collection[str],
-        *,
-        method: str = "GET",
-    ) -> MirroredResponse:
-        """compared: lower-case names of the headers that count. method: of the request.
-
-        A body that HTTP does not carry (of an answer to HEAD, of a 204 or 304) is left out, as servers do. A 500 is
-        compared by its status alone: its page is whose server made it of what the application raised.
-        """
-        if status == _RAISED:
-            return cls(status, {}, "")
-        chosen: dict[str, str] = {}
-        kind = b""
-        for raw, value in headers:
-            name = raw.lower()
-            if name == b"content-type":
-                kind = value.lower()
-            if (text := name.decode("latin-1")) in compared:
-                chosen[text] = (
-                    f"{chosen[text]}, {value.decode('latin-1')}"
-                    if text in chosen
-                    else value.decode("latin-1")
-                )
-        if method == "HEAD" or status in _WITHOUT_BODY:
-            body = b""
-        shown = RawJson(body) if b"json" in kind else body.decode("utf-8", "backslashreplace")
-        return cls(status, chosen, shown)
-
 
 Candidate = Callable[[MirroredRequest], Awaitable[object]]
-"""Answers a mirrored request with a MirroredResponse, or an Answer that holds one."""
+"""Answers a mirrored request, by its `answer`."""
 
 
 class MirrorMiddleware:
@@ -137,7 +124,7 @@ class MirrorMiddleware:
     at shutdown.
 
     mirror: compares, and says how much.
-    candidate: an AsgiCandidate, an HttpxCandidate, or any function from a MirroredRequest to a MirroredResponse.
+    candidate: an AsgiCandidate, an HttpxCandidate, or any function that returns the `answer` of a MirroredRequest.
     idempotent: whether a request may be served twice, by its scope; None: GET, HEAD and OPTIONS may.
     headers: of the response, which to compare.
     credentials: whether the candidate gets `authorization`, `cookie`, `proxy-authorization` and `x-api-key`. Without
@@ -168,9 +155,9 @@ class MirrorMiddleware:
         self.app = app
         self._mirror = mirror
         self._candidate = candidate
-        self._again = _Again(app, headers=headers, body_bytes=body_bytes, clock=mirror.clock)
+        self._again = _Again(app, clock=mirror.clock)
         self._idempotent = idempotent or _safe
-        self._headers = frozenset(name.lower() for name in headers)
+        self._compared = frozenset(name.lower() for name in headers)
         self._credentials = credentials
         self._unit = unit
         self._body_bytes = body_bytes
@@ -225,7 +212,7 @@ class MirrorMiddleware:
 
     def _compare(self, scope: Scope, copy: Copy) -> None:
         body, answered = copy.take()
-        control = _answer(copy, answered, self._headers, scope["method"])
+        control = _of(copy, scope["method"], answered, self._compared)
         self._mirror.offer(
             control,
             partial(self._ask, self._candidate, scope, body, credentials=self._credentials),
@@ -262,6 +249,8 @@ class MirrorMiddleware:
             headers=tuple(headers),
             body=body,
             scope=scope,
+            compared=self._compared,
+            body_bytes=self._body_bytes,
         )
 
 
@@ -269,29 +258,17 @@ class AsgiCandidate:
     """An ASGI application of this process as a candidate, or as control's second run.
 
     It shares the loop, the memory and the caches with the service: what it computes, it computes in front of real
-    requests. Its lifespan is not run here.
-
-    headers, body_bytes: as of the middleware.
+    requests. Its lifespan is not run here. What it does after its answer is within the mirror's timeout, too.
     """
 
-    def __init__(
-        self,
-        app: Application,
-        *,
-        headers: Collection[str] = ("content-type",),
-        body_bytes: int = 65_536,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        check_whole("AsgiCandidate.body_bytes", body_bytes, low=0, high=_LARGEST)
+    def __init__(self, app: Application, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._app = app
-        self._headers = frozenset(name.lower() for name in headers)
-        self._body_bytes = body_bytes
         self._clock = clock
 
     async def __call__(self, request: MirroredRequest) -> Answer:
         """Its answer, timed to its last byte; raises what breaks the response off."""
         client = Client(request.body)
-        copy = Copy(client.receive, client.send, self._body_bytes, self._clock, client.leave)
+        copy = Copy(client.receive, client.send, request.body_bytes, self._clock, client.leave)
         try:
             await self._app(self._scope(request), copy.receive, copy.send)
         except Exception as error:  # as control's, its answer stands if it fails only afterwards
@@ -306,7 +283,7 @@ class AsgiCandidate:
                 status=copy.status,
             )
         _, body = copy.take()
-        return _answer(copy, body, self._headers, request.method)
+        return _of(copy, request.method, body, request.compared)
 
     def _scope(self, request: MirroredRequest) -> dict[str, Any]:
         """Only what a server would say: not what middleware of the service has put in for its own application."""
@@ -366,15 +343,36 @@ def _as_it_came(scope: Scope) -> Scope:
     return kept
 
 
-def _answer(copy: Copy, body: bytes, compared: Collection[str], method: str) -> Answer:
-    """What the client was answered, as it is compared."""
+def _of(copy: Copy, method: str, body: bytes, compared: Collection[str]) -> Answer:
     status = _RAISED if copy.error else copy.status
-    return Answer(
-        value=MirroredResponse.of(status, copy.headers, body, compared, method=method),
-        seconds=copy.seconds,
-        error=copy.error,
-        failed=status in FAILURES,
-    )
+    return _answer(method, status, copy.headers, body, compared, copy.seconds, copy.error)
+
+
+def _answer(
+    method: str,
+    status: int,
+    headers: Iterable[tuple[bytes, bytes]],
+    body: bytes,
+    compared: Collection[str],
+    seconds: float | None,
+    error: str = "",
+) -> Answer:
+    chosen: dict[str, str] = {}
+    shown: RawJson | str = ""
+    if status != _RAISED:
+        kind = b""
+        for raw, value in headers:
+            name = raw.lower()
+            if name == b"content-type":
+                kind = value.lower()
+            if (text := name.decode("latin-1")) in compared:
+                read = value.decode("latin-1")
+                chosen[text] = f"{chosen[text]}, {read}" if text in chosen else read
+        if method == "HEAD" or status in _WITHOUT_BODY:
+            body = b""
+        shown = RawJson(body) if b"json" in kind else body.decode("utf-8", "backslashreplace")
+    response = MirroredResponse(status, chosen, shown)
+    return Answer(value=response, seconds=seconds, error=error, failed=status in FAILURES)
 
 
 def _safe(scope: Scope) -> bool:

@@ -6,14 +6,12 @@ send them with the next user's request, follow redirects, and read proxies from 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from importlib import import_module
 
 from fairlead.calls.bounds import check_whole
-from fairlead.calls.http_semantics import FAILURES
 from fairlead.errors import InvalidInput, MissingExtra
-from fairlead.shadow.asgi import MirroredRequest, MirroredResponse
+from fairlead.shadow.asgi import MirroredRequest
 from fairlead.shadow.capture import is_encoded
 from fairlead.shadow.comparison import Answer
 
@@ -32,7 +30,6 @@ class HttpxCandidate:
 
     url: scheme, host and port, and a path if the candidate lies below one. `Host` is the candidate's own, the original
         travels as `x-forwarded-host`: a proxy in front of the candidate would not know the other.
-    headers, body_bytes: as of the middleware.
     connections: at most, 1 to 10,000. As many as the mirror's concurrency.
     transport: what sends; None: httpx's own, which `close` closes.
     """
@@ -41,12 +38,9 @@ class HttpxCandidate:
         self,
         url: str,
         *,
-        headers: Collection[str] = ("content-type",),
-        body_bytes: int = 65_536,
         connections: int = 8,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        check_whole("HttpxCandidate.body_bytes", body_bytes, low=0, high=1024 * 1024)
         check_whole("HttpxCandidate.connections", connections, low=1, high=10_000)
         try:
             base = httpx.URL(url)
@@ -63,8 +57,6 @@ class HttpxCandidate:
             raise InvalidInput(f"HttpxCandidate: {url!r:.100} is no http://host:port or https://host:port")
         self._base = base
         self._path = base.raw_path.rstrip(b"/")
-        self._headers = frozenset(name.lower() for name in headers)
-        self._body_bytes = body_bytes
         if transport is None:
             # httpx's own loads it with its first connection, and would hold the loop for it: 0.1 to 0.2 s.
             with suppress(ImportError):
@@ -101,15 +93,11 @@ class HttpxCandidate:
             body = bytearray()
             async for part in response.aiter_bytes():
                 body += part
-                if len(body) > self._body_bytes:
+                if len(body) > request.body_bytes:
                     return Answer(whole=False)
         finally:
             await response.aclose()
-        status = response.status_code
-        compared = MirroredResponse.of(
-            status, response.headers.raw, bytes(body), self._headers, method=request.method
-        )
-        return Answer(value=compared, failed=status in FAILURES)
+        return request.answer(response.status_code, response.headers.raw, bytes(body))
 
     async def close(self) -> None:
         """Closes the connections."""

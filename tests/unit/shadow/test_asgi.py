@@ -20,11 +20,10 @@ from fairlead.calls import CircuitBreaker
 from fairlead.clock import ManualClock, settle
 from fairlead.context import RequestContext, request_context
 from fairlead.errors import InvalidInput
-from fairlead.shadow import FieldDiff, Mirror, is_shadow
+from fairlead.shadow import Answer, FieldDiff, Mirror, is_shadow
 from fairlead.shadow.asgi import (
     AsgiCandidate,
     MirroredRequest,
-    MirroredResponse,
     MirrorMiddleware,
     ShadowedMiddleware,
 )
@@ -56,9 +55,7 @@ async def test_chosen_headers_are_compared(mirror: Mirror):
     control = answers({}, headers=((b"Cache-Control", b"a"), (b"x-b", b"1"), (b"x-b", b"2"), (b"x-c", b"1")))
     other = answers({}, headers=((b"cache-control", b"b"), (b"x-b", b"1"), (b"x-c", b"2")))
     chosen = ("Cache-Control", "x-b")
-    app = MirrorMiddleware(
-        control, mirror=mirror, headers=chosen, candidate=AsgiCandidate(other, headers=chosen)
-    )
+    app = MirrorMiddleware(control, mirror=mirror, headers=chosen, candidate=AsgiCandidate(other))
     await ask(app)
     assert set(mirror.report().fields) == {"headers.cache-control", "headers.x-b"}
 
@@ -67,9 +64,9 @@ async def test_chosen_headers_are_compared(mirror: Mirror):
 async def test_what_may_change_something_is_not_mirrored(mirror: Mirror, method: str):
     asked: list[str] = []
 
-    async def candidate(request: MirroredRequest) -> MirroredResponse:
+    async def candidate(request: MirroredRequest) -> Answer:
         asked.append(request.method)
-        return MirroredResponse.of(200, [], b"", ())
+        return request.answer(200, [], b"")
 
     await ask(MirrorMiddleware(answers({}), mirror=mirror, candidate=candidate), method=method)
     assert asked == []
@@ -79,9 +76,9 @@ async def test_what_may_change_something_is_not_mirrored(mirror: Mirror, method:
 async def test_a_route_that_is_declared_idempotent_is_mirrored_with_its_body(mirror: Mirror):
     asked: list[MirroredRequest] = []
 
-    async def candidate(request: MirroredRequest) -> MirroredResponse:
+    async def candidate(request: MirroredRequest) -> Answer:
         asked.append(request)
-        return MirroredResponse.of(200, [], b"", ())
+        return request.answer(200, [], b"")
 
     async def control(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:
@@ -105,9 +102,9 @@ async def test_a_body_of_nothing_is_still_announced_and_a_short_timeout_is_not_n
 ):
     asked: list[MirroredRequest] = []
 
-    async def candidate(request: MirroredRequest) -> MirroredResponse:
+    async def candidate(request: MirroredRequest) -> Answer:
         asked.append(request)
-        return MirroredResponse.of(200, [], b"", ())
+        return request.answer(200, [], b"")
 
     mirror = Mirror("feed", noise_share=0.0, timeout=0.0004, clock=clock)
     app = MirrorMiddleware(answers({}), mirror=mirror, candidate=candidate, idempotent=lambda scope: True)
@@ -119,9 +116,9 @@ async def test_a_body_of_nothing_is_still_announced_and_a_short_timeout_is_not_n
 async def test_credentials_and_headers_of_the_connection_are_withheld(mirror: Mirror):
     asked: list[dict[bytes, bytes]] = []
 
-    async def candidate(request: MirroredRequest) -> MirroredResponse:
+    async def candidate(request: MirroredRequest) -> Answer:
         asked.append(dict(request.headers))
-        return MirroredResponse.of(200, [], b"", ())
+        return request.answer(200, [], b"")
 
     came = (
         *((b"authorization", b"Bearer s"), (b"cookie", b"s=1"), (b"x-api-key", b"s"), (b"accept", b"a/b")),
@@ -201,7 +198,7 @@ async def test_what_is_too_large_to_keep_passes_and_is_not_compared(mirror: Mirr
     async def reads(scope: Any, receive: Any, send: Any) -> None:
         await control(scope, receive, send)
 
-    candidate = AsgiCandidate(answers(big if large == "candidate" else small), body_bytes=100)
+    candidate = AsgiCandidate(answers(big if large == "candidate" else small))
     app = MirrorMiddleware(
         reads, mirror=mirror, candidate=candidate, body_bytes=100, idempotent=lambda scope: True
     )
@@ -350,9 +347,9 @@ async def test_the_share_is_drawn_by_the_unit_of_the_request(clock: ManualClock)
     mirror = Mirror("feed", share=0.5, noise_share=0.0, clock=clock)
     asked: list[str] = []
 
-    async def candidate(request: MirroredRequest) -> MirroredResponse:
+    async def candidate(request: MirroredRequest) -> Answer:
         asked.append(request.path)
-        return MirroredResponse.of(200, [], b"", ())
+        return request.answer(200, [], b"")
 
     app = MirrorMiddleware(
         answers({}), mirror=mirror, candidate=candidate, unit=lambda scope: scope["path"][1:]
@@ -516,8 +513,6 @@ async def test_settings_that_are_none_are_refused(mirror: Mirror, settings: dict
 async def test_ignored_fields_of_bodies_are_named_as_in_reports(clock: ManualClock):
     mirror = Mirror("feed", noise_share=0.0, clock=clock, diff=FieldDiff(ignored=("body.at", "headers")))
     control, other = answers({"at": 1}), answers({"at": 2}, headers=((b"x-a", b"1"),))
-    app = MirrorMiddleware(
-        control, mirror=mirror, headers=("x-a",), candidate=AsgiCandidate(other, headers=("x-a",))
-    )
+    app = MirrorMiddleware(control, mirror=mirror, headers=("x-a",), candidate=AsgiCandidate(other))
     await ask(app)
     assert mirror.report().outcomes == {"same": 1}

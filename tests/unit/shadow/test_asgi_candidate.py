@@ -30,7 +30,7 @@ def mirror(clock: ManualClock, **settings: Any) -> Mirror:
 
 def beside(candidate: App, compared: Mirror, **settings: Any) -> MirrorMiddleware:
     return MirrorMiddleware(
-        answers({}), mirror=compared, candidate=AsgiCandidate(candidate, clock=compared.clock, **settings)
+        answers({}), mirror=compared, candidate=AsgiCandidate(candidate, clock=compared.clock), **settings
     )
 
 
