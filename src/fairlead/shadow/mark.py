@@ -3,6 +3,9 @@
 A candidate that is asked beside the real service runs the real code: it would send the mail, take the money, log an
 exposure. So everything that a mirror runs is marked, in a ContextVar of its own and not in the request's context: work
 that a shadow starts and detaches from its request stays marked. Between processes the mark is a header.
+
+It goes where context variables go: into tasks and `asyncio.to_thread`, not into `loop.run_in_executor`, other pools, or
+a worker that takes its work from a queue. Ask before work is handed to one of these.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ is_shadow = _shadow.get
 
 @contextmanager
 def shadow_context() -> Iterator[None]:
-    """Marks the block, and tasks started by it, as shadow work."""
+    """Marks the block, and tasks started by it, as shadow work; threads as the module says."""
     token = _shadow.set(True)
     try:
         yield
