@@ -120,3 +120,15 @@ async def test_an_application_that_receives_and_sends_at_once_does_not_wait_twic
     (event,) = sink.events
     assert isinstance(event, ShadowCompared)
     assert event.control_seconds == pytest.approx(0.5)
+
+
+async def test_an_application_that_raises_as_its_client_leaves_has_not_failed(mirror: Mirror):
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        raise ConnectionError("the client has left")
+
+    with pytest.raises(ConnectionError):
+        await ask(mirrored(waits, mirror))
+    report = mirror.report()
+    assert (report.outcomes, report.dropped) == ({}, {"incomplete": 1})
