@@ -12,6 +12,7 @@ requests. It is reflexive, and symmetric in which fields differ.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Generator, Iterator, Mapping
@@ -29,7 +30,7 @@ __all__ = ["Differences", "FieldDiff", "RawJson", "Tolerance"]
 _NODES_A_STEP = 100
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 _ROOT = "answer"
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class _Missing:
@@ -241,10 +242,17 @@ class _Walk:
 
 def _decoded(a: bytes, b: bytes) -> tuple[object, object]:
     """What both texts hold; the texts themselves, if one holds no JSON."""
-    try:
-        return msgspec.json.decode(a), msgspec.json.decode(b)
-    except _UNREADABLE:
-        return a, b
+    for decode in (msgspec.json.decode, _as_python_writes_it):
+        try:
+            return decode(a), decode(b)
+        except _UNREADABLE:
+            pass
+    return a, b
+
+
+def _as_python_writes_it(data: bytes) -> object:
+    # With NaN, and 1e400. In UTF-8 alone: json would guess another encoding, and a new byte order mark is a difference.
+    return json.loads(data.decode())
 
 
 def _as_mapping(value: object) -> Mapping[object, object] | None:

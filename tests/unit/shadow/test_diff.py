@@ -100,6 +100,13 @@ def test_equal_bytes_of_json_are_equal_without_being_read():
     assert differing({"body": RawJson(b'{"a":[1]}')}, {"body": RawJson(b'{ "a":[2]}')}) == {"body.a[]"}
 
 
+def test_json_as_python_writes_it_is_compared_by_field():
+    assert differing(RawJson(b'{"a":NaN,"b":1e400,"c":1}'), RawJson(b'{"a":NaN,"b":1e400,"c":2}')) == {"c"}
+    assert differing(RawJson(b'{"a":NaN}'), RawJson(b'{"a":1}')) == {"a"}
+    assert differing(RawJson(b"\xef\xbb\xbf{}"), RawJson(b"{}")) == {"answer"}
+    assert differing(RawJson("{}".encode("utf-16")), RawJson(b"{}")) == {"answer"}
+
+
 @pytest.mark.parametrize("data", [b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe", b'"\\ud800"'])
 def test_hostile_json_is_a_difference_and_no_crash(data: bytes):
     assert differing(RawJson(data), RawJson(b"1")) == {"answer"}
