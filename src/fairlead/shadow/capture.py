@@ -25,7 +25,6 @@ class Copy:
         "_began",
         "_clock",
         "_given_up",
-        "_has_left",
         "_most",
         "_on_end",
         "_receive",
@@ -60,7 +59,6 @@ class Copy:
         """Seconds that the application waited for its client, which are not its own."""
         self._waited_until = self._began
         self._given_up: MirrorDrop | None = None
-        self._has_left = False
         self.request_whole = True
         self.request = bytearray()
         self.response = bytearray()
@@ -76,8 +74,9 @@ class Copy:
         if message["type"] == "http.request":
             self._has_waited(asked)
             self._note(self._received, message)
-        elif message["type"] == "http.disconnect":
-            self._has_left = True
+        elif message["type"] == "http.disconnect" and not self.whole:
+            # What an application makes of that (an error, an end before its time) was never meant for a client.
+            self._give_up("incomplete")
         return message
 
     async def send(self, message: Message) -> None:
@@ -95,11 +94,8 @@ class Copy:
             self.end()
 
     def raised(self, error: Exception) -> None:
-        """The application raised; before its response, that is its answer: its server makes a 500 of it.
-
-        Not if its client has left: then it says so, and to nobody.
-        """
-        if not (self.whole or self.status or self._has_left):
+        """The application raised; before its response, that is its answer: its server makes a 500 of it."""
+        if not (self.whole or self.status):
             self.error = error_name(error)
             self.seconds = self._clock.now() - self._began - self._waited
 

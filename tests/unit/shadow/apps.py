@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,6 +39,7 @@ async def ask(
     headers: tuple[tuple[bytes, bytes], ...] = (),
     body: tuple[bytes, ...] = (b"",),
     query: bytes = b"",
+    leaves: bool = False,
     **extra: Any,
 ) -> list[dict[str, Any]]:
     parts = [
@@ -46,11 +48,20 @@ async def ask(
     ]
     sent: list[dict[str, Any]] = []
 
+    ended = asyncio.Event()
+    if leaves:
+        ended.set()
+
     async def receive() -> dict[str, Any]:
-        return parts.pop(0) if parts else {"type": "http.disconnect"}
+        if parts:
+            return parts.pop(0)
+        await ended.wait()  # as servers do
+        return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            ended.set()
 
     scope = {
         "type": "http",

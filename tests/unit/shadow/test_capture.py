@@ -129,6 +129,19 @@ async def test_an_application_that_raises_as_its_client_leaves_has_not_failed(mi
         raise ConnectionError("the client has left")
 
     with pytest.raises(ConnectionError):
-        await ask(mirrored(waits, mirror))
+        await ask(mirrored(waits, mirror), leaves=True)
+    report = mirror.report()
+    assert (report.outcomes, report.dropped) == ({}, {"incomplete": 1})
+
+
+async def test_a_response_that_is_ended_early_because_its_client_left_is_not_compared(mirror: Mirror):
+    async def ends_early(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"the first of many", "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    await ask(mirrored(ends_early, mirror), leaves=True)
     report = mirror.report()
     assert (report.outcomes, report.dropped) == ({}, {"incomplete": 1})
