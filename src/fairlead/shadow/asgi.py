@@ -302,9 +302,8 @@ class AsgiCandidate:
             "client": request.scope.get("client"),
             "server": request.scope.get("server"),
         }
-        if (
-            "state" in request.scope
-        ):  # what the lifespan made; a copy, so that nothing is put there for others
+        if "state" in request.scope:
+            # What the lifespan made; a copy, so that nothing is put there for others.
             scope["state"] = dict(request.scope["state"])
         return scope
 
