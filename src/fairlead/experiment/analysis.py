@@ -20,7 +20,7 @@ from fairlead.errors import InvalidInput, TooFewUnits
 from fairlead.experiment.calendar import CalendarEntry
 from fairlead.experiment.comparison import Arms, Compared, compare_arms, harm_and_safety, used_covariates
 from fairlead.experiment.fairness import MOST_GROUPS, judge_fairness
-from fairlead.experiment.health import check_health, split_of
+from fairlead.experiment.health import check_health, split_of, stage_results
 from fairlead.experiment.plan import STEP, VARIANT, ExperimentPlan
 from fairlead.experiment.result import (
     ArmResult,
@@ -34,7 +34,7 @@ from fairlead.experiment.result import (
     Verdict,
 )
 from fairlead.experiment.segments import largest_values, merged_values, segment_results
-from fairlead.experiment.stages import stage_weights, stratified
+from fairlead.experiment.stages import NO_STAGE, stage_weights, stratified
 from fairlead.experiment.units import Units
 from fairlead.metrics import Family, Metric
 from fairlead.statistics import Effect, Moments, holm, minimum_detectable_effect
@@ -73,12 +73,14 @@ def analyse(
         raise TooFewUnits(
             f"all {counts[plan.control]:,} units have the variant {plan.control!r}: nothing to compare"
         )
-    by_stage = _by_number(units, "stage")
+    by_stage = (
+        {(group[1], group[0]): n for group, n in units.measure((VARIANT, "stage"), metrics=()).units.items()}
+        if units.strata
+        else {}
+    )
     # They are in no stage, and so in no effect.
-    early = {
-        "units that entered before the first stage": sum(n for (at, _), n in by_stage.items() if at == 0)
-    }
-    split = split_of(plan, counts, by_stage)
+    early = {"units that entered in no stage": sum(n for (at, _), n in by_stage.items() if at == NO_STAGE)}
+    split = split_of(plan, counts, by_stage, units.strata)
     by_step = _by_number(units, STEP)
     health = check_health(
         plan,
@@ -99,7 +101,7 @@ def analyse(
         alpha=plan.alpha,
         power=plan.power,
         sequential=plan.sequential,
-        units=sum(counts.values()) - sum(early.values()),
+        units=sum(counts.values()) - sum(early.values()) if units.distinct is None else units.distinct,
         sample_ratio=split,
         health=health,
         excluded={reason: count for reason, count in {**units.excluded, **early}.items() if count},
@@ -108,6 +110,7 @@ def analyse(
         fairness=() if plan.stages else tuple(_fairness(plan, units, variants, void)),
         steps=() if plan.stages else tuple(_course(plan, units, variants)),
         caveats=(*family.caveats.get("", ()), *((_NOT_POOLED,) if plan.stages else ())),
+        stages=stage_results(plan, units, split, by_stage),
         query_sha256=family.query_sha256,
         data_sha256=data_sha256,
     )

@@ -101,7 +101,8 @@ def compare_arms(
     watched: SequentialEffect | None = None
     if arms.stages:
         caveats.append(
-            "averaged over stages with different shares; its e-values multiply, and have no interval"
+            "averaged over stages with different shares, each by what it can tell; e-values multiply, and have no "
+            "interval"
         )
         watched = _over_stages(effect, arms, hypothesis, alpha, tuned_for)
         return Compared(effect=effect, cuped=cuped, sequential=watched, caveats=tuple(caveats))

@@ -19,6 +19,8 @@ from pathlib import Path
 from fairlead.errors import InvalidInput, MissingExtra, TooFewUnits
 from fairlead.experiment.attributes import NEW, check_columns, covariates_of, marked, segments_of
 from fairlead.experiment.plan import VARIANT, ExperimentPlan
+from fairlead.experiment.ramp import ENDS, STAGE, TWO_ARMS, Drawn, by_stage, drawn_in_stages
+from fairlead.experiment.stages import FOREVER
 from fairlead.experiment.units import ENTERED, LAST, UNIT, Units, count_of, finished, in_one_arm
 from fairlead.metrics import Metric, parse_condition
 from fairlead.metrics.source import COVARIATE
@@ -35,6 +37,8 @@ except ImportError as missing:
 
 __all__ = ["units_of_events"]
 
+_ROW = "fairlead row"
+"""What a row is told apart by: its unit, and its stage where there are stages."""
 _EXPOSED = "fairlead exposed"
 _DRAWN = "SPLIT"
 """OpenFeature's reason of an exposure whose variant a unit's bucket named."""
@@ -46,6 +50,8 @@ def units_of_events(
     *,
     about_units: Path | None = None,
     now: float | None = None,
+    since: float | None = None,
+    until: float | None = None,
     registry: EventRegistry = EVENTS,
 ) -> Units:
     """The units of an experiment from the events in a sink's folder: exposures, and the events of the metrics.
@@ -53,8 +59,12 @@ def units_of_events(
     Only exposures with the reason SPLIT are random: whom a rule, an override or a default gave a variant is in no arm
     by that, and counted where nothing else says its arm. about_units: a Parquet or CSV file with a column `unit`, and
     columns known of each before exposure: segments and covariates. now: when the data end; None: with the last event
-    there is. Units whose conversion window is not over then are left out and counted. Raises InvalidInput,
-    BrokenDocument, TooFewUnits where nobody was exposed.
+    there is. Units whose conversion window is not over then are left out and counted.
+
+    A plan with stages counts those whom each stage had still to draw, from their first draw in it to its end
+    (`ramp.py`); a unit may then have several rows. since, until: where the shares stood still for a while; seconds
+    since 1970. Who is drawn in that time counts, with what came of it until then; what they were served before is not
+    asked. Raises InvalidInput, BrokenDocument, TooFewUnits where nobody was exposed.
     """
     if not plan.flag:
         raise InvalidInput(
@@ -68,16 +78,27 @@ def units_of_events(
     exposures = exposures.filter(exposures["flag"] == plan.flag, exposures["targeting_key"] != "")
     served = int(run(exposures.aggregate(n=exposures["targeting_key"].nunique()), log)[0]["n"])
     exposures = exposures.filter(exposures["reason"] == _DRAWN)
-    first = exposures.group_by(**{UNIT: exposures["targeting_key"]}).aggregate(
-        **{
-            f"group {VARIANT}": exposures["variant"].min(),
-            LAST: exposures["variant"].max(),
-            ENTERED: exposures["at_utc_seconds"].min(),
-        }
-    )
-    first = first.mutate(**{_EXPOSED: first[ENTERED]})
-    excluded = {"units whose variant was never drawn": served - count_of(first, log)}
-    first, excluded["units in two arms"] = in_one_arm(first, log)
+    excluded: dict[str, int] = {}
+    staged: Drawn | None = None
+    if plan.stages:
+        if since is not None or until is not None:
+            raise InvalidInput("since, until: the plan has stages, which say it; give the one or the other")
+        drawn = int(run(exposures.aggregate(n=exposures["targeting_key"].nunique()), log)[0]["n"])
+        first, staged = _in_stages(exposures, plan, log)
+        outside = drawn - staged.met
+        crossed = sum(each.get(TWO_ARMS, 0) for each in staged.left_out)
+    else:
+        first = _in_period(exposures, since, until)
+        drawn = count_of(first, log)
+        first = first.filter(first[ENTERED].notnull())
+        outside = drawn - count_of(first, log)
+        first, crossed = in_one_arm(first, log)
+    excluded["units whose variant was never drawn"] = served - drawn
+    if plan.stages or since is not None or until is not None:
+        excluded["units that were drawn outside the stages or the period only"] = outside
+    elif outside:
+        excluded["units whose exposures have no time"] = outside
+    excluded["units in two arms"] = crossed
     exposed = count_of(first, log)
     if plan.trigger is not None:
         first = _triggered(first, tables[plan.trigger.event], plan, log)
@@ -85,13 +106,14 @@ def units_of_events(
     if plan.conversion_window is not None:
         end = now if now is not None else _last(tables, log)
         before = count_of(first, log)
-        first = first.filter(first[ENTERED] + plan.conversion_window <= end)
+        over = first[ENTERED] + plan.conversion_window
+        first = first.filter((over <= end) & (over <= first[ENDS]))
         excluded["units whose conversion window is not over"] = before - count_of(first, log)
     if count_of(first, log) == 0:
         raise TooFewUnits(
             f"{plan.name[:80]}: no unit counts of {served:,} served by flag {plan.flag!r}, {exposed:,} of them "
             f"drawn (reason {_DRAWN}) for one arm; check the flag's name, the trigger, and whether conversion "
-            "windows are over"
+            f"windows are over{' before the stage or the period ends' if staged or until is not None else ''}"
         )
     # Every metric joins with it: computed once.
     first = _kept(first, "fairlead_exposed")
@@ -116,10 +138,10 @@ def units_of_events(
         check_columns([metric.unit_field, *fields_of(metric)], outcomes, metric.name)
         joined = outcomes.inner_join(first, outcomes[metric.unit_field] == first[UNIT])
         joined = joined.mutate(**{ONE: ibis.literal(1.0)})
-        since = joined["at_utc_seconds"] - joined[ENTERED]
-        within = since >= 0.0
+        age = joined["at_utc_seconds"] - joined[ENTERED]
+        within = (age >= 0.0) & (joined["at_utc_seconds"] < joined[ENDS])
         if plan.conversion_window is not None:
-            within = within & (since < plan.conversion_window)
+            within = within & (age < plan.conversion_window)
         after = joined.filter(within)
         if metric.kind == "quantile":
             events_of[metric.name] = after.mutate(**{VARIANT: after[f"group {VARIANT}"]})
@@ -128,8 +150,8 @@ def units_of_events(
         rows, columns[metric.name] = _joined_sums(rows, metric, after)
         if plan.pre_period is not None:
             # Before exposure, not before the trigger: what treatment may have changed is no covariate.
-            until = joined["at_utc_seconds"] - joined[_EXPOSED]
-            past = joined.filter(until < 0.0, until >= -plan.pre_period)
+            since_then = joined["at_utc_seconds"] - joined[_EXPOSED]
+            past = joined.filter(since_then < 0.0, since_then >= -plan.pre_period)
             rows, prior = _joined_past(rows, metric, past)
             covariates[metric.name] = (*covariates.get(metric.name, ()), *prior)
     missing = [name for name in plan.group_columns if f"group {name}" not in rows.columns]
@@ -148,11 +170,42 @@ def units_of_events(
             events=events_of,
             excluded=excluded,
             caveats=caveats,
+            strata=staged.strata if staged else {},
+            left_out=staged.left_out if staged else (),
+            distinct=int(run(rows.aggregate(n=rows[UNIT].nunique()), log)[0]["n"]) if staged else None,
+            period=None if since is None and until is None else (since, until),
             log=log,
         ),
         plan,
         has_time=True,
     )
+
+
+def _in_period(exposures: ir.Table, since: float | None, until: float | None) -> ir.Table:
+    """A row for each unit that was drawn; without a moment of entering where not in this time."""
+    at, variant = exposures["at_utc_seconds"], exposures["variant"]
+    end = FOREVER if until is None else until
+    inside = (at >= (-FOREVER if since is None else since)) & (at < end)
+    first = exposures.group_by(**{UNIT: exposures["targeting_key"]}).aggregate(
+        **{
+            f"group {VARIANT}": variant.min(where=inside),
+            LAST: variant.max(where=inside),
+            ENTERED: at.min(where=inside),
+            _EXPOSED: at.min(),
+        }
+    )
+    return first.mutate(**{_ROW: first[UNIT], ENDS: ibis.literal(end)})
+
+
+def _in_stages(exposures: ir.Table, plan: ExperimentPlan, log: list[str]) -> tuple[ir.Table, Drawn]:
+    """A row for each unit and stage; its past ends where the stage began, as some were drawn while it settled."""
+    drawn = drawn_in_stages(exposures, plan, log)
+    rows = drawn.rows
+    columns = {
+        _ROW: rows[STAGE].cast("string") + " " + rows[UNIT].cast("string"),
+        _EXPOSED: by_stage(rows[STAGE], [stage.start for stage in plan.stages]),
+    }
+    return rows.mutate(**columns), drawn
 
 
 def _kept(table: ir.Table, name: str) -> ir.Table:
@@ -181,18 +234,14 @@ def _triggered(first: ir.Table, events: ir.Table, plan: ExperimentPlan, log: lis
         events = events.filter(where_of(replace(probe, where=trigger.where), events))
     joined = events.inner_join(first, events[trigger.unit_field] == first[UNIT])
     joined = joined.filter(joined["at_utc_seconds"] >= joined[ENTERED])
-    return joined.group_by(UNIT).aggregate(
-        **{
-            f"group {VARIANT}": joined[f"group {VARIANT}"].min(),
-            ENTERED: joined["at_utc_seconds"].min(),
-            _EXPOSED: joined[_EXPOSED].min(),
-        }
-    )
+    joined = joined.filter(joined["at_utc_seconds"] < joined[ENDS])
+    same = [name for name in first.columns if name != ENTERED]
+    return joined.group_by(same).aggregate(**{ENTERED: joined["at_utc_seconds"].min()})
 
 
 def _joined_sums(rows: ir.Table, metric: Metric, after: ir.Table) -> tuple[ir.Table, tuple[str, ...]]:
     pieces = pieces_of(metric, after, metric.unit_field)
-    sums = after.group_by(UNIT).aggregate(**{name: value.sum() for name, value in pieces.items()})
+    sums = after.group_by(_ROW).aggregate(**{name: value.sum() for name, value in pieces.items()})
     return _left(rows, sums, tuple(pieces)), tuple(pieces)
 
 
@@ -201,16 +250,16 @@ def _joined_past(rows: ir.Table, metric: Metric, past: ir.Table) -> tuple[ir.Tab
     pieces = pieces_of(metric, past, metric.unit_field)
     renamed = {f"{COVARIATE}{name}": value.sum() for name, value in pieces.items()}
     mark = f"{COVARIATE}{metric.name}{NEW}"
-    sums = past.group_by(UNIT).aggregate(**renamed, **{mark: past.count()})
+    sums = past.group_by(_ROW).aggregate(**renamed, **{mark: past.count()})
     rows = _left(rows, sums, (*renamed, mark))
     rows = rows.mutate(**{mark: (rows[mark] == 0).cast("int64").cast("float64")})
     return rows, (*renamed, mark)
 
 
 def _left(rows: ir.Table, sums: ir.Table, names: tuple[str, ...]) -> ir.Table:
-    """Units without a row in `sums` get zeros: nothing happened to them."""
-    sums = sums.rename({"fairlead other": UNIT})
-    joined = rows.left_join(sums, rows[UNIT] == sums["fairlead other"]).drop("fairlead other")
+    """Rows without one in `sums` get zeros: nothing happened to them."""
+    sums = sums.rename({"fairlead other": _ROW})
+    joined = rows.left_join(sums, rows[_ROW] == sums["fairlead other"]).drop("fairlead other")
     return joined.mutate(**{name: joined[name].cast("float64").fill_null(0.0) for name in names})
 
 

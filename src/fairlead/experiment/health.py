@@ -8,12 +8,15 @@ One failure voids the results; a warning travels with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from fairlead.errors import NotEstimable
 from fairlead.experiment.calendar import CalendarEntry, confounded
 from fairlead.experiment.plan import ExperimentPlan
-from fairlead.experiment.result import CheckResult, SampleRatioResult
+from fairlead.experiment.result import CheckResult, SampleRatioResult, StageResult
+from fairlead.experiment.stages import Stratum, normal_shares
+from fairlead.experiment.units import Units
 from fairlead.metrics import Family
 from fairlead.metrics.source import COVARIATE, Group
 from fairlead.statistics import (
@@ -25,7 +28,7 @@ from fairlead.statistics import (
     sequential_sample_ratio,
 )
 
-__all__ = ["check_health", "split_of"]
+__all__ = ["check_health", "split_of", "stage_results"]
 
 RARE = 0.001
 """A check fails below this p-value: it is made of every experiment, and a false alarm voids a good one."""
@@ -34,22 +37,20 @@ _OF_STAGE = " of stage "
 
 
 def split_of(
-    plan: ExperimentPlan, units: Mapping[str, int], by_stage: Mapping[tuple[int, str], int] | None = None
+    plan: ExperimentPlan,
+    units: Mapping[str, int],
+    by_stage: Mapping[tuple[str, str], int] | None = None,
+    strata: Mapping[str, Stratum] | None = None,
 ) -> SampleRatioResult:
-    """The sizes of the arms beside the planned ones; by_stage: units by stage and variant, where shares changed."""
+    """The sizes of the arms beside the planned ones.
+
+    by_stage: units by stratum and variant, where shares changed; strata: what each of them should be.
+    """
     shares = plan.shares_of(sorted(units))
-    if by_stage and plan.stages:
-        stages = []
-        for number, stage in enumerate(plan.stages, 1):
-            counts = {
-                variant: sum(
-                    count for (at, name), count in by_stage.items() if name == variant and at == number
-                )
-                for variant in stage.shares
-            }
-            stages.append((counts, stage.shares))
+    if by_stage and strata:
         n = sum(units.values())
-        found = sequential_sample_ratio(stages, tuned_for=max(2, plan.planned_units or n), alpha=RARE)
+        parts = [(_counts(by_stage, label, stratum), stratum.shares) for label, stratum in strata.items()]
+        found = sequential_sample_ratio(parts, tuned_for=max(2, plan.planned_units or n), alpha=RARE)
     elif plan.sequential:
         n = max(2, plan.planned_units or sum(units.values()))
         found = sequential_sample_ratio([(dict(units), shares)], tuned_for=n, alpha=RARE)
@@ -63,6 +64,53 @@ def split_of(
         alpha=found.alpha,
         method=found.method,
     )
+
+
+def _counts(by_stage: Mapping[tuple[str, str], int], label: str, stratum: Stratum) -> dict[str, int]:
+    return {variant: by_stage.get((label, variant), 0) for variant in stratum.shares}
+
+
+def stage_results(
+    plan: ExperimentPlan, units: Units, split: SampleRatioResult, by_stage: Mapping[tuple[str, str], int]
+) -> tuple[StageResult, ...]:
+    """Each stage with its shares and who counted in it; the one period, where no more was looked at."""
+    if not plan.stages:
+        if units.period is None:
+            return ()
+        shares = plan.shares_of(sorted(split.observed))
+        total = sum(shares.values())
+        return (
+            StageResult(
+                start_utc_seconds=units.period[0], end_utc_seconds=units.period[1],
+                shares={name: share / total for name, share in shares.items()},
+                observed=split.observed, expected=split.expected, back=0, p_value=split.p_value, left_out={},
+            ),
+        )  # fmt: skip
+    found = []
+    for number, (stage, end) in enumerate(zip(plan.stages, plan.stage_ends, strict=True), 1):
+        strata = {label: one for label, one in units.strata.items() if one.stage == number}
+        parts = [(_counts(by_stage, label, one), one.shares) for label, one in strata.items()]
+        n = sum(sum(counts.values()) for counts, _ in parts)
+        ratio = (
+            sequential_sample_ratio(parts, tuned_for=max(2, plan.planned_units or n), alpha=RARE)
+            if n
+            else None
+        )
+        found.append(
+            StageResult(
+                start_utc_seconds=stage.opens,
+                end_utc_seconds=end if math.isfinite(end) else None,
+                shares=normal_shares(stage),
+                observed=ratio.observed if ratio else {},
+                expected=ratio.expected if ratio else {},
+                back=sum(
+                    sum(_counts(by_stage, label, one).values()) for label, one in strata.items() if one.back
+                ),
+                p_value=ratio.p_value if ratio else None,
+                left_out=dict(units.left_out[number - 1]) if units.left_out else {},
+            )
+        )
+    return tuple(found)
 
 
 def check_health(

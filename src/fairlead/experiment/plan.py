@@ -8,6 +8,7 @@ What is not in it is exploratory, and marked so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -48,9 +49,20 @@ class Stage:
     """A stretch of the experiment with shares of its own; counts of stages are never pooled."""
 
     start: float
-    """When it began; seconds since 1970, UTC. It ends where the next one begins."""
+    """When it began; seconds since 1970, UTC."""
     shares: Mapping[str, float]
-    """Expected share by variant, any scale."""
+    """Expected share by variant, any scale. One without control's has nothing to compare with: it only says who has
+    had treatment since."""
+    end: float | None = None
+    """When it ended; None: where the next one begins, and the last one goes on."""
+    settle: float = 0.0
+    """Seconds from its start in which some processes may still serve the stage before: who was drawn then counts when
+    drawn again."""
+
+    @property
+    def opens(self) -> float:
+        """From when on units enter."""
+        return self.start + self.settle
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,9 +188,18 @@ class ExperimentPlan:
                 raise InvalidInput(f"segment {name!r}: units have a grouping of that name; rename the column")
         for stage in self.stages:
             check_number("start of a stage", stage.start, low=-1e15, high=1e15)
+            check_number("settle of a stage", stage.settle, low=0.0, high=1e9)
+            if stage.end is not None:
+                check_number("end of a stage", stage.end, low=-1e15, high=1e15)
         starts = [stage.start for stage in self.stages]
         if starts != sorted(set(starts)):
             raise InvalidInput("stages: give them in the order of their starts, each start once")
+        for number, (stage, end) in enumerate(zip(self.stages, self.stage_ends, strict=True), 1):
+            if not stage.opens < end <= (*starts, math.inf)[number]:
+                raise InvalidInput(
+                    f"stage {number}: it opens at {stage.opens:.10g} and ends at {end:.10g}; give one that is longer "
+                    "than it takes to settle, and that ends before the next one starts"
+                )
         for shares in (self.shares, *(stage.shares for stage in self.stages)):
             for variant, share in shares.items():
                 check_number(f"share of {variant}", share, above=0.0)
@@ -187,6 +208,15 @@ class ExperimentPlan:
     def primary(self) -> Metric:
         """The metric that decides."""
         return next((metric for metric in self.metrics if metric.role == "primary"), self.metrics[0])
+
+    @property
+    def stage_ends(self) -> tuple[float, ...]:
+        """When each stage ends: as it says, or where the next one begins; infinity for the last."""
+        starts = [*(stage.start for stage in self.stages[1:]), math.inf]
+        return tuple(
+            start if stage.end is None else stage.end
+            for stage, start in zip(self.stages, starts[: len(self.stages)], strict=True)
+        )
 
     @property
     def group_columns(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ __all__ = [
     "SampleRatioResult",
     "SegmentResult",
     "SequentialResult",
+    "StageResult",
     "StepResult",
     "read_result",
 ]
@@ -51,7 +52,7 @@ none. not_worse: within the margin. inconclusive: a guardrail that showed neithe
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     n: int
-    """Units; of a quantile without a unit, events."""
+    """Units, in each of the stages in which they count; of a quantile without a unit, events."""
     mean: float | msgspec.UnsetType | None = msgspec.UNSET
     """For kinds that are a mean over units."""
     value: float | msgspec.UnsetType | None = msgspec.UNSET
@@ -192,6 +193,27 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     """Of the confidence sequence: the truth lies in all of them together."""
 
 
+class StageResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of the experiment with shares of its own, and who counted in it."""
+
+    start_utc_seconds: float | None
+    """From when on units entered; null: from the first."""
+    end_utc_seconds: float | None
+    """Until when they entered, and outcomes counted; null: it goes on."""
+    shares: dict[str, float]
+    """By variant, adding up to 1."""
+    observed: dict[str, int]
+    """Units by variant. One that was control in several stages counts in each."""
+    expected: dict[str, float]
+    """Units that each arm should have."""
+    back: int
+    """Those of them that had been control in a stage before."""
+    p_value: float | None
+    """Of the stage's own split; null where nobody counted."""
+    left_out: dict[str, int]
+    """Units that were drawn in it and do not count, by reason."""
+
+
 class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
     """An analysed experiment."""
 
@@ -204,6 +226,7 @@ class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
     power: float
     sequential: bool
     units: int
+    """Each once, however many stages it counts in."""
     sample_ratio: SampleRatioResult
     health: tuple[CheckResult, ...]
     excluded: dict[str, int]
@@ -212,6 +235,8 @@ class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
     fairness: tuple[FairnessResult, ...]
     steps: tuple[StepResult, ...]
     caveats: tuple[str, ...]
+    stages: tuple[StageResult, ...] = ()
+    """Where the shares changed, each of them; where one period was looked at, that one. Empty: all there is."""
     query_sha256: str
     """Of the queries that were run."""
     data_sha256: str | None = None

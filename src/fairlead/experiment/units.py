@@ -15,6 +15,7 @@ import numpy as np
 
 from fairlead.errors import InvalidInput, MissingExtra, TooFewUnits
 from fairlead.experiment.plan import STEP, VARIANT, ExperimentPlan
+from fairlead.experiment.stages import Stratum, stage_of, strata_of
 from fairlead.metrics import Family, Metric
 from fairlead.metrics.source import Group
 from fairlead.metrics.warehouse import Warehouse
@@ -64,6 +65,14 @@ class Units:
     """When the first unit entered, and the last; seconds since 1970, UTC. None: not known."""
     step_seconds: float | None = None
     """Length of a step of the grouping `step`; None where there is none."""
+    strata: Mapping[str, Stratum] = field(default_factory=dict)
+    """Where there are stages: by the values of the grouping `stage`, whom each compares. "0" is in none."""
+    left_out: tuple[Mapping[str, int], ...] = ()
+    """For each stage: how many units it met and does not count, by reason."""
+    distinct: int | None = None
+    """How many units there are, where one has a row for each stage in which it counts; None: as many as rows."""
+    period: tuple[float | None, float | None] | None = None
+    """The stretch of time that was looked at, seconds since 1970; an end that is None is open. None: all there is."""
     log: list[str] = field(default_factory=list)
     """The queries so far."""
 
@@ -124,7 +133,7 @@ class Units:
 
 def finished(units: Units, plan: ExperimentPlan, *, has_time: bool) -> Units:
     """With caps applied, and steps of time where it is known."""
-    rows, caveats = units.rows, dict(units.caveats)
+    rows, caveats, strata = units.rows, dict(units.caveats), units.strata
     for name, q in plan.caps.items():
         columns = units.columns.get(name, ())
         if len(columns) != 1:
@@ -148,14 +157,14 @@ def finished(units: Units, plan: ExperimentPlan, *, has_time: bool) -> Units:
     )
     groupings = (*units.groupings, STEP)
     if plan.stages:
-        stage = ibis.literal(0)
-        for stage_ in plan.stages:
-            stage = stage + (rows[ENTERED] >= stage_.start).cast("int64")
-        rows = rows.mutate(**{"group stage": stage.cast("string")})
+        if not strata:  # a row per unit: it is in the stage in which it entered
+            rows = rows.mutate(**{"group stage": stage_of(rows[ENTERED], plan).cast("string")})
+            strata = strata_of(plan)
         groupings = (*groupings, "stage")
     return replace(
-        units, rows=rows, caveats=caveats, entered=(first, last), step_seconds=step, groupings=groupings
-    )
+        units, rows=rows, caveats=caveats, entered=(first, last), step_seconds=step, groupings=groupings,
+        strata=strata,
+    )  # fmt: skip
 
 
 def _capped(rows: ir.Table, column: str, q: float, log: list[str]) -> tuple[ir.Table, str]:

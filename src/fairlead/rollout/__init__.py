@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fairlead.rollout.facts import EventFacts, Facts, ReadingFacts
     from fairlead.rollout.flag_traffic import FlagTraffic
     from fairlead.rollout.journal import Journal, MemoryJournal
+    from fairlead.rollout.steady import SteadyPeriod, steady_periods
 else:
     # Imported when first asked for: a plan can be read and checked without a database.
     _LATER = {
@@ -37,6 +38,8 @@ else:
         "MemoryJournal": "journal",
         "Notice": "controller",
         "ReadingFacts": "facts",
+        "SteadyPeriod": "steady",
+        "steady_periods": "steady",
     }
 
     def __getattr__(name: str) -> object:
@@ -63,7 +66,9 @@ __all__ = [
     "RolloutState",
     "Split",
     "Stage",
+    "SteadyPeriod",
     "Tally",
     "Traffic",
     "Verdict",
+    "steady_periods",
 ]

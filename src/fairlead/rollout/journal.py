@@ -179,6 +179,13 @@ class Journal:
             run = _last_run(connection, change)
         return cls(database, change, run, clock=clock) if run else None
 
+    @classmethod
+    def all(cls, database: Database, change: str, *, clock: Clock = SYSTEM_CLOCK) -> list[Journal]:
+        """Every rollout of a change, from its first."""
+        with database.read() as connection:
+            last = _last_run(connection, change)
+        return [cls(database, change, run, clock=clock) for run in range(1, last + 1)]
+
     def state(self, after: RolloutState | None = None) -> RolloutState:
         """Where the rollout stands. after: where it stood, so that only what came since is read."""
         return fold(self.rollout, self.read(after.number if after else 0), after=after)

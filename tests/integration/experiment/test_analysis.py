@@ -304,7 +304,7 @@ def test_who_came_before_the_first_stage_is_counted_and_strangers_are_refused(ro
     stages = (Stage(start=float(rows["at"][500]), shares={"control": 1.0, "treatment": 1.0}),)
     plan = dataclasses.replace(PLAN, stages=stages, fairness=(), segments=())
     result = analyse(plan, units(rows, plan))
-    assert result.excluded["units that entered before the first stage"] == 500
+    assert result.excluded["units that entered in no stage"] == 500
     assert result.units == N - 500
     third = {**rows, "arm": ["third", *rows["arm"][1:]]}
     with pytest.raises(InvalidInput, match="variants third have a share in no stage"):
