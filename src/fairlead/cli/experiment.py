@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
+import msgspec
 import typer
 
 from fairlead.change import parse_change, read_change
 from fairlead.change.experiment import experiment_plan
 from fairlead.change.sections import ChangeFile
 from fairlead.cli.exit_codes import ExitCode
+from fairlead.cli.experiment_period import Looked, looked_by_hand, looked_by_journal
 from fairlead.cli.experiment_view import print_analysis, print_design, print_simulated
 from fairlead.cli.output_file import write_output
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
@@ -43,7 +45,8 @@ _OF_TABLES = dict.fromkeys(
     "is for --data: with a change file, [experiment] says it",
 )  # fmt: skip
 _OF_EVENTS = dict.fromkeys(
-    ("events", "about", "schemas", "store"), "is for a change file: --data has all in one table"
+    ("events", "about", "schemas", "store", "since", "until"),
+    "is for a change file: --data has all in one table",
 )
 
 Change = Annotated[
@@ -175,7 +178,25 @@ def analyze(
         typer.Option(
             metavar="PATH|URL",
             # No environment variable: an analysis writes where it is told to, and nowhere else.
-            help="With CHANGE: record every figure in this ledger, in which the change file lies frozen as it is.",
+            help="With CHANGE: record every figure in this ledger, in which the change file lies frozen as it is. The "
+            "stages of its rollout are taken from the journal there.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="With CHANGE: only who was drawn from then on, where the shares stood still: "
+            "2026-11-27T14:00+01:00; without a zone UTC. --share says the shares, if not the change file's.",
+            show_default=False,
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="With CHANGE: only who was drawn, and what came of it, before.",
             show_default=False,
         ),
     ] = None,
@@ -192,11 +213,20 @@ def analyze(
         raise InvalidInput(
             "give a change file with --events DIR, or --data FILE with --variant and --metric; not both"
         )
-    _refuse(context, _OF_EVENTS if change is None else _OF_TABLES)
+    by_hand = change is not None and (since is not None or until is not None)
+    _refuse(
+        context,
+        _OF_EVENTS
+        if change is None
+        else {name: why for name, why in _OF_TABLES.items() if not (by_hand and name == "share")},
+    )
+    shares = {name: _number(text, f"share of {name}") for name, text in _pairs(share, "--share")}
     if change is not None:
         if events is None:
             raise InvalidInput("--events is missing: the folder in which the exposures of this change lie")
-        result = _of_change(change, events, about, entries, store)
+        result = _of_change(
+            change, events, about, entries, store, (since, until, shares) if by_hand else None
+        )
     else:
         if variant is None or not metric:
             raise InvalidInput("--data needs --variant COL and at least one --metric")
@@ -204,7 +234,7 @@ def analyze(
             name=Path(data[0]).stem if data else "experiment",
             metrics=_metrics(metric),
             control=control,
-            shares={name: _number(text, f"share of {name}") for name, text in _pairs(share, "--share")},
+            shares=shares,
             alpha=alpha,
             power=power,
             sequential=sequential,
@@ -358,14 +388,20 @@ def _read(path: Path) -> ChangeFile:
 
 
 def _of_change(
-    path: Path, events: Path, about: Path | None, calendar: Sequence[CalendarEntry], store: str | None
+    path: Path,
+    events: Path,
+    about: Path | None,
+    calendar: Sequence[CalendarEntry],
+    store: str | None,
+    by_hand: tuple[str | None, str | None, Mapping[str, float]] | None,
 ) -> ExperimentResult:
     from fairlead.experiment import analyse, units_of_events
 
     if not events.is_dir():
         raise BrokenDocument(f"{events}: no such folder; name the one that a sink writes events to")
     content = read_change(path)
-    plan = experiment_plan(parse_change(content, str(path)))
+    file = parse_change(content, str(path))
+    plan = experiment_plan(file)
     if about is None:
         plan = replace(plan, covariates={}) if plan.pre_period is not None else plan
         if plan.covariates or plan.group_columns:
@@ -375,18 +411,24 @@ def _of_change(
             raise InvalidInput(
                 f"--about is missing: a file with a column `unit`, and {wanted}, as the change file asks"
             )
+    looked = Looked(plan=plan) if by_hand is None else looked_by_hand(plan, *by_hand)
 
-    def units() -> Units:
-        return units_of_events(events, plan, about_units=about)
+    def analysed(looked: Looked, data_sha256: str | None = None) -> tuple[ExperimentResult, Units]:
+        units = units_of_events(
+            events, looked.plan, about_units=about, since=looked.since, until=looked.until
+        )
+        found = analyse(looked.plan, units, calendar=calendar, data_sha256=data_sha256)
+        return msgspec.structs.replace(found, caveats=(*looked.caveats, *found.caveats)), units
 
     if store is None:
-        return analyse(plan, units(), calendar=calendar)
+        return analysed(looked)[0]
     from fairlead.cli.experiment_record import Record
 
     with Record(store, plan, content, path) as record:
+        if by_hand is None:
+            looked = looked_by_journal(plan, file, record.database)
         files = [*sorted(each for each in events.rglob("*") if each.is_file()), *filter(None, (about,))]
-        found, data_sha256 = units(), _hash(files)
-        return record.recorded(analyse(plan, found, calendar=calendar, data_sha256=data_sha256), found)
+        return record.recorded(*analysed(looked, _hash(files)))
 
 
 def _of_table(

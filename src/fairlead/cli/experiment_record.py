@@ -53,6 +53,11 @@ class Record:
     ) -> None:
         self._database.close()
 
+    @property
+    def database(self) -> Database:
+        """The ledger's, in which a rollout of the change has its journal, too."""
+        return self._database
+
     def recorded(self, result: ExperimentResult, units: Units) -> ExperimentResult:
         """The result with every figure recorded, and the ids of the entries. Blocks."""
         assert result.data_sha256 is not None  # noqa: S101 - the caller hashed the events

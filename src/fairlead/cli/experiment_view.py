@@ -14,7 +14,7 @@ from fairlead.charts import format_value, unit_of
 from fairlead.cli.outcome import one_line
 from fairlead.errors import MissingExtra
 from fairlead.experiment import ExperimentResult
-from fairlead.experiment.wording import headline, metric_rows, notes_of, p_text, relative_text
+from fairlead.experiment.wording import headline, metric_rows, notes_of, p_text, relative_text, stage_rows
 
 if TYPE_CHECKING:
     from fairlead.experiment.design import Design, StageDesign
@@ -52,6 +52,7 @@ def print_analysis(result: ExperimentResult, page: Path | None) -> None:
         for reason, count in result.excluded.items():
             console.print(Text(f"  left out: {count:,} {reason}", style="dim"))
         console.print()
+        _print_stages(console, result)
         rows = metric_rows(result)
         several = len(result.variants) > 1
         table = _table(
@@ -195,6 +196,24 @@ def print_simulated(found: Sequence[Simulated], *, seed: int, as_json: bool) -> 
         )
 
     _print(show)
+
+
+def _print_stages(console: Console, result: ExperimentResult) -> None:
+    if not result.stages:
+        return
+    table = _table(
+        *("share", "from", "until"),
+        *_right(*(f"{one_line(arm)} (expected)" for arm in (result.control, *result.variants)), "back", "p"),
+    )
+    rows = stage_rows(result)
+    for row in rows:
+        table.add_row(row.name, row.start, row.end, *row.units, row.back, row.p_value)
+    console.print(table)
+    for row in rows:
+        if row.left_out:
+            said = f"  {row.name}: drawn, and not counted: {'; '.join(row.left_out)}"
+            console.print(Text(one_line(said), style="dim"))
+    console.print()
 
 
 def _print_segments(console: Console, result: ExperimentResult) -> None:

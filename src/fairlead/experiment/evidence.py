@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fairlead.experiment.result import ExperimentResult, Interval, MetricResult
+from fairlead.experiment.wording import stage_rows
 from fairlead.ledger import Evidence
 from fairlead.metrics import Metric
 from fairlead.metrics.metric import Design, Side
@@ -45,7 +46,8 @@ def caveats_of(result: ExperimentResult) -> tuple[str, ...]:
     """What holds of every figure of a result: that it is void, and what its health warns of."""
     void = ("the experiment is void: no effect here is one",) if result.is_void else ()
     checks = tuple(f"{check.name}: {check.message}" for check in result.health if check.verdict != "ok")
-    return (*void, *checks, *result.caveats)
+    stages = "; ".join(row.text for row in stage_rows(result))
+    return (*void, *checks, *([f"counted in the stages {stages}"] if stages else []), *result.caveats)
 
 
 def metric_evidence(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from fairlead.charts import Interval, dot_interval, page, timeline, unit_of
 from fairlead.experiment.result import ExperimentResult, MetricResult
-from fairlead.experiment.wording import headline, metric_rows, notes_of, p_text, relative_text
+from fairlead.experiment.wording import headline, metric_rows, notes_of, p_text, relative_text, stage_rows
 
 __all__ = ["render_report"]
 
@@ -25,6 +25,7 @@ def render_report(result: ExperimentResult) -> str:
     parts = [
         _head(result, title),
         _health(result),
+        _stages(result),
         _effects(result),
         _course(result),
         _segments(result),
@@ -63,6 +64,29 @@ def _health(result: ExperimentResult) -> str:
         "<section><h2>Is the experiment sound?</h2><div class=wide><table><thead><tr><th scope=col>question</th>"
         "<th scope=col>answer</th><th scope=col>found</th><th scope=col class=number>p</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>{left}</section>\n"
+    )
+
+
+def _stages(result: ExperimentResult) -> str:
+    if not result.stages:
+        return ""
+    arms = "".join(
+        f"<th scope=col class=number>{_text(arm)} (expected)</th>"
+        for arm in (result.control, *result.variants)
+    )
+    body = "".join(
+        f'<tr><th scope="row">{_text(row.name)}</th><td>{_text(row.start)}</td><td>{_text(row.end)}</td>'
+        + "".join(f"<td class=number>{_text(cell)}</td>" for cell in row.units)
+        + f"<td class=number>{_text(row.back)}</td><td class=number>{_text(row.p_value)}</td>"
+        f"<td>{_text('; '.join(row.left_out))}</td></tr>"
+        for row in stage_rows(result)
+    )
+    return (
+        "<section><h2>Stages</h2><p>Compared within each, and among units for whom it drew with the same chances: those "
+        "it met first, and those who came back from control. Who has had treatment before is on neither side.</p>"
+        "<div class=wide><table><thead><tr><th scope=col>share</th><th scope=col>from</th><th scope=col>until</th>"
+        f"{arms}<th scope=col class=number>of them back</th><th scope=col class=number>p of the split</th>"
+        f"<th scope=col>drawn, and not counted</th></tr></thead><tbody>{body}</tbody></table></div></section>\n"
     )
 
 

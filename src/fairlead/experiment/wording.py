@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fairlead.charts.units import DisplayUnit, display_unit, fixed_number, unit_of
-from fairlead.experiment.result import ExperimentResult, Interval, MetricResult, SegmentResult
+from fairlead.experiment.result import ExperimentResult, Interval, MetricResult, SegmentResult, StageResult
 
 __all__ = [
     "MetricRow",
+    "StageRow",
     "headline",
     "interval_text",
     "metric_rows",
     "notes_of",
     "p_text",
     "relative_text",
+    "stage_rows",
     "verdict_text",
 ]
 
@@ -56,6 +59,27 @@ class MetricRow:
     """What was done (CUPED), what can be found, and every caveat."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRow:
+    """One stage, as cells."""
+
+    name: str
+    """Its share of treatment: "5 %"."""
+    start: str
+    """UTC."""
+    end: str
+    units: tuple[str, ...]
+    """By variant, control first: found, and how many there should be."""
+    back: str
+    p_value: str
+    left_out: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The stage in a line: "5 % from 2026-11-27 14:00:00 until 2026-11-28 14:00:00 UTC"."""
+        return f"{self.name} from {self.start} until {self.end}"
+
+
 def metric_rows(result: ExperimentResult) -> list[MetricRow]:
     """A row per metric and variant, in the plan's order."""
     return [_row(result, found) for found in result.metrics]
@@ -68,6 +92,11 @@ def notes_of(rows: Sequence[MetricRow]) -> list[tuple[str, str]]:
         for note in row.notes:
             about.setdefault(note, []).append(row.name)
     return [(", ".join(dict.fromkeys(names)), note) for note, names in about.items()]
+
+
+def stage_rows(result: ExperimentResult) -> list[StageRow]:
+    """A row for each stage of a rollout, or for the one period that was looked at."""
+    return [_stage_row(result, stage) for stage in result.stages]
 
 
 def headline(result: ExperimentResult) -> str:
@@ -188,6 +217,30 @@ def _row(result: ExperimentResult, found: MetricResult) -> MetricRow:
         verdict=verdict_text(found),
         notes=(*notes, *found.caveats),
     )
+
+
+def _stage_row(result: ExperimentResult, stage: StageResult) -> StageRow:
+    arms = (result.control, *result.variants)
+    treated = 1 - stage.shares.get(result.control, 0.0)
+    return StageRow(
+        name=f"{treated * 100:.4g} %",
+        start="the first" if stage.start_utc_seconds is None else _moment(stage.start_utc_seconds),
+        end="now" if stage.end_utc_seconds is None else _moment(stage.end_utc_seconds),
+        units=tuple(
+            f"{stage.observed[arm]:,} ({stage.expected[arm]:,.0f})" if arm in stage.observed else _MISSING
+            for arm in arms
+        ),
+        back=f"{stage.back:,}",
+        p_value=p_text(stage.p_value),
+        left_out=tuple(f"{count:,} {reason}" for reason, count in stage.left_out.items()),
+    )
+
+
+def _moment(utc_seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(utc_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):  # a plan may name the beginning of time
+        return f"{utc_seconds:.10g}"
 
 
 def _decimals(value: float, interval: Interval, unit: DisplayUnit) -> int:

@@ -4,10 +4,7 @@ comes of days that differ, of users who return through all stages, of effects th
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairlead.errors import InvalidInput, TooFewUnits
-from fairlead.experiment import ExperimentPlan, Stage, Trigger, analyse, read_result, units_of_events
+from fairlead.experiment import (
+    ExperimentPlan,
+    Stage,
+    Trigger,
+    analyse,
+    read_result,
+    render_report,
+    units_of_events,
+)
+from fairlead.flags import bucket
 from fairlead.telemetry import Event
 from tests.integration.experiment.test_units import REGISTRY, TOTAL, Watched, exposed, write
 
@@ -125,3 +131,175 @@ def test_the_rows_are_those_of_a_loop(
     } == expected
     assert units.distinct == len({user for user, _ in expected})
     assert set(units.strata) >= {label for _, label in expected}
+
+
+def rollout_events(
+    seed: int,
+    users: int,
+    effect: float,
+    *,
+    shares: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5),
+    settling: float = 30.0,
+) -> list[Event]:
+    """Most users come on each of the days, and days differ; for some seconds after each step the share before it is
+    still served."""
+    rng = np.random.default_rng(seed)
+    events: list[Event] = []
+    for number in range(users):
+        user, level, loyal = f"u{number}", rng.gamma(4.0, 2.5), rng.beta(3.0, 1.5)
+        slot = bucket("f", user) / 10_000
+        for day, (share, busy) in enumerate(zip(shares, (1.0, 1.6, 0.7, 1.3), strict=True)):
+            if rng.random() > loyal:
+                continue
+            for at in sorted((rng.random(3) * (DAY - 300.0)).tolist()):
+                old = shares[day - 1] if day and at < settling else share
+                treated = slot < old
+                events.append(exposed(user, day * DAY + at, "treatment" if treated else "control"))
+                seconds = float(level * busy * rng.lognormal(0.0, 0.5) * (1 + effect * treated))
+                events.append(Watched(at_utc_seconds=day * DAY + at + 1.0, user=user, seconds=seconds))
+    return events
+
+
+def test_a_ramp_from_its_events_is_sound_where_as_one_experiment_it_is_void(tmp_path: Path) -> None:
+    folder = write(tmp_path / "e", rollout_events(7, 4000, 0.1))
+    plan = dataclasses.replace(PLAN, pre_period=DAY)
+    result = analyse(plan, units_of_events(folder, plan, registry=REGISTRY))
+    assert not result.is_void
+    total = result.metric("total")
+    assert total.relative_effect_ci is not None
+    low, high = total.relative_effect_ci
+    assert low is not None
+    assert high is not None
+    assert low < 0.1 < high
+    assert total.verdict == "better"
+    assert total.cuped is not None
+    assert total.cuped.variance_reduction > 0.2  # what they did as control, the day before
+    assert result.excluded.get("units in two arms", 0) == 0
+    assert [round(each.shares["treatment"], 9) for each in result.stages] == [0.01, 0.05, 0.25, 0.5]
+    assert [each.start_utc_seconds for each in result.stages] == [60.0, DAY + 60, 2 * DAY + 60, 3 * DAY + 60]
+    assert [each.end_utc_seconds for each in result.stages] == [DAY, 2 * DAY, 3 * DAY, None]
+    assert result.units < sum(sum(each.observed.values()) for each in result.stages)
+    assert result.units <= 4000
+    for each in result.stages:
+        assert sum(each.observed.values()) == pytest.approx(sum(each.expected.values()))
+        assert each.p_value is not None
+        assert each.p_value > 0.001
+    assert result.stages[0].back == 0
+    assert result.stages[3].back > 1000
+    assert result.stages[3].left_out["had had treatment before"] > 500
+    path = tmp_path / "result.json"
+    path.write_bytes(result.to_json())
+    assert read_result(path) == result
+    page = render_report(result)
+    assert "<h2>Stages</h2>" in page
+    assert "had had treatment before" in page
+
+    as_one = dataclasses.replace(plan, stages=(), treatment_share=0.5, pre_period=None)
+    one = analyse(as_one, units_of_events(folder, as_one, registry=REGISTRY))
+    assert one.is_void
+    assert one.excluded["units in two arms"] > 1000
+
+
+def test_a_split_that_the_stages_do_not_explain_is_void(tmp_path: Path) -> None:
+    # Who is drawn anew at each step, by another salt: those back from control are treatment too often.
+    rng = np.random.default_rng(5)
+    events = []
+    for number in range(3000):
+        for day, share in enumerate((0.25, 0.5)):
+            variant = "treatment" if rng.random() < share else "control"
+            events.append(exposed(f"u{number}", day * DAY + 100.0, variant))
+            events.append(
+                Watched(at_utc_seconds=day * DAY + 101.0, user=f"u{number}", seconds=float(rng.gamma(4.0)))
+            )
+    plan = dataclasses.replace(PLAN, stages=stages_at(0.25, 0.5))
+    result = analyse(plan, units_of_events(write(tmp_path / "e", events), plan, registry=REGISTRY))
+    assert result.is_void
+    first, second = result.stages
+    assert first.p_value is not None
+    assert second.p_value is not None
+    assert second.p_value < 0.001 < first.p_value
+
+
+def test_a_trigger_counts_within_its_stage_only(tmp_path: Path) -> None:
+    events: list[Event] = []
+    for user in ("a", "b"):
+        events += [exposed(user, 100.0, "control"), exposed(user, DAY + 100.0, "control")]
+    events += [exposed(user, 100.0, "treatment") for user in ("c", "d")]
+    for at in (150.0, 200.0, DAY + 30.0, DAY + 150.0):  # the third, while the second stage settles
+        events += [Watched(at_utc_seconds=at, user=user, seconds=1.0, liked=True) for user in "abcd"]
+    plan = dataclasses.replace(
+        PLAN,
+        stages=stages_at(0.05, 0.5),
+        trigger=Trigger(event="watched", unit_field="user", where="liked == True"),
+    )
+    units = units_of_events(write(tmp_path / "e", events), plan, registry=REGISTRY)
+    found = sorted(
+        (row["fairlead unit"], row["group stage"], row["fairlead entered"], row["total"])
+        for row in units.rows.to_pyarrow().to_pylist()
+    )
+    assert found == [
+        ("a", "1", 150.0, 2.0), ("a", "2, back from 1", DAY + 150.0, 1.0),
+        ("b", "1", 150.0, 2.0), ("b", "2, back from 1", DAY + 150.0, 1.0),
+        ("c", "1", 150.0, 2.0), ("d", "1", 150.0, 2.0),
+    ]  # fmt: skip
+
+
+def test_of_three_variants_only_newcomers_have_a_draw_that_is_known(tmp_path: Path) -> None:
+    stages = (
+        Stage(start=0.0, shares={"control": 0.8, "b": 0.1, "c": 0.1}),
+        Stage(start=DAY, shares={"control": 0.4, "b": 0.3, "c": 0.3}),
+    )
+    plan = dataclasses.replace(PLAN, stages=stages)
+    events = [exposed("a", 1.0, "control"), exposed("a", DAY + 1, "b"), exposed("n", DAY + 1, "c")]
+    units = units_of_events(write(tmp_path / "e", events), plan, registry=REGISTRY)
+    rows = units.rows.to_pyarrow().to_pylist()
+    assert {(row["fairlead unit"], row["group stage"]) for row in rows} == {("a", "1"), ("n", "2")}
+    assert sum(units.left_out[1].values()) == 1
+    assert set(units.strata) == {"1", "2"}
+
+
+def test_a_period_counts_who_was_drawn_in_it_and_what_came_of_it_until_its_end(tmp_path: Path) -> None:
+    events: list[Event] = [
+        exposed("before", 5.0, "control"),
+        exposed("moved", 5.0, "control"), exposed("moved", 15.0, "treatment"),
+        exposed("in", 12.0, "control"),
+        exposed("late", 25.0, "treatment"),
+    ]  # fmt: skip
+    for user in ("before", "moved", "in", "late"):
+        events += [Watched(at_utc_seconds=float(at), user=user, seconds=1.0) for at in (4, 6, 13, 19, 21)]
+    folder = write(tmp_path / "e", events)
+    plan = dataclasses.replace(PLAN, stages=(), pre_period=100.0)
+    units = units_of_events(folder, plan, registry=REGISTRY, since=10.0, until=20.0)
+    rows = units.rows.to_pyarrow().to_pylist()
+    found = {row["fairlead unit"]: (row["group variant"], row["total"], row["before total"]) for row in rows}
+    # The past of who moved ends where it met the flag first, in either arm.
+    assert found == {"moved": ("treatment", 1.0, 1.0), "in": ("control", 2.0, 2.0)}
+    assert units.excluded["units that were drawn outside the stages or the period only"] == 2
+    assert units.period == (10.0, 20.0)
+    with pytest.raises(TooFewUnits, match="before the stage or the period ends"):
+        units_of_events(
+            folder, dataclasses.replace(plan, conversion_window=19.0), registry=REGISTRY, until=20.0, now=99.0
+        )
+    with pytest.raises(InvalidInput, match="the plan has stages"):
+        units_of_events(folder, PLAN, registry=REGISTRY, since=10.0)
+
+
+def test_exposures_without_a_time_are_in_no_stage_and_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "e"
+    folder.mkdir()
+    named = '"event": "exposure", "flag": "f", "reason": "SPLIT", "variant": "control"'
+    lines = [
+        f'{{{named}, "targeting_key": "a", "at_utc_seconds": 100.0}}',
+        f'{{{named}, "targeting_key": "b"}}',
+        f'{{{named}, "targeting_key": "c", "at_utc_seconds": null}}',
+        f'{{{named}, "targeting_key": "d", "at_utc_seconds": 1e999}}',
+        f'{{{named}, "targeting_key": "e", "at_utc_seconds": "noon"}}',
+    ]
+    (folder / "events-1.jsonl").write_text("".join(line + "\n" for line in lines))
+    for plan, reason in (
+        (PLAN, "units that were drawn outside the stages or the period only"),
+        (dataclasses.replace(PLAN, stages=()), "units whose exposures have no time"),
+    ):
+        units = units_of_events(folder, plan, registry=REGISTRY)
+        assert [row["fairlead unit"] for row in units.rows.to_pyarrow().to_pylist()] == ["a"]
+        assert units.excluded[reason] == 4
