@@ -82,8 +82,8 @@ def _stages(result: ExperimentResult) -> str:
         for row in stage_rows(result)
     )
     return (
-        "<section><h2>Stages</h2><p>Compared within each, and among units for whom it drew with the same chances: those "
-        "it met first, and those who came back from control. Who has had treatment before is on neither side.</p>"
+        "<section><h2>Stages</h2><p>Compared within each, and among units for whom it drew with the same chances: "
+        "those it met first, and those who came back from control. Who has had treatment before is on neither side.</p>"
         "<div class=wide><table><thead><tr><th scope=col>share</th><th scope=col>from</th><th scope=col>until</th>"
         f"{arms}<th scope=col class=number>of them back</th><th scope=col class=number>p of the split</th>"
         f"<th scope=col>drawn, and not counted</th></tr></thead><tbody>{body}</tbody></table></div></section>\n"

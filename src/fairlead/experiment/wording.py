@@ -240,7 +240,7 @@ def _moment(utc_seconds: float) -> str:
     try:
         return f"{datetime.fromtimestamp(utc_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):  # a plan may name the beginning of time
-        return f"{utc_seconds:.10g}"
+        return f"{utc_seconds:.0f}"
 
 
 def _decimals(value: float, interval: Interval, unit: DisplayUnit) -> int:

@@ -67,6 +67,8 @@ def test_a_metric_is_read_from_its_words(
         (("a.toml", "--events", "e", "--sequential"), "--sequential is for --data"),
         (("--data", "a.csv", "--variant", "arm", "--events", "e"), "--events is for a change file"),
         (("--data", "a.csv", "--variant", "arm", "--about", "e.csv"), "--about is for a change file"),
+        (("--data", "a.csv", "--variant", "arm", "--since", "2026-11-27"), "--since is for a change file"),
+        (("--data", "a.csv", "--variant", "arm", "--until", "2026-11-27"), "--until is for a change file"),
         (("--data", "a.csv"), "--variant COL and at least one --metric"),
         (
             ("--data", "a.csv", "--variant", "arm", "--metric", "rounds"),

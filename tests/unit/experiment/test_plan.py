@@ -41,6 +41,18 @@ def test_the_first_metric_decides_where_all_are_ad_hoc() -> None:
         ({"conversion_window": 0.0}, "conversion_window"),
         ({"stages": (Stage(start=float("nan"), shares={}),)}, "start of a stage"),
         ({"stages": (Stage(start=2.0, shares={}), Stage(start=1.0, shares={}))}, "order of their starts"),
+        ({"stages": (Stage(start=1.0, shares={}, end=1.0),)}, "stage 1: it opens at 1 and ends at 1"),
+        ({"stages": (Stage(start=1.0, shares={}, end=float("nan")),)}, "end of a stage"),
+        ({"stages": (Stage(start=1.0, shares={}, settle=-1.0),)}, "settle of a stage"),
+        ({"stages": (Stage(start=1.0, shares={}, end=9.0, settle=8.0),)}, "opens at 9 and ends at 9"),
+        (
+            {"stages": (Stage(start=1.0, shares={}, end=3.0), Stage(start=2.0, shares={}))},
+            "ends before the next one starts",
+        ),
+        (
+            {"stages": (Stage(start=1.0, shares={}, settle=1.0), Stage(start=2.0, shares={}))},
+            "stage 1: it opens at 2 and ends at 2",
+        ),
     ],
 )
 def test_a_contradiction_is_named(change: dict[str, object], said: str) -> None:
