@@ -227,6 +227,15 @@ def test_one_stage_is_a_period_with_its_own_share(fairlead: Run) -> None:
     assert document["steps"] != []  # nothing is stratified, so the course over time is shown
 
 
+def test_stages_that_are_shorter_than_the_conversion_window_count_nobody_and_say_why(fairlead: Run) -> None:
+    Path("player.toml").write_text(WINDOWLESS.replace("pre_period", 'conversion_window = "7d"\npre_period'))
+    write_events(*RAMP, users=300)
+    write_journal(*RAMP)
+    code, _, err = fairlead("--store", "ledger.db")
+    assert code not in (ExitCode.OK, ExitCode.INCONCLUSIVE)
+    assert "conversion windows are over before the stage or the period ends" in err
+
+
 def test_the_journal_of_another_change_says_nothing(fairlead: Run) -> None:
     write_events((0.0, 0.5))
     write_journal(*RAMP, change="other")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,11 @@ from fairlead.rollout.entry import (
     Wanted,
     Written,
 )
+from tests.unit.rollout.test_controller import played
 from tests.unit.rollout.test_state import ENTRIES
+
+if TYPE_CHECKING:
+    from tests.unit.rollout.conftest import World
 
 
 class Kept:
@@ -154,6 +158,28 @@ def test_a_wish_from_a_laptop_whose_clock_is_wrong_cuts_nothing() -> None:
     found = steady_periods([Kept(*begun(), *moved(0, 0.01, 500.0), *moved(1, 0.05, 900.0), (0.5, wish))])
     assert [each.cut_seconds for each in found] == [0.0, 0.0]
     assert found[0].ended_utc_seconds == 900.0
+
+
+async def test_the_periods_of_a_controller_are_those_that_its_traffic_served(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(rate=14.0)
+    state = await played(world, 20_000)
+    assert state.phase == "completed"
+    found = steady_periods([world.journal])
+    assert [(each.stage, each.began_utc_seconds) for each in found] == list(state.stages_began)
+    assert [each.share for each in found] == [split.share for split in world.traffic.sets]
+    assert found[-1].ended_utc_seconds is None
+
+
+async def test_a_period_ends_when_its_controller_decides_to_roll_back(
+    make_world: Callable[..., World],
+) -> None:
+    harmful = make_world(treatment_errors=0.3)
+    await played(harmful, 2_000)
+    last = steady_periods([harmful.journal])[-1]
+    decided = [each for each in harmful.journal.read() if isinstance(each.entry, Decided)][-1]
+    assert last.ended_utc_seconds == decided.at_utc_seconds
 
 
 @given(entries=st.lists(st.tuples(st.floats(0, 1e4), ENTRIES), max_size=40))
