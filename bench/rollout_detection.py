@@ -104,8 +104,6 @@ def detection(effect: Effect, share: float, runs: int, seed: tuple[int, ...]) ->
     both = same, worse, drifting
     found = [_found("ours", *(np.array(each.ours) for each in both))]
     found.append(_found("ours, one of 3 guardrails and 4 stages", *(np.array(each.in_plan) for each in both)))
-    if effect.kind == "quantile":
-        found.append(_found("not built: slow units counted", *(np.array(each.by_slow) for each in both)))
     for name, checks in (("threshold as Argo Rollouts", ARGO), ("threshold as Flagger", FLAGGER)):
         found.append(_tuned(name, both, partial(_threshold, checks=checks, rng=rng)))
     ranks = _tuned("Mann–Whitney of minutes", both, partial(_ranks, rng=rng))

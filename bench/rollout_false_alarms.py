@@ -1,9 +1,9 @@
 """How often a change that changes nothing is rolled back, looked at 480 times on its way through four stages.
 
-Counts are judged by the product's own e-value (`watched_log_e`) for all looks at once. Of the quantile a bound is
-taken first: evidence is the least over all values, so the evidence at one value bounds it, and only looks whose bound
-would do are judged. Whatever is a rollback by the quantile was said to be one by `evaluate_beside_control`.
-`disagreements` has the product judge looks at random, and recount whole stages by `Tally`.
+Counts, those of units beyond control's p99 of the looks before among them, are judged by the product's own e-value
+(`watched_log_e`) for all looks at once. Whatever is a rollback by the quantile was said to be one by
+`evaluate_beside_control`, which also estimates how much worse it is. `disagreements` has the product judge looks at
+random, and recount whole stages by `Tally`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from bench.rollout_population import (
     as_tally_counts,
     draw,
     seen_by,
-    three_digits,
     verdict,
 )
 from fairlead.statistics.clusters import FloatArray
@@ -33,9 +32,9 @@ from fairlead.statistics.sequential_counts import tuned_strength, watched_log_e
 __all__ = ["Watched", "disagreements", "false_alarms"]
 
 _EVENTS = tuned_strength(100)
-_VALUES = tuned_strength(2_000)
 """What the product tunes for where the plan names no rate."""
-_Q = 0.99
+_Q, _FEWEST_BEFORE, _ENOUGH_BEFORE = 0.99, 100, 2_000
+"""The quantile, and how many of control's values `Exceedances` wants before."""
 _NEEDED = -math.log(PLAN.alpha_each)
 _MOST = 400
 """Bad units of a stage up to which the e-value is looked up; beyond, it is computed."""
@@ -56,7 +55,7 @@ class Watched:
     by_requests: int = 0
     """Rolled back by errors, had every request been counted in place of a user's first."""
     looks_judged: int = 0
-    """By the product, as their bound did not settle them."""
+    """By the product, as evidence of a higher p99 was enough."""
 
     def add(self, other: Watched) -> None:
         """Another part of the same world's rollouts."""
@@ -76,8 +75,8 @@ class _Counts:
     bad: tuple[FloatArray, FloatArray]
     values: tuple[FloatArray, FloatArray]
     """Units, those that had failed before among them: each has a latency."""
-    below: tuple[FloatArray, FloatArray]
-    """Values at or below the stage's p99 of both arms together."""
+    beyond: tuple[FloatArray, FloatArray]
+    """Values beyond control's p99 of the looks before."""
 
 
 def _counted(drawn: Drawn) -> _Counts:
@@ -88,8 +87,7 @@ def _counted(drawn: Drawn) -> _Counts:
         bad = drawn.first_bad - stage * LOOKS
         inside = (bad >= 0) & (bad < LOOKS)
         met = seen < LOOKS
-        middle = float(np.quantile(drawn.values[stage][met], _Q))
-        below = met & (drawn.values[stage] <= _upper_edge(middle))
+        beyond = _beyond_before(drawn.values[stage], seen, treated, met)
 
         def by_look(
             of: NDArray[np.bool_], at: NDArray[np.int64], treated: NDArray[np.int64] = treated
@@ -97,19 +95,41 @@ def _counted(drawn: Drawn) -> _Counts:
             counts = np.bincount(at[of] + LOOKS * treated[of], minlength=2 * LOOKS)
             return np.asarray(counts.reshape(2, LOOKS).cumsum(axis=1), dtype=np.float64)
 
-        parts = ((met & (bad >= 0), seen), (inside, bad), (met, seen), (below, seen))
+        parts = ((met & (bad >= 0), seen), (inside, bad), (met, seen), (beyond, seen))
         for slot, counts in enumerate(by_look(*part) for part in parts):
             found[2 * slot].append(counts[0])
             found[2 * slot + 1].append(counts[1])
     stacked = [np.stack(rows) for rows in found]
     pairs = [(stacked[slot], stacked[slot + 1]) for slot in range(0, 8, 2)]
-    return _Counts(units=pairs[0], bad=pairs[1], values=pairs[2], below=pairs[3])
+    return _Counts(units=pairs[0], bad=pairs[1], values=pairs[2], beyond=pairs[3])
 
 
-def _upper_edge(value: float) -> float:
-    """The largest value that is counted as `value` is, to the digits that `Tally` keeps; a hair less."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return three_digits(value) + step * 0.499999
+def _beyond_before(
+    values: FloatArray, seen: NDArray[np.int64], treated: NDArray[np.int64], met: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which users' values lie beyond control's p99 of the looks before their own."""
+    digits = _three_digits(values)
+    control = np.flatnonzero(met & (treated == 0))
+    control = control[seen[control].argsort(kind="stable")]
+    before = np.searchsorted(
+        seen[control], np.arange(LOOKS)
+    )  # how many of control's values came before each look
+    limits = np.full(LOOKS + 1, np.iinfo(np.int64).max)
+    for look in range(LOOKS):
+        n = int(before[look])
+        # The fewest looks before that hold enough, or all.
+        first = max(0, int(np.searchsorted(before[: look + 1], n - _ENOUGH_BEFORE, side="right")) - 1)
+        past = digits[control[before[first] : n]]
+        if len(past) >= _FEWEST_BEFORE:
+            rank = math.ceil(len(past) * _Q - 1e-9) - 1
+            limits[look] = np.partition(past, rank)[rank]
+    return np.asarray(met & (digits > limits[seen]), dtype=np.bool_)
+
+
+def _three_digits(values: FloatArray) -> NDArray[np.int64]:
+    """A number for each value of three digits, in their order: 900 a decade."""
+    decade = np.floor(np.log10(values))
+    return (decade * 900 + np.rint(values * 10.0 ** (2 - decade)) - 100).astype(np.int64)
 
 
 class _CountEvidence:
@@ -164,15 +184,6 @@ def _failed_by_counts(counts: list[_Counts], wealth: FloatArray) -> tuple[NDArra
     return reached & beyond, reached & times
 
 
-def _quantile_bound(counts: list[_Counts]) -> FloatArray:
-    """What the evidence of a higher p99 is at most; shape (rollouts, stages, looks)."""
-    units = [np.stack([each.values[arm] for each in counts]) for arm in (0, 1)]
-    below = [np.stack([each.below[arm] for each in counts]) for arm in (0, 1)]
-    found = watched_log_e(below[0], units[0], _Q, _VALUES, "greater")
-    found = found + watched_log_e(below[1], units[1], _Q, _VALUES, "less")
-    return np.where((units[0] > 0) & (units[1] > 0), found, -np.inf)
-
-
 def false_alarms(world: int, rollouts: int, seed: tuple[int, ...]) -> Watched:
     """That many rollouts of that world, judged at every look."""
     rng = np.random.default_rng([*seed, world])
@@ -183,7 +194,8 @@ def false_alarms(world: int, rollouts: int, seed: tuple[int, ...]) -> Watched:
         counts = [_counted(each) for each in drawn]
         log_e = evidence.log_e(*(np.stack([each.bad[arm] for each in counts]) for arm in (0, 1)))
         failed = [each.any(axis=(1, 2)) for each in _failed_by_counts(counts, carried(log_e))]
-        open_looks = _quantile_bound(counts) - math.log(len(SHARES)) >= _NEEDED
+        beyond = evidence.log_e(*(np.stack([each.beyond[arm] for each in counts]) for arm in (0, 1)))
+        open_looks = beyond - math.log(len(SHARES)) >= _NEEDED
         failed.append(
             np.array([_fails_by_quantile(*each, watched) for each in zip(drawn, open_looks, strict=True)])
         )
@@ -220,7 +232,7 @@ def disagreements(world: int, rollouts: int, seed: tuple[int, ...]) -> tuple[int
         drawn = draw(WORLDS[world], rng)
         counts = _counted(drawn)
         log_e = evidence.log_e(*counts.bad)
-        wealth, bound = carried(log_e), _quantile_bound([counts])[0]
+        wealth, of_p99 = carried(log_e), evidence.log_e(*counts.beyond)
         failing = [each[0] for each in _failed_by_counts([counts], wealth[None])]
         by_tally = as_tally_counts(drawn, rng)
         for stage in range(len(SHARES)):
@@ -239,7 +251,9 @@ def disagreements(world: int, rollouts: int, seed: tuple[int, ...]) -> tuple[int
                         units = counts.values if number == _QUANTILE else counts.units
                         same.append(min(arm[stage, look] for arm in units) == 0)
                     elif number == _QUANTILE:
-                        same.append(said.log_e_value <= bound[stage, look] + 1e-9)
+                        at = tuple(arm[stage, look] for arm in counts.beyond)
+                        same.append((said.beyond_control, said.beyond_treatment) == at)
+                        same.append(abs(said.log_e_value - of_p99[stage, look]) < 1e-9)
                     else:
                         same.append(abs(said.log_wealth - wealth[stage, look]) < 1e-9)
                         same.append((said.verdict == "FAIL") == failing[number][stage, look])

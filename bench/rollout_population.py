@@ -14,7 +14,6 @@ through the product's `Tally`, which has to count the same; `verdict` has the pr
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from fairlead.metrics import Metric
 from fairlead.rollout import Guardrail, RolloutPlan, Stage
+from fairlead.rollout.exceedances import Exceedances
 from fairlead.rollout.guardrail import Evaluation, evaluate_beside_control
 from fairlead.rollout.tally import ArmSeen, Tally
 from fairlead.statistics.clusters import FloatArray
@@ -30,6 +30,7 @@ from fairlead.statistics.clusters import FloatArray
 __all__ = [
     "LOOKS",
     "PLAN",
+    "SECONDS",
     "SHARES",
     "WORLDS",
     "Drawn",
@@ -45,6 +46,8 @@ __all__ = [
 SHARES = (0.01, 0.05, 0.25, 0.5)
 LOOKS = 120
 """A stage: an hour with a look every 30 seconds; of the day, six hours with one every three minutes."""
+SECONDS = 30.0
+"""From look to look."""
 _NEVER = len(SHARES) * LOOKS
 _Q = 0.99
 
@@ -74,7 +77,7 @@ def watched_metric(kind: Literal["proportion", "quantile"]) -> Metric:
 PLAN = RolloutPlan(
     name="a_a",
     flag="a_a",
-    stages=tuple(Stage(share=share, bake=LOOKS * 30.0) for share in SHARES),
+    stages=tuple(Stage(share=share, bake=LOOKS * SECONDS) for share in SHARES),
     guardrails=(
         # The smallest margins that one could write: they spare control's twin the least.
         Guardrail(metric=watched_metric("proportion"), worse_by=0.0001, relative=False),
@@ -191,17 +194,28 @@ def seen_by(drawn: Drawn, stage: int, look: int, number: int) -> tuple[ArmSeen, 
     treated = drawn.slots < SHARES[stage]
     at = drawn.first_bad - stage * LOOKS
     met = drawn.first_seen[stage] <= look
-    arms = []
-    for arm in (~treated, treated):
-        if PLAN.guardrails[number].metric.kind == "quantile":
-            inside = arm & met
-            values = Counter(three_digits(value) for value in drawn.values[stage][inside].tolist())
-            arms.append(ArmSeen(units=int(inside.sum()), values=values))
-        else:
-            # Who failed in an earlier stage is none of this one's.
-            inside = arm & met & (at >= 0)
-            arms.append(ArmSeen(units=int(inside.sum()), bad=int((inside & (at <= look)).sum())))
-    return arms[0], arms[1]
+    if PLAN.guardrails[number].metric.kind == "quantile":
+        return _values_seen(drawn, stage, met, treated, number)
+    # Who failed in an earlier stage is none of this one's.
+    inside = [arm & met & (at >= 0) for arm in (~treated, treated)]
+    control, treatment = (
+        ArmSeen(units=int(each.sum()), bad=int((each & (at <= look)).sum())) for each in inside
+    )
+    return control, treatment
+
+
+def _values_seen(
+    drawn: Drawn, stage: int, met: NDArray[np.bool_], treated: NDArray[np.bool_], number: int
+) -> tuple[ArmSeen, ArmSeen]:
+    arms = ArmSeen(), ArmSeen()
+    counted = Exceedances(PLAN.guardrails[number].metric)
+    for user in np.flatnonzero(met).tolist():
+        value, arm = three_digits(float(drawn.values[stage, user])), int(treated[user])
+        arms[arm].units += 1
+        arms[arm].values[value] += 1
+        counted.add(SECONDS * float(drawn.first_seen[stage, user]), bool(arm), value)
+    arms[0].bad, arms[1].bad = counted.counts()
+    return arms
 
 
 def three_digits(value: float) -> float:
@@ -223,7 +237,7 @@ def as_tally_counts(drawn: Drawn, rng: np.random.Generator) -> list[list[tuple[A
     tally = Tally(PLAN)
     found = []
     for stage, share in enumerate(SHARES):
-        tally.begin(float(stage * LOOKS))
+        tally.begin(SECONDS * stage * LOOKS)
         variants = np.where(drawn.slots < share, PLAN.treatment, PLAN.control)
         rows = []
         for user in np.flatnonzero(drawn.first_seen[stage] < LOOKS).tolist():
@@ -241,7 +255,7 @@ def as_tally_counts(drawn: Drawn, rng: np.random.Generator) -> list[list[tuple[A
             tally.see(
                 "request_finished",
                 {
-                    "at_utc_seconds": stage * LOOKS + at,
+                    "at_utc_seconds": SECONDS * (stage * LOOKS + at),
                     "targeting_key": f"u{user}",
                     "variant": str(variants[user]),
                     "status": 500 if failed else 200,

@@ -1,13 +1,14 @@
 """One stage with a regression, or without: both arms' minutes as they are drawn, and when the guardrail fails.
 
-Errors are judged by the product's e-value (`watched_log_e`) for all runs at once. Of latencies, evidence at one value
-bounds the evidence, which is the least over all; where the bound would do, the product's `EvidenceAbove` is asked, and
-`evaluate_beside_control` has to agree, of some runs at every such look. A disagreement ends the bench.
+Errors are judged by the product's e-value (`watched_log_e`) for all runs at once; so are latencies, whose units beyond
+control's p99 of the minutes before are counted here by arrays. Of some runs the product's `Exceedances` has to have
+counted the same by every minute, and `evaluate_beside_control` to agree. A disagreement ends the bench.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,12 +18,11 @@ from scipy import special
 
 from bench.rollout_population import watched_metric
 from fairlead.rollout import Guardrail, RolloutPlan, Stage
+from fairlead.rollout.exceedances import Exceedances
 from fairlead.rollout.guardrail import evaluate_beside_control
 from fairlead.rollout.tally import ArmSeen
-from fairlead.statistics import CumulativeCounts
 from fairlead.statistics.clusters import FloatArray
 from fairlead.statistics.sequential_counts import tuned_strength, watched_log_e
-from fairlead.statistics.sequential_quantile_effect import EvidenceAbove
 
 __all__ = ["ALPHA", "EFFECTS", "MINUTES", "SIGMA", "Effect", "Q", "Runs", "draw_runs"]
 
@@ -33,7 +33,9 @@ _NEEDED_IN_PLAN = math.log(3 * 4 / ALPHA)
 """Of one of three guardrails in the first of four stages: alpha is divided among those, the stake among these."""
 Q, SIGMA = 0.99, 0.5
 """The quantile that is watched, and the deviation of the logarithm of latencies."""
-_VALUES, _EVENTS = tuned_strength(2_000), tuned_strength(100)
+_EVENTS = tuned_strength(100)
+_FEWEST_BEFORE, _ENOUGH_BEFORE = 100, 2_000
+"""Of control's values, as `Exceedances` wants them of p99."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +76,6 @@ class Runs:
     """Minute at which the guardrail failed; 0: never."""
     in_plan: list[int] = field(default_factory=list)
     """As one of three guardrails in a plan of four stages."""
-    by_slow: list[int] = field(default_factory=list)
-    """Of latencies: minute at which counting slow units would have shown harm; 0: never."""
 
 
 def draw_runs(
@@ -180,17 +180,14 @@ class _Latencies:
         rank = np.maximum(1, np.ceil(n * Q - 1e-9))
         return np.asarray(_GRID[(below >= rank[:, None]).argmax(axis=1)], dtype=np.float64)
 
-    def counts(self, minute: int) -> CumulativeCounts:
+    def seen(self, minute: int, beyond: int) -> ArmSeen:
         """All values up to the end of that minute, from 0."""
-        at = self.so_far[minute]
-        some = np.flatnonzero(np.diff(at, prepend=0))
-        return CumulativeCounts(edges=_GRID[some], at_or_below=at[some], exact=True)
+        return ArmSeen(units=int(self.n_so_far[minute]), bad=beyond, values=_values(self.so_far[minute]))
 
-    def seen(self, minute: int) -> ArmSeen:
-        found = ArmSeen(units=int(self.n_so_far[minute]))
-        each = np.diff(self.so_far[minute], prepend=0)
-        found.values.update({float(_GRID[cell]): int(each[cell]) for cell in np.flatnonzero(each).tolist()})
-        return found
+
+def _values(below: NDArray[np.int64]) -> Counter[float]:
+    each = np.diff(below, prepend=0)
+    return Counter({float(_GRID[cell]): int(each[cell]) for cell in np.flatnonzero(each).tolist()})
 
 
 def _cell(values: FloatArray) -> NDArray[np.int64]:
@@ -218,7 +215,7 @@ def _latencies(
     shape = (runs, MINUTES)
     n, bad, figure = ((np.empty(shape), np.empty(shape)) for _ in range(3))
     of_five = np.empty((runs, MINUTES // 5))
-    ours, in_plan, by_slow = [], [], []
+    ours, in_plan = [], []
     for run in range(runs):
         arms = (
             _Latencies(rate * (1 - share), wave, tail, rng),
@@ -233,47 +230,51 @@ def _latencies(
             figure[each][run] = arms[each].p99(arms[each].below, arms[each].n)
         fives = arms[1].below.reshape(MINUTES // 5, 5, -1).sum(axis=1)
         of_five[run] = arms[1].p99(fives, fives[:, -1])
-        ours.append(_first_failure(effect, share, arms, below, _NEEDED, check=run < 2))
-        in_plan.append(_first_failure(effect, share, arms, below, _NEEDED_IN_PLAN) if ours[-1] else 0)
-        by_slow.append(_shown_by_slow_units(arms, share))
-    return Runs(n, bad, figure, of_five, ours, in_plan, by_slow)
+        log_e, worse = _judged(effect, share, arms, check=run < 3)
+        ours += _first(((log_e >= _NEEDED) & worse)[None])
+        in_plan += _first(((log_e >= _NEEDED_IN_PLAN) & worse)[None])
+    return Runs(n, bad, figure, of_five, ours, in_plan)
 
 
-def _shown_by_slow_units(arms: tuple[_Latencies, _Latencies], share: float) -> int:
-    """What the guardrail does not do: count units above control's p99 up to the minute before, as errors are counted.
-
-    Which arm a unit is in was drawn whatever its latency, so the next slow one is treatment's with the chance of its
-    share; evidence of that is the evidence of harm (ADR 0193).
-    """
-    at = (arms[0].so_far >= np.ceil(arms[0].n_so_far * Q - 1e-9)[:, None]).argmax(axis=1)[:-1]
-    slow = [arm.n[1:] - arm.below[np.arange(1, MINUTES), at] for arm in arms]
-    control, treatment = (np.asarray(each.cumsum(), dtype=np.float64) for each in slow)
-    shown = watched_log_e(treatment, control + treatment, share, _EVENTS, "greater") >= _NEEDED
-    return int(shown.argmax()) + 2 if shown.any() else 0
-
-
-def _first_failure(
-    effect: Effect,
-    share: float,
-    arms: tuple[_Latencies, _Latencies],
-    below: list[FloatArray],
-    needed: float,
-    check: bool = False,
-) -> int:
-    n = [np.maximum(1, arm.n_so_far).astype(np.float64) for arm in arms]
-    # Evidence at one value bounds the evidence, which is the least over all values.
-    bound = watched_log_e(below[0], n[0], Q, _VALUES, "greater") + watched_log_e(
-        below[1], n[1], Q, _VALUES, "less"
-    )
+def _judged(
+    effect: Effect, share: float, arms: tuple[_Latencies, _Latencies], check: bool
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """By minute: the e-value's logarithm, and whether the best estimate lies beyond the margin."""
+    beyond = _beyond_before(arms)
+    log_e = watched_log_e(beyond[1], beyond[0] + beyond[1], share, _EVENTS, "greater")
     p99 = [arm.p99(arm.so_far, arm.n_so_far) for arm in arms]
-    beyond = p99[1] / p99[0] - 1 > effect.worse_by
-    some = arms[1].n_so_far > 0
-    for minute in np.flatnonzero((bound >= needed) & beyond & some).tolist():
-        log_e = EvidenceAbove(arms[0].counts(minute), arms[1].counts(minute), Q, _VALUES).log_e(1.0, 0.0)
-        if check or log_e >= needed:
-            if check:
-                seen = arms[0].seen(minute), arms[1].seen(minute)
-                _check(effect, share, seen, log_e, log_e >= needed)
-            if log_e >= needed:
-                return minute + 1
-    return 0
+    worse = (p99[1] / p99[0] - 1 > effect.worse_by) & (arms[1].n_so_far > 0)
+    if check:
+        counted = Exceedances(watched_metric("quantile"))
+        for minute in range(MINUTES):
+            for treated, arm in enumerate(arms):
+                for value, times in _values(arm.below[minute]).items():
+                    counted.add(60.0 * minute, bool(treated), value, times)
+            if (said := counted.counts()) != (beyond[0][minute], beyond[1][minute]):
+                raise AssertionError(
+                    f"{effect.name} at {share}: {beyond[:, minute]}, and the product says {said}"
+                )
+            if minute % 20 == 19 and arms[1].n_so_far[minute]:
+                seen = arms[0].seen(minute, said[0]), arms[1].seen(minute, said[1])
+                _check(
+                    effect,
+                    share,
+                    seen,
+                    float(log_e[minute]),
+                    bool(log_e[minute] >= _NEEDED and worse[minute]),
+                )
+    return log_e, worse
+
+
+def _beyond_before(arms: tuple[_Latencies, _Latencies]) -> FloatArray:
+    """Values so far beyond control's p99 of the minutes before; shape (arms, minutes)."""
+    so_far, n = arms[0].so_far, np.concatenate(([0], arms[0].n_so_far))
+    found = np.zeros((2, MINUTES))
+    for minute in range(1, MINUTES):
+        # The fewest minutes before that hold enough, or all.
+        first = max(0, int(np.searchsorted(n[: minute + 1], n[minute] - _ENOUGH_BEFORE, side="right")) - 1)
+        before = so_far[minute - 1] - (so_far[first - 1] if first else 0)
+        if before[-1] >= _FEWEST_BEFORE:
+            limit = int((before >= math.ceil(before[-1] * Q - 1e-9)).argmax())
+            found[:, minute] = [arm.n[minute] - arm.below[minute, limit] for arm in arms]
+    return np.asarray(found.cumsum(axis=1), dtype=np.float64)

@@ -113,6 +113,11 @@ class DecisionLog:
         caveats = [*self._caveats, one_line(verdict)]
         if guardrail.is_relative:
             caveats.append(f"log e-value {found.log_e_value:.3f} in this stage; one-sided")
+        if guardrail.is_relative and metric.kind == "quantile":
+            caveats.append(
+                f"the e-value counts units beyond the quantile of {plan.control} a moment before: "
+                f"{found.beyond_control} of {plan.control}, {found.beyond_treatment} of {plan.treatment}"
+            )
         return Evidence(
             change=plan.name,
             metric=metric.name,

@@ -9,6 +9,9 @@ Anything else is INCONCLUSIVE, with the reason. "Shown" is anytime-valid: by an 
 looks (`fairlead.statistics`). Of alpha, each guardrail has an equal part; its stake is divided among the stages in
 which arms are compared, so that good days at 1 % do not have to be paid back at 25 %.
 
+That a quantile is worse is shown by counts: treatment has more than its share of the units that lie beyond control's
+quantile of the moment before (`exceedances`). What is estimated and bounded is the difference of the quantiles.
+
 A treatment no worse than control is thus rolled back with a chance of alpha at most, over all guardrails, stages and
 looks. One that is worse, but by less than `worse_by`, may be: its estimate strays beyond the limit now and then.
 """
@@ -24,6 +27,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fairlead.errors import NotEstimable
+from fairlead.rollout.exceedances import tail
 from fairlead.rollout.plan import Guardrail, RolloutPlan
 from fairlead.rollout.tally import ArmSeen
 
@@ -74,10 +78,14 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     bound: float | None = None
     """Beside control: treatment is worse by no more than this, at any look (1 − alpha). Absolute: the limit."""
     log_e_value: float = 0.0
-    """Of this stage, against "treatment is no worse than control"."""
+    """Of this stage, against "treatment is no worse than control"; of a quantile, in how many units lie beyond it."""
     log_wealth: float = 0.0
     """Of the rollout so far; FAIL needs `log_needed`."""
     log_needed: float = 0.0
+    beyond_control: int = 0
+    """Of a quantile: units of control whose value lay beyond control's quantile of the moment before."""
+    beyond_treatment: int = 0
+    """The same of treatment: these two are what the e-value counts."""
     beyond_seconds: float = 0.0
     """Absolute: for how long it has been beyond the limit."""
     query: str = ""
@@ -111,6 +119,7 @@ def evaluate_beside_control(
     both arms at which it shall be most sensitive; None: a guess that costs little.
     """
     stages = max(1, len(plan.comparing))
+    kind = guardrail.metric.kind
     alpha = plan.alpha_each
     needed = -math.log(alpha)
     undecided = Evaluation(
@@ -120,6 +129,8 @@ def evaluate_beside_control(
         n_control=control.units,
         n_treatment=treatment.units,
         log_needed=needed,
+        beyond_control=control.bad if kind == "quantile" else 0,
+        beyond_treatment=treatment.bad if kind == "quantile" else 0,
         query=_question(guardrail, plan, share),
     )
     arms = ((plan.control, control), (plan.treatment, treatment))
@@ -129,7 +140,7 @@ def evaluate_beside_control(
         found = _compared(guardrail, control, treatment, share, 1 - alpha, tuned_for)
     except NotEstimable as why:
         return replace(undecided, detail=str(why))
-    wealth = log_wealth([*past, found.log_e], stages, carry=guardrail.metric.kind == "proportion")
+    wealth = log_wealth([*past, found.log_e], stages, carry=kind == "proportion")
     assert guardrail.worse_by is not None  # noqa: S101 - it is a guardrail beside control
     judged = replace(
         undecided,
@@ -260,18 +271,14 @@ def evidence_of_harm(
     """
     from fairlead.statistics.sequential_counts import log_e_value, tuned_strength
 
+    kind = guardrail.metric.kind
     side: Literal["greater", "less"] = "greater" if guardrail.metric.better == "lower" else "less"
-    if guardrail.metric.kind == "proportion":
+    if kind in ("proportion", "quantile"):
         strength = tuned_strength(_tuned_events(guardrail, tuned_for))
-        return log_e_value(treatment.bad, control.bad + treatment.bad, share, strength, side)
-    if guardrail.metric.kind == "quantile":
-        from fairlead.statistics.sequential_quantile_effect import EvidenceAbove
-
-        assert guardrail.metric.q is not None  # noqa: S101 - a quantile has its q
-        arms = control.counts(), treatment.counts()
-        strength = tuned_strength(_tuned_values(tuned_for))
-        above = EvidenceAbove(*(arms if side == "greater" else arms[::-1]), guardrail.metric.q, strength)
-        return above.log_e(1.0, 0.0)
+        more = (
+            "greater" if kind == "quantile" else side
+        )  # beyond a quantile is the worse side, whichever it is
+        return log_e_value(treatment.bad, control.bad + treatment.bad, share, strength, more)
     from fairlead.statistics import Hypothesis, mean_effect, sequential_effect
 
     harmed = mean_effect(
@@ -281,8 +288,9 @@ def evidence_of_harm(
 
 
 def _tuned_events(guardrail: Guardrail, units: int | None) -> int:
-    """Bad units of both arms at which a proportion's test shall be most sensitive."""
-    rate = guardrail.metric.baseline
+    """Bad units of both arms at which a test that counts them shall be most sensitive."""
+    metric = guardrail.metric
+    rate = tail(metric) if metric.kind == "quantile" else metric.baseline
     return max(1, round(units * rate)) if units and rate else _FEWEST_BAD
 
 
@@ -308,7 +316,7 @@ def _compared(
     better = Hypothesis(alternative="less" if higher else "greater")
     if kind == "quantile":
         effect_found, log_e = _compared_quantiles(
-            guardrail, control, treatment, better, confidence, tuned_for
+            guardrail, control, treatment, share, better, confidence, tuned_for
         )
         if effect_found is None:
             return _Found(control=None, treatment=None, effect=None, bound=None, log_e=log_e)
@@ -338,23 +346,25 @@ def _compared_quantiles(
     guardrail: Guardrail,
     control: ArmSeen,
     treatment: ArmSeen,
+    share: float,
     better: Hypothesis,
     confidence: float,
     tuned_for: int | None,
 ) -> tuple[Effect | None, float]:
-    """The effect with its bound, if there is one; and the evidence of harm alone, a tenth of an interval's work."""
+    """The effect with its bound, if there is one; and the evidence of harm."""
     from fairlead.statistics import sequential_quantile_effect
 
     q = guardrail.metric.q
     assert q is not None  # noqa: S101 - a quantile has its q
     size = _tuned_values(tuned_for)
     arms = control.counts(), treatment.counts()
-    harm = evidence_of_harm(guardrail, control, treatment, share=0.5, tuned_for=tuned_for)
+    harm = evidence_of_harm(guardrail, control, treatment, share=share, tuned_for=tuned_for)
     try:
         found = sequential_quantile_effect(*arms, q, tuned_for=size, hypothesis=better, confidence=confidence)
     except NotEstimable:
-        # Worse than any figure: the quantile lies among the requests of treatment that never came back.
-        if harm <= 0:
+        # Worse than any figure: the quantile lies among the requests of treatment that never came back, and of
+        # treatment alone.
+        if harm <= 0 or math.isinf(arms[0].quantile(q)):
             raise
         return None, harm
     return found.effect, harm
@@ -422,7 +432,8 @@ def _moments(arm: ArmSeen) -> Moments:
 def _question(guardrail: Guardrail, plan: RolloutPlan, share: float) -> str:
     what = {
         "proportion": "units whose first bad event of the rollout fell into this stage",
-        "quantile": "the first value of each unit of this stage",
+        "quantile": "the first value of each unit of this stage, and how many lie beyond control's quantile of the "
+        "moment before",
         "mean": "the first value of each unit of this stage",
     }[guardrail.metric.kind]
     return (

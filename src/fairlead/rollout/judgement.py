@@ -177,6 +177,11 @@ def _failed(plan: RolloutPlan, failed: list[Evaluation]) -> Judgement:
     if first.control is not None:
         said += f" against {_figure(first.control, unit)} of {plan.control}"
     if first.reason == "harm":
+        if first.beyond_control or first.beyond_treatment:
+            said += (
+                f"; beyond the quantile of {plan.control} a moment before: {first.beyond_treatment:,} of "
+                f"{first.n_treatment:,} against {first.beyond_control:,} of {first.n_control:,} units"
+            )
         said += f" (e-value {math.exp(min(50.0, first.log_wealth)):,.0f}, {math.exp(first.log_needed):,.0f} needed)"
     more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
     sick = next((each for each in failed if each.detail), None)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from fairlead.calls.bounds import check_number, check_whole
 from fairlead.errors import InvalidInput, NotEstimable
+from fairlead.rollout.exceedances import Exceedances
 from fairlead.rollout.guardrail import evaluate_beside_control, evidence_of_harm, log_wealth
 from fairlead.rollout.plan import Guardrail, RolloutPlan, Stage
 from fairlead.rollout.tally import ArmSeen, reader_of, rounded
@@ -208,6 +209,8 @@ class _StageTally:
         self._harm, self._rng, self._failed = harm, rng, failed
         self._met: set[int] = set()
         self._next = 0
+        metric = recorded.guardrail.metric
+        self._exceedances = Exceedances(metric) if metric.kind == "quantile" else None
 
     def rewind(self) -> None:
         """The recording is gone through again."""
@@ -235,9 +238,14 @@ class _StageTally:
                     self._failed.add(unit)
                     arm.bad += 1
             elif new:
-                arm.values[rounded(recorded.value[index] * (slower if treated else 1.0))] += 1
+                value = rounded(recorded.value[index] * (slower if treated else 1.0))
+                arm.values[value] += 1
+                if self._exceedances is not None:
+                    self._exceedances.add(at[index], treated, value)
             index += 1
         self._next = index
+        if self._exceedances is not None:
+            self.control.bad, self.treatment.bad = self._exceedances.counts()
 
 
 def _fails(plan: RolloutPlan, tally: _StageTally, past: Mapping[str, list[float]]) -> bool:

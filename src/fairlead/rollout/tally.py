@@ -3,7 +3,8 @@
 Units are what was randomised, so units are what is counted; a thousand errors of one broken phone are one unit:
 
     proportion       units whose first bad event *of the rollout* fell into this stage, of those without one before
-    quantile, mean   one value a unit and stage: that of its first event
+    quantile, mean   one value a unit and stage: that of its first event; of a quantile, also whether it lay beyond
+                     control's of the moment before (`exceedances`)
 
 A unit that failed once is not counted again in a later stage, in either arm. That is what lets the evidence of stages
 multiply: who has failed already, failed where the draw had put it, and the draw of all others is still unseen. Who was
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fairlead.metrics import Metric
+from fairlead.rollout.exceedances import Exceedances
 from fairlead.rollout.plan import Guardrail, RolloutPlan
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class ArmSeen:
     units: int = 0
     """Units with an event that counts."""
     bad: int = 0
-    """Of a proportion: units whose first success (as the metric calls it) fell into this stage."""
+    """Of a proportion: units whose first success (as the metric calls it) fell into this stage. Of a quantile: units
+    whose value lay beyond control's quantile of the moment before."""
     values: Counter[float] = field(default_factory=Counter)
     """Of a quantile or mean: how often each value was a unit's first, to three digits; +inf for what never came."""
 
@@ -84,12 +87,19 @@ class _Watched:
     """One metric: how its events are read, and what was seen of it."""
 
     metric: Metric
+    beside: bool
+    """Whether it is compared with control; an absolute limit asks for the last minutes only."""
     read: Callable[[Mapping[str, object]], tuple[bool, float] | None]
     arms: dict[str, ArmSeen]
     failed: dict[str, bool] = field(default_factory=dict)
     """Units that had their bad event, in whichever arm, and whether it fell into this stage."""
     met: dict[str, str] = field(default_factory=dict)
     """Units that were counted in this stage, and in which arm."""
+    first: dict[str, tuple[float, float, str]] = field(default_factory=dict)
+    """Of a quantile or mean: first values of units that the next look will count: when, what, and in
+    which arm."""
+    exceedances: Exceedances | None = None
+    """Of a quantile beside control."""
     recent: dict[str, dict[int, _Slice]] = field(default_factory=dict)
     """By arm and second."""
 
@@ -109,9 +119,13 @@ class Tally:
         self._watched = {
             guardrail.name: _Watched(
                 guardrail.metric,
+                guardrail.is_relative,
                 reader_of(guardrail.metric),
                 {arm: ArmSeen() for arm in self._arms},
                 recent={arm: {} for arm in self._arms},
+                exceedances=Exceedances(guardrail.metric)
+                if guardrail.is_relative and guardrail.metric.kind == "quantile"
+                else None,
             )
             for guardrail in plan.guardrails
         }
@@ -136,7 +150,8 @@ class Tally:
         self.crossed = 0
         for each in self._watched.values():
             each.arms = {arm: ArmSeen() for arm in self._arms}
-            each.met = {}
+            each.met, each.first = {}, {}
+            each.exceedances = Exceedances(each.metric) if each.exceedances is not None else None
             each.failed = dict.fromkeys(each.failed, False)
 
     def set_back(self, seconds: float) -> None:
@@ -178,9 +193,16 @@ class Tally:
             self._audience.discard(unit)
 
     def arms(self, guardrail: Guardrail) -> tuple[ArmSeen, ArmSeen]:
-        """Control and treatment in this stage."""
-        seen = self._watched[guardrail.name].arms
-        return seen[self._plan.control], seen[self._plan.treatment]
+        """Control and treatment in this stage, as of this look: what is told later, comes after it."""
+        each = self._watched[guardrail.name]
+        for unit, (at, value, arm) in each.first.items():
+            each.met[unit] = arm
+            self._add(each, arm, at, False, value)
+        each.first = {}
+        control, treatment = each.arms[self._plan.control], each.arms[self._plan.treatment]
+        if each.exceedances is not None:
+            control.bad, treatment.bad = each.exceedances.counts()
+        return control, treatment
 
     def units(self) -> dict[str, int]:
         """Units by arm that had any event in this stage; what the sample ratio is tested on."""
@@ -244,7 +266,7 @@ class Tally:
         if not unit:
             # No unit is named: the event stands for itself.
             if at >= self._began:
-                self._add(each, each.arms[arm], success, value)
+                self._add(each, arm, at, success, value)
             return
         if at < self._began:
             if success and each.metric.kind == "proportion":
@@ -253,9 +275,9 @@ class Tally:
         if self._units.setdefault(unit, arm) != arm:
             self.crossed += first
         if each.metric.kind != "proportion":
-            if unit not in each.met:
-                each.met[unit] = arm
-                self._add(each, each.arms[arm], success, value)
+            if each.beside and unit not in each.met:
+                told = (at, value, arm)
+                each.first[unit] = min(told, each.first.get(unit, told))
         elif unit not in each.failed:
             if unit not in each.met:
                 each.met[unit] = arm
@@ -272,12 +294,16 @@ class Tally:
             each.arms[arm].bad -= each.failed.get(unit, False)
         each.failed[unit] = False
 
-    def _add(self, each: _Watched, seen: ArmSeen, success: bool, value: float) -> None:
+    def _add(self, each: _Watched, arm: str, at: float, success: bool, value: float) -> None:
+        seen = each.arms[arm]
         seen.units += 1
         if each.metric.kind == "proportion":
             seen.bad += success
-        else:
-            seen.values[rounded(value)] += 1
+            return
+        near = rounded(value)
+        seen.values[near] += 1
+        if each.exceedances is not None:
+            each.exceedances.add(at, arm == self._plan.treatment, near)
 
     def _keep(
         self,

@@ -179,21 +179,72 @@ def test_one_arm_without_units_is_no_data():
 QUANTILE = Guardrail(metric=LATENCY, worse_by=0.1)
 
 
+def against(control: ArmSeen, treatment: ArmSeen, limit: float) -> tuple[ArmSeen, ArmSeen]:
+    """Both arms, with their values above the limit counted as beyond control's quantile."""
+    beyond = [sum(n for value, n in arm.values.items() if value > limit) for arm in (control, treatment)]
+    return dataclasses.replace(control, bad=beyond[0]), dataclasses.replace(treatment, bad=beyond[1])
+
+
 def test_a_quantile_that_is_worse_fails_and_one_that_is_not_passes():
     usual = values(*[(n / 1_000, 60) for n in range(1, 1_001)])
-    assert judged(QUANTILE, usual, values(*[(n / 500, 60) for n in range(1, 1_001)])).verdict == "FAIL"
-    assert judged(QUANTILE, usual, usual).verdict == "PASS"
+    twice = values(*[(n / 500, 60) for n in range(1, 1_001)])
+    found = judged(QUANTILE, *against(usual, twice, 0.99))
+    assert (found.verdict, found.control, found.treatment, found.effect) == ("FAIL", 0.99, 1.98, 1.0)
+    assert (found.beyond_control, found.beyond_treatment) == (600, 505 * 60)
+    assert judged(QUANTILE, *against(usual, usual, 0.99)).verdict == "PASS"
     higher = Guardrail(metric=dataclasses.replace(LATENCY, q=0.5, better="higher"), worse_by=0.1)
-    assert judged(higher, usual, values(*[(n / 2_000, 60) for n in range(1, 1_001)])).verdict == "FAIL"
+    half = values(*[(n / 2_000, 60) for n in range(1, 1_001)])
+    below = dataclasses.replace(usual, bad=499 * 60), dataclasses.replace(half, bad=999 * 60)
+    assert judged(higher, *below).verdict == "FAIL"
+    assert judged(higher, *below[::-1]).verdict == "PASS"
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.25, 0.5])
+def test_units_beyond_controls_quantile_are_bet_on_as_failed_ones_are(share: float):
+    control, treatment = ArmSeen(units=900, bad=9), ArmSeen(units=100, bad=7)
+    for arm in (control, treatment):
+        arm.values.update({0.1: arm.units - arm.bad, 0.5: arm.bad})
+    found = judged(QUANTILE, control, treatment, share=share)
+    assert found.log_e_value == log_e_value(7, 16, share, tuned_strength(100), "greater")
+    assert judged(
+        dataclasses.replace(QUANTILE, metric=ERRORS), control, treatment, share=share
+    ).log_e_value == (found.log_e_value)
+
+
+def test_harm_that_was_shown_lies_within_the_margin_until_the_quantile_itself_is_beyond_it():
+    control = values(*[(n / 1_000, 60) for n in range(1, 1_001)])
+    for times, verdict in ((1.05, "INCONCLUSIVE"), (1.15, "FAIL")):
+        worse = values(*[(n * times / 1_000, 60) for n in range(1, 1_001)])
+        found = judged(QUANTILE, *against(control, worse, 0.99))
+        assert found.log_wealth > found.log_needed  # it is worse, beyond doubt
+        assert found.verdict in ((verdict, "PASS") if times < 1.1 else (verdict,))
+
+
+def test_a_treatment_better_in_the_tail_and_worse_in_the_middle_is_not_held_to_be_worse_by_its_p99():
+    control = values((0.1, 9_700), (1.0, 300))
+    middling = values((0.2, 9_950), (0.9, 50))
+    assert judged(QUANTILE, *against(control, middling, 1.0)).verdict == "PASS"
+
+
+def test_more_units_beyond_a_quantile_that_is_not_worse_are_no_harm():
+    # Control's figure of the whole stage is what treatment's is compared with, whatever its past was.
+    control, treatment = values((0.1, 9_700), (1.0, 300)), values((0.1, 9_700), (1.0, 300))
+    control.bad, treatment.bad = 10, 300
+    found = judged(QUANTILE, control, treatment)
+    assert found.log_wealth > found.log_needed
+    assert (found.verdict, found.effect) == ("INCONCLUSIVE", 0.0) or found.verdict == "PASS"
 
 
 def test_requests_that_never_come_back_are_worse_than_any_slow_one():
     usual = values((0.1, 2_000))
     lost = values((0.1, 1_800), (math.inf, 200))
-    assert judged(QUANTILE, usual, lost).verdict == "FAIL"
-    for control in (lost, usual):
-        assert judged(QUANTILE, control, control).verdict == "INCONCLUSIVE" or control is usual
+    found = judged(QUANTILE, *against(usual, lost, 0.1))
+    assert (found.verdict, found.effect) == ("FAIL", None)
+    assert judged(QUANTILE, lost, lost).verdict == "INCONCLUSIVE"
     assert judged(QUANTILE, lost, usual).verdict == "INCONCLUSIVE"
+    # Where control's never come back either, nobody knows how much worse it is.
+    assert judged(QUANTILE, *against(lost, lost, 0.1)[::-1]).verdict == "INCONCLUSIVE"
+    assert judged(QUANTILE, lost, dataclasses.replace(usual, bad=500)).verdict == "INCONCLUSIVE"
 
 
 def test_a_mean_fails_and_passes_both_ways():

@@ -178,6 +178,68 @@ def test_no_order_of_arrival_changes_what_a_proportion_counts(
     assert all(0 <= bad <= units for units, bad in figures(one))
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 60),
+            st.sampled_from([-20.0, 0.0, 5.0, 15.0, 50.0]),
+            st.sampled_from([0.1, 0.2, 3.0]),
+        ),
+        min_size=40,
+        max_size=200,
+    ),
+    st.randoms(use_true_random=False),
+)
+@settings(deadline=None, max_examples=50)
+def test_no_order_of_arrival_before_a_look_changes_what_a_quantile_counts(
+    told: list[tuple[int, float, float]], rng: random.Random
+):
+    rail = dataclasses.replace(SLOW, metric=dataclasses.replace(LATENCY, q=0.5))
+    events = [
+        request(f"u{unit}", "treatment" if unit % 3 else "control", START + at, latency_seconds=value)
+        for unit, at, value in told
+    ]
+    one = saw(tally(rail), *events)
+    rng.shuffle(events)
+    other = saw(tally(rail), *events, *events[:5])
+    assert one.arms(rail) == other.arms(rail)
+
+
+def test_a_units_first_value_is_its_earliest_of_those_told_before_a_look():
+    counts = saw(
+        tally(SLOW), request(at=START + 5, latency_seconds=9.0), request(at=START + 1, latency_seconds=0.2)
+    )
+    assert dict(counts.arms(SLOW)[1].values) == {0.2: 1}
+    saw(counts, request(at=START, latency_seconds=0.3))  # too late: it is counted
+    assert dict(counts.arms(SLOW)[1].values) == {0.2: 1}
+
+
+def test_units_slower_than_controls_p99_of_the_moment_before_are_counted_once_a_stage():
+    counts = saw(tally(SLOW), *[request(f"c{n}", "control", latency_seconds=n / 100) for n in range(100)])
+    later = [
+        request("a", at=START + 11, latency_seconds=5.0),
+        request("c", "control", START + 11, latency_seconds=6.0),
+    ]
+    saw(
+        counts,
+        *later,
+        request("b", at=START + 11, latency_seconds=0.5),
+        request("a", at=START + 12, latency_seconds=7.0),
+    )
+    assert figures(counts, SLOW) == [(101, 1), (2, 1)]
+    saw(counts, request("a", at=START + 21, latency_seconds=7.0))
+    assert figures(counts, SLOW) == [(101, 1), (2, 1)]
+    counts.begin(START + 100)
+    saw(counts, request("a", at=START + 120, latency_seconds=5.0))
+    assert figures(counts, SLOW) == [(0, 0), (1, 0)]  # a new stage has no past of control's yet
+
+
+def test_a_limit_that_stands_alone_keeps_no_units():
+    rail = Guardrail(metric=LATENCY, above=1.0)
+    counts = saw(tally(rail), *[request(f"u{n}") for n in range(100)])
+    assert not counts._watched[rail.name].first
+
+
 # The last minutes ---------------------------------------------------------------------------------------------------
 
 
