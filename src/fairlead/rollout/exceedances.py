@@ -3,7 +3,7 @@
 Which arm a unit is in was drawn whatever its latency. Of those that take longer than control's p99 *was*, treatment
 has its share by chance, at any time of day; so they can be counted as failed units are, by the same e-value.
 
-    moment    ten seconds, by the events' own clocks
+    moment    ten seconds, or from look to look where that is less; by the events' own clocks
     before    control's newest values of earlier moments; 2,000 of p99, 20 of which lie beyond it
     beyond    above that quantile where lower is better, below it where higher is; what lies at it is not
 
@@ -15,6 +15,7 @@ as one of which is expected to lie beyond (100 of p99), nothing is counted, of e
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter, deque
 
 from fairlead.metrics import Metric
@@ -31,24 +32,26 @@ _FEWEST = 20
 class Exceedances:
     """Counts them for one metric and stage. Not thread-safe; some 100 bytes for each value before, at most."""
 
-    def __init__(self, metric: Metric) -> None:
-        """metric: a quantile."""
+    def __init__(self, metric: Metric, *, look_every: float = _MOMENT) -> None:
+        """metric: a quantile. look_every: seconds from look to look."""
         assert metric.q is not None  # noqa: S101 - a quantile has its q
         self._q, self._above = metric.q, metric.better == "lower"
         self._fewest = max(_FEWEST, round(1 / tail(metric)))
         self._enough = max(_FEWEST, round(_BEYOND_BEFORE / tail(metric)))
+        self._length = min(_MOMENT, look_every)
         self._told: dict[float, tuple[Counter[float], Counter[float]]] = {}
         self._moment = math.nan
         self._limit = math.nan  # nothing is beyond it
         self._now: Counter[float] = Counter()
         self._before: deque[Counter[float]] = deque()
-        self._pool: Counter[float] = Counter()
-        self._pooled = 0
+        self._pool: list[
+            float
+        ] = []  # the same values, sorted: a quiet service's limit costs no more than its few new ones
         self._control = self._treatment = 0
 
     def add(self, at: float, treated: bool, value: float, times: int = 1) -> None:
         """A unit's value, at that second; counted by the next `counts`."""
-        arms = self._told.setdefault(at // _MOMENT, (Counter(), Counter()))
+        arms = self._told.setdefault(at // self._length, (Counter(), Counter()))
         arms[treated][value] += times
 
     def counts(self) -> tuple[int, int]:
@@ -73,24 +76,16 @@ class Exceedances:
         """The moment before belongs to the past; the limit of this one is settled, and stays while it lasts."""
         if self._now:
             self._before.append(self._now)
-            self._pool.update(self._now)
-            self._pooled += self._now.total()
-        while self._before and self._pooled - (oldest := self._before[0].total()) >= self._enough:
-            self._pooled -= oldest
+            for value, times in self._now.items():
+                place = bisect_left(self._pool, value)
+                self._pool[place:place] = [value] * times
+        while self._before and len(self._pool) - self._before[0].total() >= self._enough:
             for value, times in self._before.popleft().items():
-                self._pool[value] -= times
-                if not self._pool[value]:
-                    del self._pool[value]
+                place = bisect_left(self._pool, value)
+                del self._pool[place : place + times]
         self._moment, self._now = moment, Counter()
-        self._limit = self._quantile() if self._pooled >= self._fewest else math.nan
-
-    def _quantile(self) -> float:
-        left = math.ceil(self._pooled * self._q - 1e-9)
-        for value in sorted(self._pool):
-            left -= self._pool[value]
-            if left <= 0:
-                return value
-        return math.nan
+        n = len(self._pool)
+        self._limit = self._pool[math.ceil(n * self._q - 1e-9) - 1] if n >= self._fewest else math.nan
 
 
 def tail(metric: Metric) -> float:

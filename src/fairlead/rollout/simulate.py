@@ -175,7 +175,7 @@ def _played(
     for index in plan.comparing:
         stage = plan.stages[index]
         passes = min(_MOST_PASSES, max(1, int(-(-stage.bake // span))))
-        tallies = [_StageTally(each, stage, harm, rng, failed[i]) for i, each in enumerate(recorded)]
+        tallies = [_StageTally(plan, each, stage, harm, rng, failed[i]) for i, each in enumerate(recorded)]
         for number in range(passes):
             lasts = min(span, stage.bake - number * span)
             while len(slots) < (number + 1) * units:
@@ -200,7 +200,13 @@ class _StageTally:
     """The arms of one stage, event by event; units are numbers, so that a million events take a second."""
 
     def __init__(
-        self, recorded: _Recorded, stage: Stage, harm: Harm, rng: random.Random, failed: set[int]
+        self,
+        plan: RolloutPlan,
+        recorded: _Recorded,
+        stage: Stage,
+        harm: Harm,
+        rng: random.Random,
+        failed: set[int],
     ) -> None:
         self.recorded = recorded
         self.stage = stage
@@ -210,7 +216,9 @@ class _StageTally:
         self._met: set[int] = set()
         self._next = 0
         metric = recorded.guardrail.metric
-        self._exceedances = Exceedances(metric) if metric.kind == "quantile" else None
+        self._exceedances = (
+            Exceedances(metric, look_every=plan.look_every) if metric.kind == "quantile" else None
+        )
 
     def rewind(self) -> None:
         """The recording is gone through again."""

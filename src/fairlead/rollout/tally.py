@@ -123,9 +123,7 @@ class Tally:
                 reader_of(guardrail.metric),
                 {arm: ArmSeen() for arm in self._arms},
                 recent={arm: {} for arm in self._arms},
-                exceedances=Exceedances(guardrail.metric)
-                if guardrail.is_relative and guardrail.metric.kind == "quantile"
-                else None,
+                exceedances=self._no_exceedances(guardrail.metric) if guardrail.is_relative else None,
             )
             for guardrail in plan.guardrails
         }
@@ -143,6 +141,9 @@ class Tally:
         self.newest_utc_seconds = -math.inf
         """Of the newest event, as the services' clocks say."""
 
+    def _no_exceedances(self, metric: Metric) -> Exceedances | None:
+        return Exceedances(metric, look_every=self._plan.look_every) if metric.kind == "quantile" else None
+
     def begin(self, at_utc_seconds: float) -> None:
         """A new stage: of events before this moment only remains which units failed."""
         self._began = at_utc_seconds
@@ -151,7 +152,7 @@ class Tally:
         for each in self._watched.values():
             each.arms = {arm: ArmSeen() for arm in self._arms}
             each.met, each.first = {}, {}
-            each.exceedances = Exceedances(each.metric) if each.exceedances is not None else None
+            each.exceedances = self._no_exceedances(each.metric) if each.beside else None
             each.failed = dict.fromkeys(each.failed, False)
 
     def set_back(self, seconds: float) -> None:

@@ -40,6 +40,13 @@ def test_a_moment_is_not_held_against_itself() -> None:
     assert told(Exceedances(LATENCY), *hundred(0.0), (9.9, True, 1e9)).counts() == (0, 0)
 
 
+def test_who_looks_each_second_has_moments_of_a_second() -> None:
+    found = Exceedances(LATENCY, look_every=1.0)
+    assert told(found, *hundred(0.0), (0.9, True, 1e9), (1.0, True, 1e9)).counts() == (0, 1)
+    slowly = Exceedances(LATENCY, look_every=3_600.0)
+    assert told(slowly, *hundred(0.0), (9.9, True, 1e9), (10.0, True, 1e9)).counts() == (0, 1)
+
+
 def test_treatments_values_set_no_limit() -> None:
     slow = [(0.0, True, 1e3 + n) for n in range(1_000)]
     assert told(Exceedances(LATENCY), *hundred(0.0), *slow, (10.0, True, 100.0)).counts() == (0, 1)
@@ -128,5 +135,5 @@ def test_memory_is_that_of_the_values_before_and_not_of_all() -> None:
     for n in range(500):
         told(found, *hundred(10.0 * n))
         found.counts()
-    assert found._pool.total() == 2_000
+    assert len(found._pool) == 2_000
     assert len(found._before) == 20

@@ -10,7 +10,7 @@ from fairlead.rollout import Guardrail, RolloutPlan, Stage
 from fairlead.rollout.guardrail import Evaluation
 from fairlead.rollout.judgement import Look, judge
 from fairlead.rollout.state import RolloutState
-from tests.unit.rollout.conftest import ERRORS, plan
+from tests.unit.rollout.conftest import ERRORS, LATENCY, plan
 
 RAIL = Guardrail(metric=ERRORS, worse_by=0.02, relative=False)
 LIMIT = Guardrail(metric=ERRORS, above=0.1, for_seconds=600.0)
@@ -157,3 +157,17 @@ def test_a_stage_without_a_bake_is_not_given_up_on_by_its_first_look():
     assert judge(only, BAKING, look(NO_FIGURE, PASSED, guarded=60.0), waited=0.0).verdict == "rollback"
     at_once = replace(only, stages=(Stage(share=1.0, bake=0.0, longest=0.0),))
     assert judge(at_once, BAKING, look(NO_FIGURE, PASSED, guarded=0.0), waited=0.0).verdict == "rollback"
+
+
+def test_a_quantiles_rollback_says_how_many_units_lay_beyond_controls():
+    rail = Guardrail(metric=LATENCY, worse_by=0.1)
+    failed = found(
+        "FAIL", "harm", rail, treatment=0.45, control=0.3, n_control=9_500, n_treatment=500, beyond_control=96,
+        beyond_treatment=21, log_wealth=5.0, log_needed=3.0,
+    )  # fmt: skip
+    decided = judge(replace(PLAN, guardrails=(rail,)), BAKING, look(failed), waited=0.0)
+    assert decided.verdict == "rollback"
+    assert decided.reason == (
+        "latency_p99 worse_by 10 %: treatment 0.45 seconds against 0.3 seconds of control; beyond the quantile of "
+        "control a moment before: 21 of 500 against 96 of 9,500 units (e-value 148, 20 needed)"
+    )
