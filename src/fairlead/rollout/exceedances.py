@@ -44,9 +44,8 @@ class Exceedances:
         self._limit = math.nan  # nothing is beyond it
         self._now: Counter[float] = Counter()
         self._before: deque[Counter[float]] = deque()
-        self._pool: list[
-            float
-        ] = []  # the same values, sorted: a quiet service's limit costs no more than its few new ones
+        # The same values, sorted: a quiet service's limit costs no more than its few new ones.
+        self._pool: list[float] = []
         self._control = self._treatment = 0
 
     def add(self, at: float, treated: bool, value: float, times: int = 1) -> None:

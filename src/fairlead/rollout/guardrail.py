@@ -275,9 +275,8 @@ def evidence_of_harm(
     side: Literal["greater", "less"] = "greater" if guardrail.metric.better == "lower" else "less"
     if kind in ("proportion", "quantile"):
         strength = tuned_strength(_tuned_events(guardrail, tuned_for))
-        more = (
-            "greater" if kind == "quantile" else side
-        )  # beyond a quantile is the worse side, whichever it is
+        # Beyond a quantile is the worse side, whichever that is.
+        more = "greater" if kind == "quantile" else side
         return log_e_value(treatment.bad, control.bad + treatment.bad, share, strength, more)
     from fairlead.statistics import Hypothesis, mean_effect, sequential_effect
 

@@ -108,7 +108,7 @@ class Tally:
     """Counts the events of one rollout. Not thread-safe.
 
     Memory: some 200 bytes for each unit that was seen in the stage, for each that ever failed, and for each that was
-    exposed to the flag.
+    exposed to the flag; and as much again, until the next look, for each whose first value of the stage came since.
     """
 
     def __init__(self, plan: RolloutPlan, *, since_utc_seconds: float = -math.inf) -> None:
