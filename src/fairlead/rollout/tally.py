@@ -216,9 +216,8 @@ class Tally:
         seconds = each.recent[arm]
         if seconds and max(seconds) >= until + _AHEAD:
             for second in [second for second in seconds if second >= until + _AHEAD]:
-                del seconds[
-                    second
-                ]  # a clock that is wrong, or was until now: it would keep the right ones out
+                # A clock that is wrong, or was until now: it would keep the right ones out.
+                del seconds[second]
         wanted = range(math.ceil(until - window), math.ceil(until))
         slices = [one for second in wanted if (one := seconds.get(second)) is not None]
         n = sum(one.n for one in slices)
@@ -261,7 +260,8 @@ class Tally:
         if found is None:
             return
         success, value = found
-        self._keep(each, arm, event, at, success, value)
+        if not each.beside:
+            self._keep(each, arm, event, at, success, value)
         if unit in self._audience:
             return
         if not unit:
@@ -275,8 +275,10 @@ class Tally:
             return
         if self._units.setdefault(unit, arm) != arm:
             self.crossed += first
+        if not each.beside:
+            return
         if each.metric.kind != "proportion":
-            if each.beside and unit not in each.met:
+            if unit not in each.met:
                 told = (at, value, arm)
                 each.first[unit] = min(told, each.first.get(unit, told))
         elif unit not in each.failed:
