@@ -173,6 +173,9 @@ class Controller:
             )
             return self._state
         if self._state.want is None:
+            if self._state.paused:  # nobody is served yet, and there is nothing to look at
+                await self._end_a_long_pause()
+                return self._state
             await self._move(0)
         elif (
             self._state.have is None
@@ -185,6 +188,12 @@ class Controller:
         if self._clock.now() - self._looked_at >= self._plan.look_every:
             await self._look()
         return self._state
+
+    async def _end_a_long_pause(self) -> None:
+        waited = self._clock.now() - self._phase_at
+        judgement = judge(self._plan, self._state, Look(evaluations=(), guarded_seconds=0.0), waited=waited)
+        if judgement.verdict == "rollback":
+            await self._roll_back(judgement)
 
     # Reading and writing the journal ---------------------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ class RolloutState:
     stages_began: tuple[tuple[int, float], ...] = ()
     """Index and moment of each stage that was served so far."""
     paused: bool = False
+    paused_from: Phase = "moving"
+    """What a pause interrupted: a resume goes on there."""
     gate_open: bool = False
     """Whether a person lets this stage end."""
     wish_by: str = ""
@@ -176,6 +178,7 @@ def _wanted(state: RolloutState, entry: Wanted, epoch: int, at: float) -> Rollou
         want=want,
         stage=entry.stage,
         phase="paused" if state.paused else "moving",
+        paused_from="moving",
         since_utc_seconds=at,
         stage_began_utc_seconds=None,
         guarded_seconds=0.0,
@@ -193,6 +196,8 @@ def _had(state: RolloutState, entry: Had, epoch: int, at: float) -> RolloutState
     state = replace(state, have=have)
     if state.phase == "moving":
         state = replace(state, phase="baking", since_utc_seconds=at)
+    if state.paused_from == "moving":
+        state = replace(state, paused_from="baking")
     if state.stage_began_utc_seconds is None and not state.withdrawn:
         state = replace(
             state, stage_began_utc_seconds=at, stages_began=(*state.stages_began, (entry.stage, at))
@@ -219,13 +224,12 @@ def _asked(state: RolloutState, entry: Asked, at: float) -> RolloutState:
         return replace(
             state,
             paused=True,
+            paused_from=state.paused_from if state.paused else state.phase,
             phase="paused",
             since_utc_seconds=at,
             reason=entry.why or f"paused by {entry.by}",
         )
     if entry.what == "resume":
-        phase: Phase = "moving" if state.stage_began_utc_seconds is None else "baking"
-        return replace(
-            state, paused=False, phase=phase if state.paused else state.phase, since_utc_seconds=at
-        )
+        phase = state.paused_from if state.paused else state.phase
+        return replace(state, paused=False, phase=phase, since_utc_seconds=at)
     return replace(state, gate_open=True, wish_by=entry.by)

@@ -71,7 +71,8 @@ class Watch:
         if not self._is_blind(evaluations):
             self._seen_at = now
         guarded = state.guarded_seconds
-        if self._seen_at == now and not silent:
+        # A pause bakes nothing, and so nothing runs out by the time that it ends.
+        if self._seen_at == now and not silent and not state.paused:
             # A controller that was stopped for an hour has not guarded for an hour.
             most = max(3 * self._plan.look_every, self._plan.stale_after)
             guarded += min(max(0.0, now - self._guarded_since), most)

@@ -482,6 +482,62 @@ async def test_a_moment_without_proof_does_not_end_the_wait_at_a_gate(
 # What bakes ---------------------------------------------------------------------------------------------------------
 
 
+async def test_a_pause_beyond_the_longest_bake_is_not_rolled_back_when_it_ends(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    stages = (Stage(share=0.2, bake=100.0, longest=140.0), Stage(share=1.0, bake=0.0))
+    never_shown = Guardrail(metric=ERRORS, worse_by=0.0001, relative=False)
+    world = make_world(
+        make_plan(stages=stages, guardrails=(never_shown,), advance_on="pass", patience=2_000.0)
+    )
+    controller = world.controller()
+    await controller.begin()
+    await led(world, 60, controller)
+    world.journal.ask(Asked(what="pause", by="ann"))
+    guarded = (await led(world, 20, controller)).guarded_seconds
+    state = await led(world, 800, controller)
+    assert (state.phase, state.guarded_seconds) == ("paused", guarded)
+    world.journal.ask(Asked(what="resume", by="ann"))
+    state = await led(world, 60, controller)
+    assert state.phase == "baking"
+    state = await led(world, 100, controller)
+    assert (state.phase, "140 s were not enough" in state.reason) == ("rolled_back", True)
+
+
+async def test_a_pause_at_a_gate_ends_at_the_gate(make_world: Make, make_plan: MakePlan) -> None:
+    stages = (Stage(share=0.2, bake=40.0, longest=60.0, gate="manual"), Stage(share=1.0, bake=0.0))
+    world = make_world(make_plan(stages=stages, advance_on="pass", patience=2_000.0, guardrails=(LIMIT,)))
+    controller = world.controller()
+    await controller.begin()
+    assert (await led(world, 200, controller)).phase == "gate"
+    world.journal.ask(Asked(what="pause", by="ann"))
+    assert (await led(world, 40, controller)).phase == "paused"
+    world.service.reading = lambda _: Reading(value=None, reason="no_data", detail="a quiet minute")
+    world.journal.ask(Asked(what="resume", by="ann"))
+    assert (await led(world, 40, controller)).phase == "gate"
+
+
+async def test_what_was_paused_before_anybody_was_served_serves_nobody(make_world: Make) -> None:
+    world = make_world()
+    world.journal.ask(Asked(what="pause", by="ann"))
+    controller = world.controller()
+    await controller.begin()
+    state = await led(world, 100, controller)
+    assert (state.phase, world.traffic.sets) == ("paused", [])
+    world.journal.ask(Asked(what="resume", by="ann"))
+    state = await led(world, 60, controller)
+    assert (state.phase, world.traffic.served.share) == ("baking", 0.05)
+
+
+async def test_what_was_paused_before_anybody_was_served_has_its_deadline(make_world: Make) -> None:
+    world = make_world()
+    world.journal.ask(Asked(what="pause", by="ann"))
+    controller = world.controller()
+    await controller.begin()
+    state = await led(world, 700, controller)
+    assert (state.phase, state.reason) == ("rolled_back", "paused for more than 600 s")
+
+
 async def test_time_in_which_nothing_reports_does_not_bake(make_world: Make) -> None:
     world = make_world()
     controller = world.controller()
