@@ -48,6 +48,8 @@ class Started(_Entry, frozen=True, kw_only=True, tag="started"):
     """Who started it."""
     places: dict[str, str] = {}
     """Where its traffic and its facts are, for commands that come later: `flags` a file, `events` a folder."""
+    target: str = ""
+    """What it moves, in words: two rollouts with the same one are never led at a time. Empty: not known."""
 
 
 class Claimed(_Entry, frozen=True, kw_only=True, tag="claimed"):

@@ -12,6 +12,7 @@ Methods block; call them in a thread. Any number of processes may use one databa
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -52,6 +53,11 @@ _OF_RUN = sa.and_(_OF_CHANGE, ROLLOUT.c.run == sa.bindparam("run"))
 _LAST_RUN = sa.select(sa.func.max(ROLLOUT.c.run)).where(_OF_CHANGE)
 _LAST_NUMBER = sa.select(sa.func.max(ROLLOUT.c.number)).where(_OF_RUN)
 _ENDED = sa.select(sa.func.count()).where(_OF_RUN, ROLLOUT.c.kind == "ended")
+_STARTED = (
+    sa.select(ROLLOUT.c.change, ROLLOUT.c.run, ROLLOUT.c.payload)
+    .where(ROLLOUT.c.number == 1, ROLLOUT.c.change != sa.bindparam("change"))
+    .order_by(ROLLOUT.c.run)
+)
 _EPOCH = sa.select(sa.func.max(ROLLOUT.c.epoch)).where(_OF_CHANGE)
 _HIGHEST = sa.select(sa.func.max(ROLLOUT.c.epoch))
 _READ = (
@@ -152,10 +158,13 @@ class Journal:
         places: Mapping[str, str] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> Journal:
-        """A new rollout of this change. Raises InvalidInput while the last one has not ended.
+        """A new rollout of this change. Raises InvalidInput while the last one has not ended, or while one of another
+        change moves the same flag or map.
 
-        places: where its traffic and its facts are, for commands that come later.
+        places: where its traffic and its facts are, for commands that come later. Without any, flags of one name are
+        taken for one flag.
         """
+        target = _target(plan, places or {})
         with database.write() as connection:
             last = _last_run(connection, plan.name)
             # Not folded while everybody waits who writes, unless there is something to say.
@@ -166,9 +175,10 @@ class Journal:
                         f"rollout {plan.name}/{last} is {state.phase.replace('_', ' ')}; end it before another one "
                         "starts, or go on with it"
                     )
+            _check_nobody_moves(connection, target, plan.name)
             journal = cls(database, plan.name, last + 1, clock=clock)
             epoch = _epoch(connection, plan.name)
-            started = Started(plan_sha256=plan_sha256(plan), by=by, places=dict(places or {}))
+            started = Started(plan_sha256=plan_sha256(plan), by=by, places=dict(places or {}), target=target)
             journal._insert(connection, [started], 0, epoch)
         return journal
 
@@ -248,6 +258,30 @@ class Journal:
         for row in rows:  # one by one: the trigger looks for the number before it
             connection.execute(_INSERT, row)
         return written
+
+
+def _target(plan: RolloutPlan, places: Mapping[str, str]) -> str:
+    """What a rollout moves. Asks the file system, so it belongs before a transaction: links to one file are one."""
+    if path := places.get("map"):
+        return f"map {os.path.realpath(path)}"
+    flag = f"flag {places.get('flag', plan.flag)}"
+    return f"{flag} in {os.path.realpath(path)}" if (path := places.get("flags")) else flag
+
+
+def _check_nobody_moves(connection: sa.Connection, target: str, change: str) -> None:
+    last = {row.change: row for row in connection.execute(_STARTED, {"change": change})}
+    for row in last.values():
+        started = decode_entry(bytes(row.payload))
+        if not (isinstance(started, Started) and started.target == target):
+            continue
+        if connection.scalar(_ENDED, {"change": row.change, "run": row.run}):
+            continue
+        state = fold(f"{row.change}/{row.run}", _read(connection, row.change, row.run, 0))
+        if not state.ended:
+            raise InvalidInput(
+                f"rollout {state.rollout} is {state.phase.replace('_', ' ')}, and moves {target} too; end it before "
+                f"another one starts: fairlead rollout rollback, with the change file of {row.change}"
+            )
 
 
 def _last_run(connection: sa.Connection, change: str) -> int:

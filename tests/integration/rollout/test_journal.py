@@ -139,6 +139,32 @@ def test_one_rollout_of_a_change_at_a_time(database: Database):
     assert Journal.last(database, "other") is None
 
 
+def test_two_changes_do_not_move_one_flag_at_a_time(database: Database, tmp_path: Path):
+    flags = tmp_path / "flags.json"
+    (tmp_path / "link.json").symlink_to(flags)
+    journal = Journal.start(database, plan(), by="ann", places={"flags": str(flags)})
+    linked = {"flags": str(tmp_path / "link.json")}
+    with pytest.raises(
+        InvalidInput, match=r"rollout feed/1 is moving, and moves flag feed in .*flags\.json too"
+    ):
+        Journal.start(database, plan(name="other"), by="bob", places=linked)
+    assert Journal.last(database, "other") is None
+    Journal.start(database, plan(name="third", flag="third"), by="bob", places={"flags": str(flags)})
+    Journal.start(database, plan(name="staging"), by="bob", places={"flags": str(tmp_path / "staging.json")})
+    ended(journal)
+    assert Journal.start(database, plan(name="other"), by="bob", places=linked).rollout == "other/1"
+
+
+@pytest.mark.parametrize(
+    "places", [{}, {"haproxy": "/run/admin.sock", "map": "/etc/haproxy/feed.map"}], ids=["unnamed", "map"]
+)
+def test_two_changes_do_not_move_one_map_nor_an_unnamed_flag(database: Database, places: dict[str, str]):
+    Journal.start(database, plan(), by="ann", places=places)
+    with pytest.raises(InvalidInput, match="rollout feed/1 is moving, and moves"):
+        Journal.start(database, plan(name="other"), by="bob", places=places)
+    assert Journal.last(database, "other") is None
+
+
 def test_a_wish_needs_no_epoch_and_is_found_by_whoever_leads(database: Database):
     journal = Journal.start(database, plan(), by="ann")
     journal.claim("one")
