@@ -21,7 +21,9 @@ import contextlib
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -37,6 +39,7 @@ __all__ = ["FlagTraffic"]
 _ROLLOUT, _EPOCH, _LATCHED = "fairlead_rollout", "fairlead_epoch", "fairlead_latched"
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
 _LONGEST = 512
+_THREADS = 4
 Answer = TypeVar("Answer")
 _DECODER = json.JSONDecoder()
 
@@ -72,7 +75,7 @@ class FlagTraffic:
         self._treatment = treatment
         self._control = control
         self._lock_timeout = lock_timeout
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Future[Any]] = set()
         self.name = f"flag {quoted(flag)} in {self._file.path}"
 
     async def set(self, split: Split) -> None:
@@ -105,15 +108,23 @@ class FlagTraffic:
         await self._finished()
 
     async def _in_thread(self, work: Callable[..., Answer], *arguments: object) -> Answer:
-        task = asyncio.create_task(asyncio.to_thread(work, *arguments))
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        # Rollbacks that are tried again while the disk hangs: some may get through, and not one more thread a second.
+        while len(self._running) >= _THREADS:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        answer: Future[Answer] = Future()
+        # A daemon of its own: what hangs takes no thread from anybody, and keeps no process from its end.
+        threading.Thread(
+            target=_run, args=(answer, work, arguments), name="flag-traffic", daemon=True
+        ).start()
+        running = asyncio.wrap_future(answer)
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+        return await asyncio.shield(running)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at, for a caller who was cancelled
+    def _ended(self, running: asyncio.Future[Any]) -> None:
+        self._running.discard(running)
+        if not running.cancelled():
+            running.exception()  # looked at, for a caller who was cancelled
 
     async def _finished(self) -> None:
         while self._running:
@@ -324,6 +335,13 @@ class FlagTraffic:
         if not split.audience:
             return rule
         return {"if": [{"===": [{"var": "audience"}, split.audience]}, self._treatment, rule]}
+
+
+def _run(answer: Future[Any], work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    try:
+        answer.set_result(work(*arguments))
+    except BaseException as error:  # carried to who asked
+        answer.set_exception(error)
 
 
 def _is_line(text: str) -> bool:

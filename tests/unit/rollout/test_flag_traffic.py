@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from fairlead.errors import InvalidInput, StaleEpoch, TrafficUnavailable
 from fairlead.flags import EvaluationContext, FlagSet, Reason
 from fairlead.rollout import FlagTraffic, Split
+from fairlead.rollout.shared_file import SharedFile
 from fairlead.testing import TrafficContract, TrafficTarget
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -342,6 +345,28 @@ async def test_a_file_that_is_held_is_refused_but_for_a_rollback(path: Path):
             await traffic.set(Split(share=0.3, rollout="feed/1", epoch=3))
         assert await traffic.read() == FORWARD
         await traffic.set(ROLLBACK)
+    assert await traffic.read() == ROLLBACK
+
+
+async def test_rollbacks_on_a_disk_that_hangs_take_a_bounded_number_of_threads_of_their_own(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    disk = threading.Event()
+    reading = SharedFile.read
+    monkeypatch.setattr(SharedFile, "read", lambda file: disk.wait(20) and reading(file))
+    traffic = FlagTraffic(path, "feed", lock_timeout=0.0)
+    before = threading.active_count()
+    try:
+        for _ in range(40):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.002):
+                    await traffic.set(ROLLBACK)
+        assert threading.active_count() - before <= 4
+        async with asyncio.timeout(0.5):
+            assert await asyncio.to_thread(str, 7) == "7"  # others are served
+    finally:
+        disk.set()
+    await traffic.set(ROLLBACK)
     assert await traffic.read() == ROLLBACK
 
 
