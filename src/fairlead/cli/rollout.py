@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from fairlead.change.incident import add_rollback
 from fairlead.change.rollout import rollout_plan
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
+from fairlead.cli.rollout_running import CHANGE_PLACE, plan_of, running
 from fairlead.cli.rollout_setting import Setting, lead, places_of, practise, take_back, user_name, with_places
 from fairlead.cli.rollout_view import (
     print_blast_radius,
@@ -129,6 +131,8 @@ def start(
         places = with_places(state.places if goes_on and state else {}, given)
         setting = Setting(plan, places)
         setting.traffic(), setting.facts()  # refused before anything is written
+        if goes_on and state is not None:
+            _check_traffic(state, places)
         if goes_on and journal is not None and state is not None:
             if state.plan_sha256 != plan_sha256(plan):
                 raise InvalidInput(
@@ -142,12 +146,13 @@ def start(
             ledger = Ledger(database)
             frozen = freeze_change(content, ledger, name=str(change))
             print_blast_radius(plan)
+            places[CHANGE_PLACE] = str(change.absolute())
             journal = Journal.start(database, plan, by=by or user_name(), places=places)
             typer.echo(f"started {journal.rollout} (change file version {frozen.version})")
         assert journal is not None  # noqa: S101 - one of both
-        final = asyncio.run(lead(setting, journal, database, webhook, slack))
+        final, by_us = asyncio.run(lead(setting, journal, database, webhook, slack))
     typer.echo(f"{final.rollout}: {final.phase.replace('_', ' ')}: {one_line(final.reason)}")
-    if final.phase == "rolled_back":
+    if final.phase == "rolled_back" and by_us:
         _write_incident(change, plan, final)
     return ExitCode.OK if final.phase == "completed" else ExitCode.BREACHED
 
@@ -167,12 +172,11 @@ def status(
 
     With --watch it ends with 0 when everybody is served, 3 when it was rolled back, 7 when the time ran out.
     """
-    plan = _plan(change)
     end = time.monotonic() + parse_duration(timeout)
     shown = ""
     with Database(store) as database:
-        journal = _journal(database, plan)
-        state = journal.state()
+        found = running(change, database)
+        plan, journal, state = found.plan, found.journal, found.state
         while watch and not state.ended and time.monotonic() < end:
             stands = f"{state.phase} {state.stage} {state.reason}"
             if not json and stands != shown:
@@ -225,10 +229,9 @@ def rollback(
     store: StoreOption = DEFAULT_STORE,
 ) -> int:
     """Takes treatment away at once, for good, whether or not a controller runs."""
-    plan = _plan(change)
     with Database(store) as database:
-        journal = _journal(database, plan)
-        state = journal.state()
+        found = running(change, database)
+        plan, journal, state = found.plan, found.journal, found.state
         if state.ended:
             typer.echo(f"{state.rollout}: {state.phase.replace('_', ' ')} already")
             return ExitCode.OK if state.phase == "rolled_back" else ExitCode.USAGE
@@ -238,12 +241,15 @@ def rollback(
         final, withdrawn_at = asyncio.run(
             take_back(setting, journal, database, f"{by or user_name()} asked for it: {why}")
         )
-    seconds = withdrawn_at - began
+    by_us = withdrawn_at is not None
+    seconds = (withdrawn_at or time.monotonic()) - began
     if json:
         record = {**_record(plan, final), "rollback_seconds": round(seconds, 3)}
         typer.echo(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
     else:
         typer.echo(f"{final.rollout}: rolled back in {seconds:.2f} s: {one_line(final.reason)}")
+    if by_us:  # else by its controller, which writes it as well
+        _write_incident(change, plan, final, err=json)
     return ExitCode.OK
 
 
@@ -272,7 +278,7 @@ def drill(
         raise InvalidInput(
             "drill: it is outside working hours (Mon–Fri, 9 to 17); add --any-time to practise all the same"
         )
-    plan = _plan(change)
+    plan = plan_of(change)
     practised = drill_plan(plan, share)
     with Database(store) as database:
         database.migrate()
@@ -318,7 +324,7 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Plays the plan over recorded events: how often it is rolled back by mistake, and how soon for a reason."""
-    plan = _plan(change)
+    plan = plan_of(change)
     import_schemas(schemas)
     recorded = [
         (str(event.__struct_config__.tag), msgspec.structs.asdict(event))
@@ -342,19 +348,6 @@ def simulate(
         print_simulated(plan, found)
 
 
-def _plan(change: Path) -> RolloutPlan:
-    return rollout_plan(parse_change(read_change(change), str(change)))
-
-
-def _journal(database: Database, plan: RolloutPlan) -> Journal:
-    journal = Journal.last(database, plan.name)
-    if journal is None:
-        raise InvalidInput(
-            f"{plan.name}: no rollout of it in {database.name}; fairlead rollout start begins one"
-        )
-    return journal
-
-
 def _record(plan: RolloutPlan, state: RolloutState) -> dict[str, object]:
     stage = plan.stages[state.stage] if state.stage < len(plan.stages) else None
     return {
@@ -374,21 +367,29 @@ def _record(plan: RolloutPlan, state: RolloutState) -> dict[str, object]:
     }
 
 
-def _write_incident(change: Path, plan: RolloutPlan, final: RolloutState) -> None:
+def _check_traffic(state: RolloutState, places: Mapping[str, str]) -> None:
+    before, now = (each.get("flags") or each.get("map") for each in (state.places, places))
+    if before and before != now:
+        raise InvalidInput(
+            f"rollout {state.rollout} moves {before}, which would be left without a guard; go on without naming the "
+            "traffic, or roll it back and start anew"
+        )
+
+
+def _write_incident(change: Path, plan: RolloutPlan, final: RolloutState, *, err: bool = False) -> None:
     """A person adds cause, fix and learning; what happened stands there already."""
     try:
         add_rollback(change, plan, final)
     except (FairleadError, OSError) as error:
         typer.echo(f"{change}: the incident could not be written: {error}", err=True)
     else:
-        typer.echo(f"{change}: the incident stands at its end; add cause, fix and learning")
+        typer.echo(f"{change}: the incident stands at its end; add cause, fix and learning", err=err)
 
 
 def _wish(change: Path, store: str, what: Literal["pause", "resume", "advance"], by: str, why: str) -> None:
-    plan = _plan(change)
     with Database(store) as database:
-        journal = _journal(database, plan)
-        state = journal.state()
+        found = running(change, database)
+        journal, state = found.journal, found.state
         if state.ended or state.withdrawn:
             raise InvalidInput(
                 f"rollout {state.rollout} is {state.phase.replace('_', ' ')}; there is nothing to {what}"

@@ -92,8 +92,10 @@ class Setting:
 
 async def lead(
     setting: Setting, journal: Journal, database: Database, webhook: str | None, slack: bool
-) -> RolloutState:
+) -> tuple[RolloutState, bool]:
+    """How it ended, and whether this controller ended it."""
     said: RolloutState | None = None
+    by_us = True
     hook = None
     if webhook:
         from fairlead.rollout.httpx import Webhook
@@ -119,6 +121,7 @@ async def lead(
         said = await controller.run()
     except StaleEpoch:
         # Rolled back from elsewhere, as a rule: then its end is this one's, too.
+        by_us = False
         for _ in range(50):
             said = await asyncio.to_thread(journal.state)
             if said.ended:
@@ -130,13 +133,16 @@ async def lead(
         await traffic.close()
         if hook is not None:
             await hook.close()
-    return said
+    return said, by_us
 
 
 async def take_back(
     setting: Setting, journal: Journal, database: Database, reason: str
-) -> tuple[RolloutState, float]:
-    """The state, and when nobody was served treatment any more, by the monotonic clock."""
+) -> tuple[RolloutState, float | None]:
+    """The state, and when this process saw that nobody is served treatment any more, by the monotonic clock.
+
+    None: another one took it away.
+    """
     traffic = setting.traffic()
     controller = Controller(
         setting.plan,
@@ -148,12 +154,12 @@ async def take_back(
     )
     try:
         state = await controller.take_back(reason)
-        return state, controller.withdrawn_at or time.monotonic()
+        return state, controller.withdrawn_at
     except StaleEpoch:
         state = await asyncio.to_thread(journal.state)
         if not state.ended:
             raise
-        return state, time.monotonic()
+        return state, None
     finally:
         await traffic.close()
 

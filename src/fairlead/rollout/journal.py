@@ -54,7 +54,7 @@ _LAST_RUN = sa.select(sa.func.max(ROLLOUT.c.run)).where(_OF_CHANGE)
 _LAST_NUMBER = sa.select(sa.func.max(ROLLOUT.c.number)).where(_OF_RUN)
 _ENDED = sa.select(sa.func.count()).where(_OF_RUN, ROLLOUT.c.kind == "ended")
 _STARTED = (
-    sa.select(ROLLOUT.c.change, ROLLOUT.c.run, ROLLOUT.c.payload)
+    sa.select(ROLLOUT.c.change, ROLLOUT.c.run, ROLLOUT.c.at_utc_seconds, ROLLOUT.c.payload)
     .where(ROLLOUT.c.number == 1, ROLLOUT.c.change != sa.bindparam("change"))
     .order_by(ROLLOUT.c.run)
 )
@@ -143,7 +143,7 @@ class Journal:
 
     def __init__(self, database: Database, change: str, run: int, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._database = database
-        self._change = change
+        self.change = change
         self._run = run
         self._clock = clock
         self.rollout = f"{change}/{run}"
@@ -196,21 +196,33 @@ class Journal:
             last = _last_run(connection, change)
         return [cls(database, change, run, clock=clock) for run in range(1, last + 1)]
 
+    @classmethod
+    def last_at(cls, database: Database, place: str, where: str) -> Journal | None:
+        """The last rollout that was started with this among its places; None where there was none."""
+        found: tuple[float, str, int] | None = None
+        with database.read() as connection:
+            for row in connection.execute(_STARTED, {"change": ""}):
+                started = decode_entry(bytes(row.payload))
+                if isinstance(started, Started) and started.places.get(place) == where:
+                    this = (row.at_utc_seconds, row.change, row.run)
+                    found = this if found is None else max(found, this)
+        return None if found is None else cls(database, *found[1:])
+
     def state(self, after: RolloutState | None = None) -> RolloutState:
         """Where the rollout stands. after: where it stood, so that only what came since is read."""
         return fold(self.rollout, self.read(after.number if after else 0), after=after)
 
     def read(self, after: int = 0) -> list[Written]:
         with self._database.read() as connection:
-            return _read(connection, self._change, self._run, after)
+            return _read(connection, self.change, self._run, after)
 
     def claim(self, by: str) -> int:
         with self._database.write() as connection:
-            last = _last_run(connection, self._change)
+            last = _last_run(connection, self.change)
             if last != self._run:
                 # Its epoch would outrank the leader of the later one, which nobody would guard then.
                 raise StaleEpoch(
-                    f"rollout {self.rollout}: rollout {self._change}/{last} has started since; lead that one"
+                    f"rollout {self.rollout}: rollout {self.change}/{last} has started since; lead that one"
                 )
             # Above those of every change: one flag may be moved by several changes, one after another.
             epoch = (connection.scalar(_HIGHEST) or 0) + 1
@@ -219,7 +231,7 @@ class Journal:
 
     def append(self, entries: Sequence[Entry], epoch: int) -> list[Written]:
         with self._database.write() as connection:
-            leading = _epoch(connection, self._change)
+            leading = _epoch(connection, self.change)
             if epoch != leading:
                 raise StaleEpoch(
                     f"rollout {self.rollout}: epoch {epoch} is over, another controller leads with {leading}; "
@@ -229,11 +241,11 @@ class Journal:
 
     def ask(self, wish: Asked) -> Written:
         with self._database.write() as connection:
-            epoch = _epoch(connection, self._change)
+            epoch = _epoch(connection, self.change)
             return self._insert(connection, [wish], self._number(connection), epoch)[0]
 
     def _number(self, connection: sa.Connection) -> int:
-        return connection.scalar(_LAST_NUMBER, {"change": self._change, "run": self._run}) or 0
+        return connection.scalar(_LAST_NUMBER, {"change": self.change, "run": self._run}) or 0
 
     def _insert(
         self, connection: sa.Connection, entries: Sequence[Entry], after: int, epoch: int
@@ -245,7 +257,7 @@ class Journal:
         ]
         rows = [
             {
-                "change": self._change,
+                "change": self.change,
                 "run": self._run,
                 "number": each.number,
                 "epoch": epoch,

@@ -218,6 +218,64 @@ def test_a_person_takes_it_back_while_a_controller_runs_and_while_none_does(
         assert share_served(folder) == 0
 
 
+@pytest.mark.parametrize("damage", ["broken", "shortened", "gone"])
+def test_it_is_taken_back_by_the_plan_it_was_started_with_whatever_became_of_the_file(
+    folder: Path, lead: Callable[..., subprocess.Popen[str]], damage: str
+) -> None:
+    running = lead(*WHERE)
+    until(lambda: share_served(folder) == 2_500)
+    running.kill()
+    running.wait(10)
+    file = folder / "feed.toml"
+    text = file.read_text(encoding="utf-8")
+    if damage == "broken":
+        file.write_text(text.replace("[rollout]", "[rollout"), encoding="utf-8")
+    elif damage == "shortened":
+        file.write_text(re.sub(r"\n.*share = 0.25.*\n", "\n", text), encoding="utf-8")
+    else:
+        file.unlink()
+    stands = run(folder, "status", "feed.toml")
+    assert "stage 25 % (1 of 2)" in stands.stdout, stands.stderr
+    taken = run(folder, "rollback", "feed.toml", "--why", "a bad feeling")
+    assert taken.returncode == 0, taken.stderr
+    assert share_served(folder) == 0
+
+
+def test_each_rollback_writes_one_incident_whoever_takes_it_back(
+    folder: Path, lead: Callable[..., subprocess.Popen[str]]
+) -> None:
+    running = lead(*WHERE)
+    until(lambda: share_served(folder) == 2_500)
+    assert run(folder, "rollback", "feed.toml", "--why", "a bad feeling").returncode == 0
+    assert running.wait(20) == 3
+    alone = lead(*WHERE)
+    until(lambda: share_served(folder) == 2_500)
+    alone.kill()
+    alone.wait(10)
+    assert run(folder, "rollback", "feed.toml", "--why", "another").returncode == 0
+    assert run(folder, "rollback", "feed.toml", "--why", "and again").returncode == 0
+    said = [each.what for each in parse_change((folder / "feed.toml").read_bytes()).incidents]
+    assert [what.split(":")[0] for what in said] == [
+        "feed/1 was rolled back at stage 25 %",
+        "feed/2 was rolled back at stage 25 %",
+    ]
+
+
+def test_a_rollout_goes_on_where_its_traffic_is(
+    folder: Path, lead: Callable[..., subprocess.Popen[str]]
+) -> None:
+    running = lead(*WHERE)
+    until(lambda: share_served(folder) == 2_500)
+    running.kill()
+    running.wait(10)
+    (folder / "other.json").write_text(json.dumps(FLAGS), encoding="utf-8")
+    refused = run(folder, "start", "feed.toml", "--flags", "other.json")
+    assert refused.returncode == 2
+    assert "feed/1 moves" in refused.stderr
+    assert run(folder, "rollback", "feed.toml").returncode == 0
+    assert share_served(folder) == 0
+
+
 def test_a_drill_practises_the_way_back(folder: Path) -> None:
     done = run(folder, "drill", "feed.toml", "--flags", "flags.json", "--any-time", "--json")
     assert done.returncode == 0, done.stderr
