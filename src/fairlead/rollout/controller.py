@@ -22,7 +22,7 @@ from typing import TypeVar
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import DatabaseUnavailable, FairleadError, InvalidInput, NoSpace, StaleEpoch
 from fairlead.rollout.entry import Decided, Ended, Entry, Had, Looked, Paged, Wanted
-from fairlead.rollout.evidence import DecisionLog
+from fairlead.rollout.evidence import DecisionLog, Recorded
 from fairlead.rollout.facts import Facts
 from fairlead.rollout.journal import RolloutJournal, plan_sha256
 from fairlead.rollout.judgement import Judgement, Look, judge
@@ -129,6 +129,8 @@ class Controller:
         self._epoch = await self._ask_journal(self._journal.claim, self._by)
         await self._catch_up()
         if self._state.ended or self._state.withdrawn or self._state.rollback_asked:
+            return
+        if await self._rolled_back_before():
             return
         # Somebody may have taken treatment away, and could not write it down.
         served = None
@@ -306,9 +308,14 @@ class Controller:
             share=share, audience=audience, rollout=self._journal.rollout, epoch=self._epoch, latched=latched
         )
 
-    async def _roll_back(self, judgement: Judgement, looked: Looked | None = None) -> None:
-        """Takes treatment away, writes it down, and does not return before both are done. looked: what it stands on."""
-        written = asyncio.create_task(self._write_rollback(judgement, looked))
+    async def _roll_back(
+        self, judgement: Judgement, looked: Looked | None = None, *, recorded: Recorded | None = None
+    ) -> None:
+        """Takes treatment away, writes it down, and does not return before both are done.
+
+        looked: what it stands on. recorded: where it stands in the ledger already.
+        """
+        written = asyncio.create_task(self._write_rollback(judgement, looked, recorded))
         try:
             began = self._clock.now()
             while True:
@@ -360,17 +367,24 @@ class Controller:
                     if served.share or served.audience:
                         await self._traffic.set(self._split(0.0, latched=True))
 
-    async def _write_rollback(self, judgement: Judgement, looked: Looked | None) -> None:
+    async def _write_rollback(
+        self, judgement: Judgement, looked: Looked | None, recorded: Recorded | None
+    ) -> None:
         state = self._state
         if state.phase == "rolling_back" and state.want is not None and state.want.latched:
             return  # by a controller that was killed after it
         # The ledger first: killed in between, the next one finds traffic rolled back and the journal silent, and says
         # so in both; the other way round the ledger would never hear of it.
-        ids = await self._record_surely(judgement, looked)
+        recorded = recorded or await self._record_surely(judgement, looked)
         await self._insist(
             *([looked] if looked is not None else []),
             Decided(
-                stage=state.stage, verdict="rollback", reason=judgement.reason, by=self._by, evidence=ids
+                stage=state.stage,
+                verdict="rollback",
+                reason=judgement.reason,
+                by=self._by,
+                decision=recorded.decision,
+                evidence=recorded.evidence,
             ),
             Wanted(stage=state.stage, share=0.0, latched=True),
         )
@@ -460,14 +474,17 @@ class Controller:
         await self._catch_up()
         if self._state.rollback_asked or self._state.paused:
             return  # meanwhile
-        ids = await self._record(judgement, looked)
+        if await self._rolled_back_before():  # or an advance that was written too late
+            return
+        recorded = await self._record(judgement, looked)
         advance = Decided(
             stage=looked.stage,
             verdict="advance",
             reason=judgement.reason,
             ground=judgement.ground,
             by=self._by,
-            evidence=ids,
+            decision=recorded.decision,
+            evidence=recorded.evidence,
         )
         following = looked.stage + 1
         if following == len(self._plan.stages):
@@ -490,16 +507,46 @@ class Controller:
 
     # Telling people --------------------------------------------------------------------------------------------------
 
-    async def _record(self, judgement: Judgement, looked: Looked) -> tuple[str, ...]:
-        """The ids of the evidence in the ledger."""
+    async def _record(self, judgement: Judgement, looked: Looked) -> Recorded:
+        """The ids in the ledger."""
         if self._decisions is None:
-            return ()
-        at = self._clock.utc()
+            return Recorded()
         return await self._in_time(
-            self._ledger_thread, self._decisions.record, self._plan, judgement, looked, at
+            self._ledger_thread,
+            self._decisions.record,
+            self._plan,
+            self._journal.rollout,
+            judgement,
+            looked,
+            self._clock.utc(),
         )
 
-    async def _record_surely(self, judgement: Judgement, looked: Looked | None) -> tuple[str, ...]:
+    async def _rolled_back_before(self) -> bool:
+        """Looks for a decision in the ledger that the journal does not know, as its controller ended in between.
+
+        An advance is taken back in the ledger, as nothing moved. A rollback is carried out: then the answer is yes.
+        """
+        if self._decisions is None:
+            return False
+        name, last = self._journal.rollout, self._state.decision
+        try:
+            lost = await self._in_time(self._ledger_thread, self._decisions.unknown, self._plan, name, last)
+            if lost is not None and lost[1].verdict == "advance":
+                at = self._clock.utc()
+                await self._in_time(
+                    self._ledger_thread, self._decisions.take_back, self._plan, name, lost[1], at
+                )
+        except FairleadError as error:
+            await self._page(f"the ledger cannot be asked: {said(error)}")
+            return False
+        if lost is None or lost[1].verdict != "rollback":
+            return False
+        recorded, decision = lost
+        reason = f"decided by a controller that ended before it was done: {decision.reason}"
+        await self._roll_back(Judgement(verdict="rollback", reason=reason), recorded=recorded)
+        return True
+
+    async def _record_surely(self, judgement: Judgement, looked: Looked | None) -> Recorded:
         """Records a rollback as soon as it can be; what the ledger refuses for good, the journal still gets."""
         state = self._state
         looked = looked or Looked(stage=state.stage, guarded_seconds=state.guarded_seconds, evaluations=())
@@ -511,7 +558,7 @@ class Controller:
                 await self._clock.sleep(_RETRY)
             except FairleadError as error:
                 await self._page(f"the ledger refuses a decision: {said(error)}")
-                return ()
+                return Recorded()
 
     async def _page(self, what: str) -> None:
         """Calls a person, once for each thing and phase."""

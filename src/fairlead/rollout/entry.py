@@ -108,6 +108,8 @@ class Decided(_Entry, frozen=True, kw_only=True, tag="decided"):
     """For an advance: what it stood on."""
     by: str = ""
     """Who or what decided."""
+    decision: str = ""
+    """Its id in the ledger; empty for a hold, or where there is no ledger."""
     evidence: tuple[str, ...] = ()
     """Ids in the ledger."""
 

@@ -2,13 +2,18 @@
 
 Each guardrail leaves the figures of both arms and what was compared; the decision names them by id. Looks that decided
 nothing are in the journal only.
+
+A decision is recorded before it is carried out. Its controller may end in between, so the one after it asks for the
+last decision here, and says so where the journal does not know it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,7 +25,14 @@ from fairlead.rollout.guardrail import Evaluation
 from fairlead.rollout.judgement import Judgement
 from fairlead.rollout.plan import Guardrail, RolloutPlan
 
-__all__ = ["DecisionLog"]
+__all__ = ["DecisionLog", "Recorded"]
+
+
+class Recorded(NamedTuple):
+    """Ids in the ledger."""
+
+    decision: str = ""
+    evidence: tuple[str, ...] = ()
 
 
 class DecisionLog:
@@ -33,9 +45,9 @@ class DecisionLog:
         self._caveats = caveats
 
     def record(
-        self, plan: RolloutPlan, judgement: Judgement, looked: Looked, at_utc_seconds: float
-    ) -> tuple[str, ...]:
-        """The ids of the evidence; the decision stands behind it. Recording the same twice records it once."""
+        self, plan: RolloutPlan, rollout: str, judgement: Judgement, looked: Looked, at_utc_seconds: float
+    ) -> Recorded:
+        """The ids of the decision and of its evidence. Recording the same twice records it once."""
         ids = [
             self._ledger.record_evidence(evidence)
             for evaluation in looked.evaluations
@@ -43,17 +55,46 @@ class DecisionLog:
         ]
         ids = list(dict.fromkeys(ids))
         ground = f" (ground: {judgement.ground})" if judgement.ground == "no_harm_seen" else ""
-        self._ledger.record_decision(
+        stage = plan.stages[looked.stage].name
+        decision = self._decide(
+            plan,
+            rollout,
+            judgement.verdict,
+            f"stage {stage}: {judgement.reason}{ground}",
+            at_utc_seconds,
+            ids,
+        )
+        return Recorded(decision=decision, evidence=tuple(ids))
+
+    def unknown(self, plan: RolloutPlan, rollout: str, last: str) -> tuple[Recorded, Decision] | None:
+        """The last advance or rollback of this rollout, unless it is the one of this id, or was taken back."""
+        found: tuple[str, Decision] | None = None
+        for entry in self._ledger.decisions(plan.name):
+            if isinstance(entry.body, Decision) and entry.body.reason.startswith(f"{rollout}, "):
+                found = entry.id, entry.body
+        if found is None or found[0] == last or found[1].verdict == "hold":
+            return None
+        return Recorded(decision=found[0], evidence=found[1].evidence), found[1]
+
+    def take_back(self, plan: RolloutPlan, rollout: str, decision: Decision, at_utc_seconds: float) -> None:
+        """Records that a decision was not carried out."""
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(decision.decided_at_utc_seconds))
+        reason = f"the {decision.verdict} of {at} was not carried out: its controller ended before, or could not write"
+        self._decide(plan, rollout, "hold", reason, at_utc_seconds, decision.evidence)
+
+    def _decide(
+        self, plan: RolloutPlan, rollout: str, verdict: str, reason: str, at: float, evidence: Iterable[str]
+    ) -> str:
+        return self._ledger.record_decision(
             Decision(
                 change=plan.name,
                 decided_by=self._by,
-                verdict=judgement.verdict,
-                reason=one_line(f"stage {plan.stages[looked.stage].name}: {judgement.reason}{ground}"),
-                decided_at_utc_seconds=at_utc_seconds,
-                evidence=tuple(ids),
+                verdict=verdict,
+                reason=one_line(f"{rollout}, {reason}"),
+                decided_at_utc_seconds=at,
+                evidence=tuple(evidence),
             )
         )
-        return tuple(ids)
 
     def _evidence(
         self, plan: RolloutPlan, found: Evaluation, looked: Looked, at: float

@@ -82,6 +82,8 @@ class RolloutState:
     """Why a person wants it rolled back; empty: nobody does."""
     reason: str = ""
     """Of the last decision, or of the end."""
+    decision: str = ""
+    """Id in the ledger of the last advance or rollback; empty: none yet."""
     started_utc_seconds: float = 0.0
     started_by: str = ""
     places: Mapping[str, str] = field(default_factory=dict)
@@ -206,7 +208,7 @@ def _had(state: RolloutState, entry: Had, epoch: int, at: float) -> RolloutState
 
 
 def _decided(state: RolloutState, entry: Decided, at: float) -> RolloutState:
-    state = replace(state, reason=entry.reason)
+    state = replace(state, reason=entry.reason, decision=entry.decision or state.decision)
     if entry.verdict == "rollback":
         return state if state.withdrawn else replace(state, phase="rolling_back", since_utc_seconds=at)
     moves = entry.verdict == "hold" and entry.state not in ("", state.phase)

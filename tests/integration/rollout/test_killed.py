@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from fairlead.rollout import Journal
+from fairlead.rollout.entry import Decided
 from fairlead.rollout.state import RolloutState
 from fairlead.store import Database
 from tests.integration.rollout.leading import decided, lead, moves, prepare, process, served
@@ -27,7 +30,14 @@ def check_agreement(database: Database, change: str, folder: Path, state: Rollou
     assert state.have is not None
     assert now.serves_as(state.want)
     assert now.serves_as(state.have)
-    last = decided(database, change)[-1]
+    verdicts = decided(database, change)
+    last = verdicts[-1]
+    # What the ledger holds and nobody carried out is followed by a hold that says so.
+    carried_out = [each for each, then in pairwise([*verdicts, ""]) if each != "hold" and then != "hold"]
+    journal = Journal.last(database, change)
+    assert journal is not None
+    written = [each.entry for each in journal.read() if isinstance(each.entry, Decided)]
+    assert carried_out == [each.verdict for each in written if each.verdict != "hold"], verdicts
     if state.phase == "rolled_back":
         assert (now.share, now.latched, last) == (0.0, True, "rollback")
     else:

@@ -15,6 +15,7 @@ from fairlead.metrics import Reading
 from fairlead.rollout import Guardrail, RolloutPlan, Split, Stage
 from fairlead.rollout.controller import Controller
 from fairlead.rollout.entry import Asked, Had, Wanted
+from fairlead.rollout.evidence import Recorded
 from fairlead.rollout.state import RolloutState, fold
 from fairlead.rollout.tally import Tally
 from tests.unit.rollout.conftest import ERRORS
@@ -48,11 +49,14 @@ class Ledger:
         self.taken: list[tuple[str, str]] = []
         self.failure: Exception | None = None
 
-    def record(self, plan: object, judgement: object, looked: object, at: float) -> tuple[str, ...]:
+    def record(self, plan: object, rollout: str, judgement: object, looked: object, at: float) -> Recorded:
         if self.failure is not None:
             raise self.failure
         self.taken.append((judgement.verdict, judgement.reason))  # type: ignore[attr-defined]
-        return ()
+        return Recorded()
+
+    def unknown(self, plan: object, rollout: str, last: str) -> None:
+        return None
 
 
 def with_ledger(world: World, ledger: Ledger) -> Controller:
