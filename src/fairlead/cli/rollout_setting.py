@@ -19,7 +19,7 @@ import typer
 
 from fairlead import __version__
 from fairlead.cli.outcome import one_line
-from fairlead.errors import InvalidInput, StaleEpoch
+from fairlead.errors import FailedStatus, InvalidInput, StaleEpoch
 from fairlead.ledger import Ledger
 from fairlead.metrics import Reading
 from fairlead.rollout import (
@@ -105,7 +105,11 @@ async def lead(
     async def notice(what: str, state: RolloutState) -> None:
         typer.echo(f"{time.strftime('%H:%M:%S')} {one_line(what)}")
         if hook is not None:
-            await hook(what, state)
+            try:
+                await hook(what, state)
+            except FailedStatus as error:
+                typer.echo(f"the notice could not be sent: {error}", err=True)
+                raise
 
     traffic = setting.traffic()
     controller = Controller(

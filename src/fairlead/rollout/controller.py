@@ -43,6 +43,8 @@ _ASK_AGAIN = 3
 """Times that traffic is asked again after treatment was taken away."""
 _POLL = 1.0
 """Seconds between looks into the journal for what a person asked."""
+_NOTICE = 35.0
+"""Seconds after the end that notices may still be on their way: longer than a webhook tries."""
 _ANSWER = 5.0
 """Seconds that a look waits for the journal or the ledger, at least; as long as `look_every`, if that is longer."""
 
@@ -573,7 +575,7 @@ class Controller:
     async def _tell(self, what: str) -> None:
         if self._notice is not None:
             self._told = [task for task in self._told if not task.done()]
-            self._told.append(asyncio.create_task(self._notified(what)))
+            self._told.append(asyncio.create_task(self._notified(what), name=what))
 
     async def _notified(self, what: str) -> None:
         assert self._notice is not None  # noqa: S101 - asked by `_tell`
@@ -584,9 +586,18 @@ class Controller:
                 await self._write(Paged(what=f"a notice failed: {type(error).__name__}: {said(error)}"))
 
     async def _quiet(self) -> None:
-        """Waits a little for notices that are on their way."""
-        if self._told:
-            _, late = await asyncio.wait(self._told, timeout=5.0)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        """Waits for notices that are on their way, above all for that of a rollback; not for long where cancelled."""
+        longest = _NOTICE if self._state.ended else _ANSWER
+        timer = asyncio.create_task(self._clock.sleep(longest))
+        late = {task for task in self._told if not task.done()}
+        while late and not timer.done():
+            await asyncio.wait({*late, timer}, return_when=asyncio.FIRST_COMPLETED)
+            late = {task for task in late if not task.done()}
+        for task in (*late, timer):
+            task.cancel()
+        await asyncio.gather(*late, timer, return_exceptions=True)
+        for task in late:
+            with contextlib.suppress(FairleadError):
+                await self._write(
+                    Paged(what=f"a notice failed: no answer within {longest:g} s: {task.get_name()}")
+                )

@@ -76,7 +76,7 @@ class Webhook:
                 extensions={"idempotent": True},
             )
         except (httpx.HTTPError, FairleadError) as error:
-            raise FailedStatus(f"webhook {self._host}: {type(error).__name__}") from None
+            raise FailedStatus(f"webhook {self._host}: {type(error).__name__.lstrip('_')}") from None
         if answer.status_code >= 300:
             raise FailedStatus(
                 f"webhook {self._host}: answered {answer.status_code}", status=answer.status_code

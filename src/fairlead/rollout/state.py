@@ -114,7 +114,7 @@ def _after(state: RolloutState, written: Written) -> RolloutState:
     entry, at = written.entry, written.at_utc_seconds
     state = replace(state, number=written.number)
     if state.ended:
-        return state  # a wish that came late; nothing else is written behind an end
+        return state  # a wish that came late, or a notice that failed; nothing else is written behind an end
     match entry:
         case Started():
             return replace(

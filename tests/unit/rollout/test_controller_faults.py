@@ -13,8 +13,8 @@ import pytest
 from fairlead.errors import BrokenDocument, DatabaseUnavailable, InvalidInput, TrafficUnavailable
 from fairlead.metrics import Reading
 from fairlead.rollout import Guardrail, RolloutPlan, Split, Stage
-from fairlead.rollout.controller import Controller
-from fairlead.rollout.entry import Asked, Had, Wanted
+from fairlead.rollout.controller import Controller, Notice
+from fairlead.rollout.entry import Asked, Had, Paged, Wanted
 from fairlead.rollout.evidence import Recorded
 from fairlead.rollout.state import RolloutState, fold
 from fairlead.rollout.tally import Tally
@@ -67,6 +67,17 @@ def with_ledger(world: World, ledger: Ledger) -> Controller:
         facts=world.service,
         decisions=ledger,  # type: ignore[arg-type]
         clock=world.clock,
+    )
+
+
+def with_notice(world: World, notice: Notice) -> Controller:
+    return Controller(
+        world.plan,
+        journal=world.journal,
+        traffic=world.traffic,
+        facts=world.service,
+        clock=world.clock,
+        notice=notice,
     )
 
 
@@ -490,16 +501,17 @@ async def test_a_pause_beyond_the_longest_bake_is_not_rolled_back_when_it_ends(
     make_world: Make, make_plan: MakePlan
 ) -> None:
     stages = (Stage(share=0.2, bake=100.0, longest=140.0), Stage(share=1.0, bake=0.0))
-    never_shown = Guardrail(metric=ERRORS, worse_by=0.0001, relative=False)
+    never_shown = Guardrail(metric=ERRORS, worse_by=0.02, relative=False)  # by so few units
     world = make_world(
-        make_plan(stages=stages, guardrails=(never_shown,), advance_on="pass", patience=2_000.0)
+        make_plan(stages=stages, guardrails=(never_shown,), advance_on="pass"),
+        rate=1.0,
     )
     controller = world.controller()
     await controller.begin()
     await led(world, 60, controller)
     world.journal.ask(Asked(what="pause", by="ann"))
     guarded = (await led(world, 20, controller)).guarded_seconds
-    state = await led(world, 800, controller)
+    state = await led(world, 200, controller)
     assert (state.phase, state.guarded_seconds) == ("paused", guarded)
     world.journal.ask(Asked(what="resume", by="ann"))
     state = await led(world, 60, controller)
@@ -708,3 +720,61 @@ async def test_a_journal_that_hangs_keeps_no_guard_from_its_look(
     hung.set()
     await until(task.done)
     assert (await task).phase == "rolled_back"
+
+
+# Telling people ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_notice_of_a_rollback_is_waited_for_as_long_as_a_webhook_tries(
+    make_world: Make,
+) -> None:
+    world = make_world()
+    arrived: list[str] = []
+
+    async def slow(what: str, _: RolloutState) -> None:
+        await world.clock.sleep(29.0)
+        arrived.append(what)
+
+    controller = with_notice(world, slow)
+    world.journal.ask(Asked(what="rollback", by="ann", why="a bad feeling"))
+    running = asyncio.create_task(controller.run())
+    for _ in range(400):
+        await asyncio.sleep(0)
+        world.clock.advance(0.5)
+        if running.done():
+            break
+    assert (await running).phase == "rolled_back"
+    assert arrived == ["rolled back: ann asked for it: a bad feeling"]
+
+
+async def test_a_notice_that_never_comes_to_its_end_keeps_no_controller_and_is_written_down(
+    make_world: Make,
+) -> None:
+    world = make_world()
+
+    async def hangs(what: str, _: RolloutState) -> None:
+        await asyncio.Event().wait()
+
+    controller = with_notice(world, hangs)
+    world.journal.ask(Asked(what="rollback", by="ann", why="a bad feeling"))
+    running = asyncio.create_task(controller.run())
+    for _ in range(400):
+        await asyncio.sleep(0)
+        world.clock.advance(0.5)
+        if running.done():
+            break
+    assert (await running).phase == "rolled_back"
+    said = [each.entry.what for each in world.journal.read() if isinstance(each.entry, Paged)]
+    assert said == ["a notice failed: no answer within 35 s: rolled back: ann asked for it: a bad feeling"]
+
+
+async def test_a_rollback_calls_a_person_where_control_is_beyond_the_limit_too(
+    make_world: Make, make_plan: MakePlan
+) -> None:
+    world = make_world(make_plan(guardrails=(LIMIT,)), treatment_errors=0.5, control_errors=0.5)
+    controller = world.controller()
+    await controller.begin()
+    state = await led(world, 400, controller)
+    await asyncio.sleep(0)  # notices are on their way
+    assert state.phase == "rolled_back"
+    assert [what for what in world.told if "rolling back may not be enough" in what]
