@@ -358,13 +358,18 @@ class FlagDelivery:
         else:
             self._kept = data
 
+    def _report_kept(self, error: InvalidInput) -> None:
+        # The status says it only until the source has answered, or could not; that the disk has a fault must stay said.
+        _log.warning("%s", error)
+        self.report(error)
+
     def _read_kept(self) -> None:
         if self._kept_at is None:
             return
         try:
             kept = read_kept(self._kept_at)
         except InvalidInput as error:
-            self.report(error)
+            self._report_kept(error)
             return
         if kept is None:
             return
@@ -376,7 +381,7 @@ class FlagDelivery:
                 if isinstance(refused, OlderDocument):
                     return  # a new release has brought a newer document with it
                 if refused is not None:
-                    self.report(refused)
+                    self._report_kept(refused)
                     return
             # The wall clock may have been set back since: an age is never below zero.
             age = max(0.0, self.clock.utc() - kept.at_utc_seconds)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairlead.clock import ManualClock, settle
-from fairlead.errors import BrokenDocument, FailedStatus, InvalidInput, OlderDocument
+from fairlead.errors import BrokenDocument, FailedStatus, FairleadError, InvalidInput, OlderDocument
 from fairlead.flags import (
     DeliveryNotice,
     DocumentVersion,
@@ -174,7 +174,9 @@ async def test_a_wall_clock_that_was_set_back_makes_no_age_below_zero_and_none_t
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "head", "empty", "no head", "folder", "world"])
-async def test_a_damaged_last_known_good_is_refused_and_said(harm: str, tmp_path: Path):
+async def test_a_damaged_last_known_good_is_refused_and_said(
+    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     kept = tmp_path / "flags.kept"
     first, _, _ = make(last_known_good=kept)
     first.receive(document("fast"))
@@ -199,6 +201,8 @@ async def test_a_damaged_last_known_good_is_refused_and_said(harm: str, tmp_path
         assert served(second) == "shipped"
         assert second.status.source == "initial"
         assert str(kept) in second.status.error
+        second.report(FairleadError("the source: ConnectError"))  # which is what the status says from now on
+    assert str(kept) in caplog.text
 
 
 async def test_a_last_known_good_that_is_older_than_what_was_shipped_is_left_alone(tmp_path: Path):
