@@ -92,7 +92,7 @@ def print_status(plan: RolloutPlan, state: RolloutState) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("guardrail", "verdict", plan.control, plan.treatment, "worse by", "at most", "n"):
-        table.add_column(heading)
+        table.add_column(heading, min_width=len("INCONCLUSIVE") if heading == "verdict" else None)
     known = {guardrail.name: guardrail for guardrail in plan.guardrails}
     for found in state.evaluations:
         table.add_row(*_row(found, known.get(found.guardrail)))

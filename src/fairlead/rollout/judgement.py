@@ -185,11 +185,14 @@ def _failed(plan: RolloutPlan, failed: list[Evaluation]) -> Judgement:
         said += f" (e-value {math.exp(min(50.0, first.log_wealth)):,.0f}, {math.exp(first.log_needed):,.0f} needed)"
     more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
     sick = next((each for each in failed if each.detail), None)
+    # Wherever the reason is read, in a notice at night above all.
+    runbooks = dict.fromkeys(plan.guardrail(each.guardrail).runbook for each in failed)
+    runbook = "".join(f"; runbook {each}" for each in list(filter(None, runbooks))[:3])
     return Judgement(
         verdict="rollback",
-        reason=f"{said}{more}",
+        reason=f"{said}{more}{runbook}",
         guardrails=tuple(each.guardrail for each in failed),
-        page=f"{plan.control} is beyond the limit of {sick.guardrail} too; rolling back may not be enough"
+        page=f"{plan.control} is beyond the limit of {sick.guardrail} too; rolling back may not be enough{runbook}"
         if sick
         else "",
     )

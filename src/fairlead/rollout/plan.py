@@ -90,7 +90,7 @@ class Guardrail:
     for_seconds: float = 600.0
     """Absolute: how long it has to be beyond the limit, at every look."""
     runbook: str = ""
-    """What to read when it trips."""
+    """What to read when it trips: one printable line of up to 256 characters. It is told with the rollback."""
     query: str = ""
     """Absolute: PromQL whose one number is treatment's figure, for a service whose events name no units. Empty: from
     events."""
@@ -110,6 +110,10 @@ class Guardrail:
                 "time; allow a margin above 0"
             )
         check_number(f"guardrail {self.metric.name}: for_seconds", self.for_seconds, low=0, high=366 * _DAY)
+        if self.runbook and not (self.runbook.isprintable() and len(self.runbook) <= 256):
+            raise InvalidInput(
+                f"guardrail {self.metric.name}: runbook: write one printable line of up to 256 characters"
+            )
         if self.query and self.worse_by is not None:
             raise InvalidInput(
                 f"guardrail {self.metric.name}: a query counts no units, so it serves absolute limits only; "

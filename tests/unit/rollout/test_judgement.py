@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from fairlead.errors import InvalidInput
 from fairlead.rollout import Guardrail, RolloutPlan, Stage
 from fairlead.rollout.guardrail import Evaluation
 from fairlead.rollout.judgement import Look, judge
@@ -171,3 +172,19 @@ def test_a_quantiles_rollback_says_how_many_units_lay_beyond_controls():
         "latency_p99 worse_by 10 %: treatment 0.45 seconds against 0.3 seconds of control; beyond the quantile of "
         "control a moment before: 21 of 500 against 96 of 9,500 units (e-value 148, 20 needed)"
     )
+
+
+def test_whoever_reads_of_a_rollback_is_told_each_runbook_once():
+    rails = (replace(RAIL, runbook="https://runbooks/feed"), replace(LIMIT, runbook="https://runbooks/feed"))
+    plan = replace(PLAN, guardrails=rails)
+    failed = look(FAILED, found("FAIL", "beyond_limit", LIMIT, detail="control is beyond the limit too"))
+    judgement = judge(plan, BAKING, failed, waited=0.0)
+    assert judgement.reason.endswith("and 1 more; runbook https://runbooks/feed")
+    assert judgement.page.endswith("rolling back may not be enough; runbook https://runbooks/feed")
+    assert "runbook" not in judge(PLAN, BAKING, failed, waited=0.0).reason
+
+
+@pytest.mark.parametrize("runbook", ["two\nlines", "x" * 257], ids=["two lines", "long"])
+def test_a_runbook_is_one_line(runbook: str):
+    with pytest.raises(InvalidInput, match="runbook: write one printable line"):
+        replace(RAIL, runbook=runbook)
