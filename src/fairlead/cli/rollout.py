@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,17 @@ from fairlead.change.rollout import rollout_plan
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
 from fairlead.cli.rollout_running import CHANGE_PLACE, plan_of, running
-from fairlead.cli.rollout_setting import Setting, lead, places_of, practise, take_back, user_name, with_places
+from fairlead.cli.rollout_setting import (
+    Setting,
+    ask_in_time,
+    lead,
+    places_of,
+    practise,
+    take_back,
+    user_name,
+    with_places,
+    withdraw,
+)
 from fairlead.cli.rollout_view import (
     print_blast_radius,
     print_history,
@@ -27,7 +38,7 @@ from fairlead.cli.rollout_view import (
 )
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.cli.store_option import DEFAULT_STORE, StoreOption
-from fairlead.errors import FairleadError, InvalidInput
+from fairlead.errors import DatabaseUnavailable, FairleadError, InvalidInput, NoSpace
 from fairlead.ledger import Ledger
 from fairlead.metrics import parse_duration
 from fairlead.rollout import (
@@ -221,6 +232,9 @@ def advance(change: Change, by: By = "", store: StoreOption = DEFAULT_STORE) -> 
 @app.command()
 def rollback(
     change: Change,
+    flags: Flags = None,
+    haproxy: Haproxy = None,
+    map: Map = None,
     why: Annotated[
         str, typer.Option(metavar="TEXT", help="For whoever reads the journal.")
     ] = "asked for by hand",
@@ -228,19 +242,31 @@ def rollback(
     json: Json = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> int:
-    """Takes treatment away at once, for good, whether or not a controller runs."""
+    """Takes treatment away at once, for good, whether or not a controller runs.
+
+    Where the store does not answer, name the traffic: treatment goes all the same, and again writes it down later.
+    """
     with Database(store) as database:
-        found = running(change, database)
+        given = partial(places_of, flags=flags, haproxy=haproxy, map=map, events=None, prometheus=None)
+        try:
+            found = running(change, database)
+        except DatabaseUnavailable as error:
+            plan = plan_of(change)
+            raise _withdrawn(Setting(plan, given(plan)), plan.name, error) from error
         plan, journal, state = found.plan, found.journal, found.state
         if state.ended:
             typer.echo(f"{state.rollout}: {state.phase.replace('_', ' ')} already")
             return ExitCode.OK if state.phase == "rolled_back" else ExitCode.USAGE
         began = time.monotonic()
-        journal.ask(Asked(what="rollback", by=by or user_name(), why=why))
-        setting = Setting(plan, state.places)
-        final, withdrawn_at = asyncio.run(
-            take_back(setting, journal, database, f"{by or user_name()} asked for it: {why}")
-        )
+        setting = Setting(plan, with_places(state.places, given(plan)))
+        wish = Asked(what="rollback", by=by or user_name(), why=why)
+        try:
+            ask_in_time(journal, wish, lambda: asyncio.run(withdraw(setting, plan.name, state)))
+            final, withdrawn_at = asyncio.run(
+                take_back(setting, journal, database, f"{wish.by} asked for it: {why}")
+            )
+        except (DatabaseUnavailable, NoSpace) as error:
+            raise _withdrawn(setting, plan.name, error, state) from error
     by_us = withdrawn_at is not None
     seconds = (withdrawn_at or time.monotonic()) - began
     if json:
@@ -365,6 +391,25 @@ def _record(plan: RolloutPlan, state: RolloutState) -> dict[str, object]:
         "units": dict(state.units),
         "guardrails": msgspec.to_builtins(state.evaluations),
     }
+
+
+def _withdrawn(
+    setting: Setting, change: str, error: FairleadError, state: RolloutState | None = None
+) -> DatabaseUnavailable:
+    """What to say when treatment was taken away, and that cannot be written down. Raises where it was not."""
+    try:
+        asyncio.run(withdraw(setting, change, state))
+    except InvalidInput as missing:
+        if setting.places.get("flags") or setting.places.get("haproxy"):
+            raise
+        raise DatabaseUnavailable(
+            f"{error}. To take treatment away all the same, name the traffic: --flags FILE, or --haproxy SOCKET "
+            "--map FILE"
+        ) from missing
+    return DatabaseUnavailable(
+        f"nobody is served treatment any more, and that is not written down: {error}. Its controller does it; where "
+        "none runs, roll back again then"
+    )
 
 
 def _check_traffic(state: RolloutState, places: Mapping[str, str]) -> None:

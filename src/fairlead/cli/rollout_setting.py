@@ -6,11 +6,14 @@ What was named on the command line is kept in the journal, so that later command
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +22,7 @@ import typer
 
 from fairlead import __version__
 from fairlead.cli.outcome import one_line
-from fairlead.errors import FailedStatus, InvalidInput, StaleEpoch
+from fairlead.errors import FailedStatus, FairleadError, InvalidInput, StaleEpoch
 from fairlead.ledger import Ledger
 from fairlead.metrics import Reading
 from fairlead.rollout import (
@@ -32,14 +35,29 @@ from fairlead.rollout import (
     ReadingFacts,
     RolloutPlan,
     RolloutState,
+    Split,
     Traffic,
 )
 from fairlead.rollout.drill import Drilled, drill_evidence
 from fairlead.rollout.drill import drill as run_drill
+from fairlead.rollout.entry import Asked, Written
 from fairlead.store import Database
 from fairlead.telemetry import EventTail
 
-__all__ = ["Setting", "lead", "places_of", "practise", "take_back", "user_name", "with_places"]
+__all__ = [
+    "Setting",
+    "ask_in_time",
+    "lead",
+    "places_of",
+    "practise",
+    "take_back",
+    "user_name",
+    "with_places",
+    "withdraw",
+]
+
+_AT_ONCE = 1.0
+"""Seconds that a rollback waits for the journal before it takes treatment away without it."""
 
 
 @dataclass
@@ -164,6 +182,43 @@ async def take_back(
         if not state.ended:
             raise
         return state, None
+    finally:
+        await traffic.close()
+
+
+def ask_in_time(journal: Journal, wish: Asked, late: Callable[[], None]) -> None:
+    """Writes a wish. late: what to do, once, when that takes longer than a second. Raises what the journal does."""
+    answer: Future[Written] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(journal.ask(wish))
+        except BaseException as error:  # carried to who asked
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="rollout-wish", daemon=True).start()
+    try:
+        answer.result(_AT_ONCE)
+    except TimeoutError:
+        with contextlib.suppress(FairleadError):  # what follows tries again, and says what stands in the way
+            late()
+        answer.result()
+
+
+async def withdraw(setting: Setting, change: str, state: RolloutState | None = None) -> None:
+    """Takes treatment away without a word in the journal. state: None where the journal could not be read; then by the
+    marks that its rollout left in the traffic.
+
+    Raises InvalidInput where the traffic was not moved by this change, and what the driver raises.
+    """
+    traffic = setting.traffic()
+    try:
+        served = await traffic.read()
+        if served.rollout.rpartition("/")[0] != change:
+            raise InvalidInput(
+                f"{traffic.name}: it is moved by {served.rollout or 'no rollout'}, not by {change}"
+            )
+        await traffic.set(Split(share=0.0, rollout=served.rollout, epoch=served.epoch, latched=True))
     finally:
         await traffic.close()
 

@@ -325,3 +325,64 @@ def test_traffic_that_is_named_now_takes_the_place_of_what_was_named_before() ->
         "flag": "feed",
     }
     assert with_places(before, {"events": "/other"}) == {**before, "events": "/other"}
+
+
+def held(folder: Path) -> subprocess.Popen[str]:
+    """Another writer, which has the store and does not give it back."""
+    code = (
+        "import sqlite3, time; c = sqlite3.connect('fairlead.db', isolation_level=None); "
+        "c.execute('BEGIN IMMEDIATE'); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+@pytest.mark.parametrize("store", ["held", "gone"])
+def test_treatment_is_taken_away_though_the_store_does_not_answer(
+    folder: Path, lead: Callable[..., subprocess.Popen[str]], store: str
+) -> None:
+    running = lead(*WHERE)
+    until(lambda: share_served(folder) == 2_500)
+    running.kill()
+    running.wait(10)
+    if store == "held":
+        holder = held(folder)
+        rollback = subprocess.Popen(
+            command(folder, "rollback", "feed.toml"), cwd=folder, env=environment(),
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        until(lambda: share_served(folder) == 0, 8.0)  # long before the store has answered, or not
+        _, said = rollback.communicate(timeout=60)
+        holder.kill()
+        holder.communicate()
+        code = rollback.returncode
+    else:
+        (folder / "fairlead.db").rename(folder / "away.db")
+        nowhere = run(folder, "rollback", "feed.toml")
+        assert "--flags FILE" in nowhere.stderr
+        taken = run(folder, "rollback", "feed.toml", "--flags", "flags.json")
+        code, said = taken.returncode, taken.stderr
+        (folder / "away.db").rename(folder / "fairlead.db")
+    assert (code, share_served(folder)) == (1, 0)
+    assert "nobody is served treatment any more" in said
+    again = run(folder, "rollback", "feed.toml")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(run(folder, "status", "feed.toml", "--json").stdout)["state"] == "rolled_back"
+
+
+def test_without_its_store_a_rollback_leaves_the_traffic_of_another_change(
+    folder: Path, lead: Callable[..., subprocess.Popen[str]]
+) -> None:
+    running = lead(*WHERE)
+    until(lambda: share_served(folder) == 2_500)
+    running.kill()
+    running.wait(10)
+    (folder / "fairlead.db").rename(folder / "away.db")
+    text = (folder / "feed.toml").read_text(encoding="utf-8")
+    (folder / "other.toml").write_text(text.replace('name = "feed"', 'name = "other"'), encoding="utf-8")
+    refused = run(folder, "rollback", "other.toml", "--flags", "flags.json")
+    assert refused.returncode == 2
+    assert "moved by feed/1" in refused.stderr
+    assert share_served(folder) == 2_500
