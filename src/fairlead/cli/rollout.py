@@ -12,12 +12,11 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from fairlead.change import freeze_change, parse_change, read_change
+from fairlead.change import freeze_change, read_change
 from fairlead.change.incident import add_rollback
-from fairlead.change.rollout import rollout_plan
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
-from fairlead.cli.rollout_running import CHANGE_PLACE, plan_of, running
+from fairlead.cli.rollout_running import CHANGE_PLACE, plan_from, plan_of, running
 from fairlead.cli.rollout_setting import (
     Setting,
     ask_in_time,
@@ -128,7 +127,7 @@ def start(
     traffic as it is, without a guard: start again to go on.
     """
     content = read_change(change)
-    plan = rollout_plan(parse_change(content, str(change)))
+    plan = plan_from(content, change)
     import_schemas(schemas)
     if plan_only:
         print_blast_radius(plan)

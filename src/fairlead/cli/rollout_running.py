@@ -17,7 +17,7 @@ from fairlead.rollout import Journal, RolloutPlan, RolloutState
 from fairlead.rollout.journal import plan_sha256
 from fairlead.store import Database
 
-__all__ = ["CHANGE_PLACE", "Running", "plan_of", "running"]
+__all__ = ["CHANGE_PLACE", "Running", "plan_from", "plan_of", "running"]
 
 CHANGE_PLACE = "change"
 """Among the places of a rollout: its change file."""
@@ -34,7 +34,17 @@ class Running:
 
 def plan_of(change: Path) -> RolloutPlan:
     """The rollout that a change file describes now. Raises InvalidInput, BrokenDocument."""
-    return rollout_plan(parse_change(read_change(change), str(change)))
+    return plan_from(read_change(change), change)
+
+
+def plan_from(content: bytes, change: Path) -> RolloutPlan:
+    """The rollout that these bytes of a change file describe. Raises InvalidInput, BrokenDocument."""
+    try:
+        return rollout_plan(parse_change(content, str(change)))
+    except InvalidInput as error:
+        if str(error).startswith(f"{change}: "):
+            raise
+        raise type(error)(f"{change}: {error} (fairlead change check {change} lists all)") from error
 
 
 def running(change: Path, database: Database) -> Running:

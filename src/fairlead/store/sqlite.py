@@ -100,7 +100,8 @@ class SqliteDriver:
             )
         if primary == sqlite3.SQLITE_CANTOPEN and not self._path.exists():
             return DatabaseUnavailable(
-                f"{self._name}: there is no such file; call migrate() on it first, or correct the path"
+                f"{self._name}: there is no such file; correct the path, or begin one with migrate(), as each command "
+                "that records does"
             )
         if primary in _REFUSED:
             unknown = "; whether it was written is not known" if committing else ""

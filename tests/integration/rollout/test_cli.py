@@ -317,6 +317,14 @@ def test_what_is_missing_is_named(folder: Path, arguments: tuple[str, ...], said
     assert refused.stderr.count("\n") == 1
 
 
+def test_a_file_that_is_not_filled_in_is_named(folder: Path) -> None:
+    (folder / "empty.toml").write_text(new_change("feed"), encoding="utf-8")
+    refused = run(folder, "start", "empty.toml", "--plan")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("fairlead: empty.toml: metric name '«latency_p99»'")
+    assert "fairlead change check empty.toml" in refused.stderr
+
+
 def test_traffic_that_is_named_now_takes_the_place_of_what_was_named_before() -> None:
     before = {"haproxy": "/run/a.sock", "map": "/etc/a.map", "events": "/events", "flag": "feed"}
     assert with_places(before, {"flags": "/f.json"}) == {

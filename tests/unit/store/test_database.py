@@ -103,7 +103,9 @@ def test_a_timeout_that_is_none_is_refused(timeout: object):
 
 def test_nothing_is_made_before_it_is_asked_for(path: Path):
     database = Database(path)
-    with pytest.raises(DatabaseUnavailable, match=r"there is no such file; call migrate\(\) on it first"):
+    with pytest.raises(
+        DatabaseUnavailable, match=r"there is no such file; correct the path, or begin one with migrate\(\)"
+    ):
         notes(database)
     assert not path.parent.exists()
 
