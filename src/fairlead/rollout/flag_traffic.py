@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -328,7 +329,7 @@ class FlagTraffic:
             case {"bucket": dict(found)} | {"if": [*_, {"bucket": dict(found)}]}:
                 by, salt = found.get("by"), found.get("salt")
             case _:
-                by, salt = "targetingKey", re.sub(r"[^A-Za-z0-9_.-]", "-", self._flag)[:64]
+                by, salt = "targetingKey", _salt(self._flag)
         treatment = [[self._treatment, 0, split.slots]] if split.slots else []
         control = [[self._control, split.slots, SLOTS]] if split.slots < SLOTS else []
         rule = {"bucket": {"by": by, "salt": salt, "algo": ALGORITHM, "slots": [*treatment, *control]}}
@@ -342,6 +343,14 @@ def _run(answer: Future[Any], work: Callable[..., object], arguments: tuple[obje
         answer.set_result(work(*arguments))
     except BaseException as error:  # carried to who asked
         answer.set_exception(error)
+
+
+def _salt(flag: str) -> str:
+    """The flag's name; where a salt cannot carry it, a hash as well: two flags of one salt draw the same units."""
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", flag):
+        return flag
+    said = re.sub(r"[^A-Za-z0-9_.-]", "-", flag)[:55]
+    return f"{said}-{hashlib.sha256(flag.encode()).hexdigest()[:8]}"
 
 
 def _is_line(text: str) -> bool:

@@ -136,6 +136,23 @@ async def test_both_arms_are_exposed_by_split_and_an_audience_is_not(path: Path)
     assert flags.evaluate("feed", staff).reason is Reason.TARGETING_MATCH
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("лента", "поиск"), ("feed/a", "feed-a"), ("f" * 70 + "1", "f" * 70 + "2")],
+    ids=["letters", "signs", "long"],
+)
+async def test_two_flags_never_draw_by_one_salt(path: Path, one: str, other: str):
+    flag = flag_in(path)
+    overwrite(path, json.dumps({"flags": {"feed": flag, one: flag, other: flag}}))
+    salts = []
+    for name in (one, other, "feed"):
+        await FlagTraffic(path, name).set(Split(share=0.5, rollout=f"{name}/1"))
+        rule = json.loads(text_of(path))["flags"][name]["targeting"]["bucket"]
+        salts.append(rule["salt"])
+    assert len(set(salts)) == 3
+    assert salts[2] == "feed"
+
+
 async def test_the_salt_and_the_key_of_the_flag_are_kept(path: Path):
     written(
         path, targeting=bucket_rule(["treatment", 0, 10], ["control", 10, 10_000], salt="mine", by="shop")
