@@ -51,6 +51,9 @@ Reason = Literal[
 ]
 """waiting: there is data, and not enough to tell. no_control: this stage compares nothing."""
 
+_ENOUGH = 5
+"""Events that an absolute limit allows, from which on its figure is taken as it stands."""
+_BY_CHANCE = 0.01
 _FEWEST_BAD = 100
 _FEWEST_VALUES = 2_000
 """What evaluations are tuned for where the plan names no rate: it costs little to be off by a factor of ten."""
@@ -201,7 +204,9 @@ def evaluate_limit(
     judged = replace(undecided, treatment=value)
     if not is_beyond(guardrail, value, n):
         if is_beyond(guardrail, value):
-            return replace(judged, reason="waiting", detail=f"one event of {n} alone is no figure")
+            return replace(
+                judged, reason="waiting", detail=f"beyond the limit, but of {n} events by chance as well"
+            )
         return replace(judged, verdict="PASS")
     beyond = 0.0 if beyond_since is None else max(0.0, now - beyond_since)
     both = control is not None and is_beyond(guardrail, control, n_control)
@@ -217,9 +222,10 @@ def evaluate_limit(
 
 
 def is_beyond(guardrail: Guardrail, value: float, n: int = 0) -> bool:
-    """Whether a figure of `n` events (0: not known) is beyond an absolute limit, and not by a single event.
+    """Whether a figure of `n` events (0: not known) is beyond an absolute limit, and not by a few events' chance.
 
-    Of 20 users one error is 5 %: where a limit allows less than one event, one alone is no figure. Two are.
+    Of 20 users one error is 5 %: where a limit allows fewer than five events, there must be so many that a service at
+    the limit would have as many in one look of a hundred at most (binomial, exact).
     """
     if guardrail.above is not None:
         beyond, bad, allowed = value > guardrail.above, value, guardrail.above
@@ -227,9 +233,15 @@ def is_beyond(guardrail: Guardrail, value: float, n: int = 0) -> bool:
         beyond, bad, allowed = value < guardrail.below, 1 - value, 1 - guardrail.below
     else:
         return False
-    if guardrail.metric.kind != "proportion" or not n:
+    if guardrail.metric.kind != "proportion" or not n or not 0 <= bad <= 1 or not 0 <= allowed <= 1:
         return beyond
-    return beyond and (n * allowed >= 1 or n * bad >= 1.5)
+    return beyond and (n * allowed >= _ENOUGH or _chance_of(round(n * bad), n, allowed) <= _BY_CHANCE)
+
+
+def _chance_of(bad: int, n: int, rate: float) -> float:
+    """That so many or more of `n` events are bad, at this rate."""
+    fewer = (math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(bad))
+    return 1.0 - math.fsum(fewer)
 
 
 def log_wealth(log_e: Sequence[float], stages: int, *, carry: bool) -> float:

@@ -40,6 +40,7 @@ def test_a_quantiles_evidence_is_its_difference_and_says_what_the_e_value_counte
     kept = Kept()
     DecisionLog(cast(Ledger, kept), by="test").record(
         rollout,
+        "feed/1",
         Judgement(verdict="rollback", reason="harm"),
         Looked(stage=0, guarded_seconds=60.0, evaluations=(found,)),
         1_000.0,

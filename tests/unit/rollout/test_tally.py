@@ -19,6 +19,7 @@ from fairlead.rollout.tally import ArmSeen, Recent, Tally
 from tests.unit.rollout.conftest import ERRORS, LATENCY, plan
 
 RAIL = Guardrail(metric=ERRORS, worse_by=0.02, relative=False)
+LIMIT = Guardrail(metric=ERRORS, above=0.02)
 SLOW = Guardrail(metric=LATENCY, worse_by=0.1)
 MEAN = Guardrail(
     metric=dataclasses.replace(LATENCY, name="latency", kind="mean", q=None), worse_by=0.1, relative=True
@@ -27,7 +28,7 @@ START = 1_000.0
 
 
 def tally(*guardrails: Guardrail, since: float = 0.0) -> Tally:
-    made = Tally(plan(guardrails=guardrails or (RAIL,)), since_utc_seconds=since)
+    made = Tally(plan(guardrails=guardrails or (RAIL, LIMIT)), since_utc_seconds=since)
     made.begin(START)
     return made
 
@@ -103,7 +104,7 @@ def test_who_was_let_in_as_an_audience_is_watched_and_not_compared():
     saw(counts, request("ann", status=500), request("bob"))
     assert figures(counts) == [(0, 0), (1, 0)]
     assert counts.units() == {"control": 0, "treatment": 1}
-    assert counts.recent(RAIL, "treatment", START + 2, 60.0) == Recent(0.5, 2)
+    assert counts.recent(LIMIT, "treatment", START + 2, 60.0) == Recent(0.5, 2)
 
 
 def test_events_that_name_no_unit_stand_for_themselves():
@@ -245,24 +246,24 @@ def test_a_limit_that_stands_alone_keeps_no_units():
 
 def test_the_last_minutes_count_every_event():
     counts = saw(tally(), *[request("phone", at=START + n, status=500 if n < 5 else 200) for n in range(20)])
-    assert counts.recent(RAIL, "treatment", START + 20, 60.0) == Recent(0.25, 20)
-    assert counts.recent(RAIL, "treatment", START + 20, 10.0) == Recent(0.0, 10)
-    assert counts.recent(RAIL, "control", START + 20, 60.0) == Recent(None, 0)
-    assert counts.recent(RAIL, "treatment", START + 2_000, 60.0) == Recent(None, 0)
+    assert counts.recent(LIMIT, "treatment", START + 20, 60.0) == Recent(0.25, 20)
+    assert counts.recent(LIMIT, "treatment", START + 20, 10.0) == Recent(0.0, 10)
+    assert counts.recent(LIMIT, "control", START + 20, 60.0) == Recent(None, 0)
+    assert counts.recent(LIMIT, "treatment", START + 2_000, 60.0) == Recent(None, 0)
 
 
 def test_old_events_that_arrive_behind_newer_ones_are_not_taken_for_new():
     # A controller that starts again reads one process's segments after the other's.
     counts = saw(tally(), request("new", at=START + 500))
     saw(counts, *[request(f"old-{n}", at=START + 1, status=500) for n in range(100)])
-    assert counts.recent(RAIL, "treatment", START + 501, 60.0) == Recent(0.0, 1)
-    assert counts.recent(RAIL, "treatment", START + 2, 60.0) == Recent(1.0, 100)
+    assert counts.recent(LIMIT, "treatment", START + 501, 60.0) == Recent(0.0, 1)
+    assert counts.recent(LIMIT, "treatment", START + 2, 60.0) == Recent(1.0, 100)
 
 
 def test_sampled_events_count_by_the_probability_they_were_kept_with():
     # Failures are never sampled: one in a hundred successes stands for a hundred.
     counts = saw(tally(), request("a", inclusion_probability=0.01), request("b", status=500))
-    found = counts.recent(RAIL, "treatment", START + 2, 60.0)
+    found = counts.recent(LIMIT, "treatment", START + 2, 60.0)
     assert found.value == pytest.approx(1 / 101)
     assert found.n == 2
 
@@ -298,9 +299,9 @@ def test_a_total_of_users_is_no_figure_of_single_events():
 def test_clocks_that_are_far_ahead_do_not_keep_the_right_events_out():
     counts = tally()
     saw(counts, *[request(f"ahead-{n}", at=START + 1e6 + n, status=500) for n in range(20_000)])
-    counts.recent(RAIL, "treatment", START + 10, 60.0)
+    counts.recent(LIMIT, "treatment", START + 10, 60.0)
     saw(counts, request("a", at=START + 11))
-    assert counts.recent(RAIL, "treatment", START + 12, 60.0) == Recent(0.0, 1)
+    assert counts.recent(LIMIT, "treatment", START + 12, 60.0) == Recent(0.0, 1)
 
 
 def test_a_clock_that_is_set_back_takes_the_beginnings_along():
