@@ -154,6 +154,8 @@ class RequestFinished(Event, frozen=True, kw_only=True, gc=False):
     """HTTP status; 0 when no answer was sent."""
     latency_seconds: Internal[float]
     """From the request's arrival to its last byte."""
+    first_byte_seconds: Internal[float | None] = None
+    """From the request's arrival to the first byte of its answer; None where nobody measured it, or none came."""
     degraded: Internal[bool] = False
     """A fallback answered in place of the real thing."""
     stale: Internal[bool] = False
