@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -90,6 +91,15 @@ Events = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="The folder that services write their events into.", show_default=False),
 ]
+HaproxyLogAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--haproxy-log",
+        metavar="HOST:PORT",
+        help="Where HAProxy sends its log, by UDP; with --events: the folder that its requests are kept in.",
+        show_default=False,
+    ),
+]
 Prometheus = Annotated[
     str | None,
     typer.Option(metavar="URL", help="A Prometheus, for guardrails that have a query.", show_default=False),
@@ -109,6 +119,7 @@ def start(
     haproxy: Haproxy = None,
     map: Map = None,
     events: Events = None,
+    haproxy_log: HaproxyLogAddress = None,
     prometheus: Prometheus = None,
     schemas: SchemasOption = None,
     webhook: WebhookUrl = None,
@@ -132,15 +143,16 @@ def start(
     if plan_only:
         print_blast_radius(plan)
         return ExitCode.OK
-    with Database(store) as database:
+    with Database(store) as database, ExitStack() as stack:
         database.migrate()
         journal = Journal.last(database, plan.name)
         state = journal.state() if journal is not None else None
         goes_on = state is not None and not state.ended
-        given = places_of(plan, flags, haproxy, map, events, prometheus)
+        given = places_of(plan, flags, haproxy, map, events, prometheus, haproxy_log)
         places = with_places(state.places if goes_on and state else {}, given)
         setting = Setting(plan, places)
-        setting.traffic(), setting.facts()  # refused before anything is written
+        setting.traffic()
+        facts = stack.enter_context(setting.facts())  # both refused before anything is written
         if goes_on and state is not None:
             _check_traffic(state, places)
         if goes_on and journal is not None and state is not None:
@@ -160,7 +172,7 @@ def start(
             journal = Journal.start(database, plan, by=by or user_name(), places=places)
             typer.echo(f"started {journal.rollout} (change file version {frozen.version})")
         assert journal is not None  # noqa: S101 - one of both
-        final, by_us = asyncio.run(lead(setting, journal, database, webhook, slack))
+        final, by_us = asyncio.run(lead(setting, facts, journal, database, webhook, slack))
     typer.echo(f"{final.rollout}: {final.phase.replace('_', ' ')}: {one_line(final.reason)}")
     if final.phase == "rolled_back" and by_us:
         _write_incident(change, plan, final)

@@ -12,11 +12,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -42,7 +44,10 @@ from fairlead.rollout.drill import Drilled, drill_evidence
 from fairlead.rollout.drill import drill as run_drill
 from fairlead.rollout.entry import Asked, Written
 from fairlead.store import Database
-from fairlead.telemetry import EventTail
+from fairlead.telemetry import BufferedSink, EventTail, JsonLinesSegments
+
+if TYPE_CHECKING:
+    from fairlead.rollout.haproxy_log import HaproxyLogStats
 
 __all__ = [
     "Setting",
@@ -84,32 +89,69 @@ class Setting:
             )
         raise InvalidInput("what splits the traffic? name it: --flags FILE, or --haproxy SOCKET --map FILE")
 
-    def facts(self) -> Facts:
-        """Raises InvalidInput where a guardrail would have nothing to look at."""
-        readings: dict[str, Callable[[], Reading]] = {}
-        asked = [guardrail for guardrail in self.plan.guardrails if guardrail.query]
-        if asked:
-            if "prometheus" not in self.places:
-                raise InvalidInput(
-                    f"guardrail {asked[0].name} has a query: name the server that answers it, --prometheus URL"
-                )
-            from fairlead.metrics.prometheus import PrometheusServer
+    @contextmanager
+    def facts(self) -> Iterator[Facts]:
+        """What guardrails look at; while inside, HAProxy's log is received, where one was named.
 
-            server = PrometheusServer(self.places["prometheus"])
-            for guardrail in asked:
-                readings[guardrail.name] = partial(server.value, guardrail.query)
-        if events := self.places.get("events"):
-            return EventFacts(EventTail(events), readings=readings)
+        Raises InvalidInput where a guardrail would have nothing to look at.
+        """
+        readings = self._readings()
+        events, address = self.places.get("events"), self.places.get("haproxy_log")
+        if address:
+            if "haproxy" not in self.places:
+                raise InvalidInput(
+                    "--haproxy-log: it is read where HAProxy splits the traffic: --haproxy SOCKET"
+                )
+            if not events:
+                raise InvalidInput(
+                    "--haproxy-log: add --events DIR, the folder that its requests are kept in"
+                )
+            with self._logged(address, events, readings) as facts:
+                yield facts
+            return
+        if events:
+            yield EventFacts(EventTail(events), readings=readings)
+            return
         blind = [guardrail.name for guardrail in self.plan.guardrails if not guardrail.query]
         if blind:
             raise InvalidInput(
                 f"guardrail {blind[0]} is computed from events: name their folder, --events DIR (or give it a query)"
             )
-        return ReadingFacts(readings)
+        yield ReadingFacts(readings)
+
+    def _readings(self) -> dict[str, Callable[[], Reading]]:
+        asked = [guardrail for guardrail in self.plan.guardrails if guardrail.query]
+        if not asked:
+            return {}
+        if "prometheus" not in self.places:
+            raise InvalidInput(
+                f"guardrail {asked[0].name} has a query: name the server that answers it, --prometheus URL"
+            )
+        from fairlead.metrics.prometheus import PrometheusServer
+
+        server = PrometheusServer(self.places["prometheus"])
+        return {guardrail.name: partial(server.value, guardrail.query) for guardrail in asked}
+
+    @contextmanager
+    def _logged(
+        self, address: str, events: str, readings: Mapping[str, Callable[[], Reading]]
+    ) -> Iterator[Facts]:
+        from fairlead.rollout.haproxy_log import HaproxyLog, HaproxyLogFacts
+
+        plan = self.plan
+        with (
+            BufferedSink(JsonLinesSegments(events, prefix="haproxy")) as sink,
+            HaproxyLog(sink, flag=plan.flag, control=plan.control, treatment=plan.treatment) as log,
+        ):
+            log.listen(address)
+            try:
+                yield HaproxyLogFacts(log, EventTail(events), readings=readings)
+            finally:
+                typer.echo(f"log {address}: {log_counts(log.stats)}")
 
 
 async def lead(
-    setting: Setting, journal: Journal, database: Database, webhook: str | None, slack: bool
+    setting: Setting, facts: Facts, journal: Journal, database: Database, webhook: str | None, slack: bool
 ) -> tuple[RolloutState, bool]:
     """How it ended, and whether this controller ended it."""
     said: RolloutState | None = None
@@ -134,7 +176,7 @@ async def lead(
         setting.plan,
         journal=journal,
         traffic=traffic,
-        facts=setting.facts(),
+        facts=facts,
         decisions=_decisions(database),
         notice=notice,
         by=process_name(),
@@ -250,7 +292,7 @@ def with_places(before: Mapping[str, str], given: Mapping[str, str]) -> dict[str
     before."""
     kept = dict(before)
     if "flags" in given or "haproxy" in given:
-        for name in ("flags", "haproxy", "map"):
+        for name in ("flags", "haproxy", "map", "haproxy_log"):
             kept.pop(name, None)
     return {**kept, **given}
 
@@ -262,6 +304,7 @@ def places_of(
     map: Path | None,
     events: Path | None,
     prometheus: str | None,
+    haproxy_log: str | None = None,
 ) -> dict[str, str]:
     """What was named on the command line; paths whole, so that later commands find them from anywhere."""
     if flags and haproxy:
@@ -274,7 +317,22 @@ def places_of(
         places["haproxy"] = "\n".join(haproxy)
     if prometheus:
         places["prometheus"] = prometheus
+    if haproxy_log:
+        places["haproxy_log"] = haproxy_log
     return places
+
+
+def log_counts(stats: HaproxyLogStats) -> str:
+    """What became of the lines, in words."""
+    received = stats.counted + stats.unkeyed + stats.elsewhere + stats.duplicates + stats.malformed
+    others = {
+        "without a key": stats.unkeyed,
+        "of neither arm": stats.elsewhere,
+        "twice": stats.duplicates,
+        "not readable": stats.malformed,
+    }
+    passed_over = "".join(f", {count} {what}" for what, count in others.items() if count)
+    return f"{received} lines received{passed_over}; {stats.lost} lost"
 
 
 def user_name() -> str:

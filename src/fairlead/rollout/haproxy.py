@@ -5,7 +5,7 @@
 
 One map is one rollout's: `slots`, `audience`, and the marks `rollout`, `epoch`, `latched`, all replaced in one step.
 The configuration that reads it is `haproxy_config`: the buckets are those of the flags, so that a service and its
-proxy agree on every unit.
+proxy agree on every unit. What was really served, unit by unit, is in the log: `HaproxyLog`.
 
 Forward, all or none: each process prepares and takes the entries, then the file is written, then all commit; where one
 does not, those that did go back. A rollback waits for nobody: all processes at once and the file beside them, each by
@@ -28,11 +28,12 @@ from fairlead.calls.bounds import check_number
 from fairlead.errors import FairleadError, InvalidInput, NoSpace, StaleEpoch, TrafficUnavailable
 from fairlead.flags import SLOTS
 from fairlead.rollout.haproxy_config import haproxy_config
+from fairlead.rollout.haproxy_log import HaproxyLog, HaproxyLogFacts, HaproxyLogStats
 from fairlead.rollout.runtime_api import Entries, RuntimeApi, word_of
 from fairlead.rollout.shared_file import SharedFile
 from fairlead.rollout.traffic import Split, check_replacement
 
-__all__ = ["HaproxyTraffic", "haproxy_config"]
+__all__ = ["HaproxyLog", "HaproxyLogFacts", "HaproxyLogStats", "HaproxyTraffic", "haproxy_config"]
 
 _HEAD = "# Written by a rollout, which also changes it in the running HAProxy; edits are lost.\n"
 _LARGEST = 65_536
@@ -54,14 +55,11 @@ class HaproxyTraffic:
         *,
         sockets: Sequence[str],
         map_name: str | None = None,
-        treatment: str = "",
-        control: str = "",
         timeout: float = 1.0,
     ) -> None:
         """map_file: here on disk. map_name: as HAProxy's configuration names it, where that differs (a container).
 
         sockets: of every process, a path or host:port each; `level admin`.
-        treatment, control: names of the backends, for `observed`.
         timeout: seconds that one exchange, or the wait for the file's lock, may take.
         """
         check_number("timeout", timeout, above=0, high=60)
@@ -70,7 +68,6 @@ class HaproxyTraffic:
         self._file = SharedFile(map_file, spare="map", limit=_LARGEST)
         name = map_name if map_name is not None else str(self._file.path)
         self._processes = [RuntimeApi(each, name, timeout=timeout) for each in sockets]
-        self._backends = {"control": control, "treatment": treatment}
         self._timeout = timeout
         self._running: builtins.set[asyncio.Task[Any]] = builtins.set()
         self._steps: builtins.set[asyncio.Task[Any]] = builtins.set()
@@ -107,21 +104,6 @@ class HaproxyTraffic:
             listed = "; ".join(f"{where} {_in_words(split)}" for where, split in found.items())
             raise TrafficUnavailable(f"{self.name}: not all serve the same: {listed}; set it again")
         return next(iter(found.values()))
-
-    async def observed(self) -> dict[str, int]:
-        """Requests that each arm was given, by "control" and "treatment", in all processes since each started.
-
-        Counts fall when a process restarts or is reloaded. They are of requests: of units only where a unit has one.
-        An audience is counted in. Raises TrafficUnavailable; InvalidInput where no backends were named.
-        """
-        for arm, backend in self._backends.items():
-            if not backend:
-                raise InvalidInput(f"{self.name}: no backend of {arm} was named; name it to observe shares")
-        control, treatment = self._backends["control"], self._backends["treatment"]
-        return {
-            "control": sum(await self._of_all(lambda each: each.requests(control))),
-            "treatment": sum(await self._of_all(lambda each: each.requests(treatment))),
-        }
 
     async def close(self) -> None:
         """Waits for calls that were cancelled. No connection is held between calls."""

@@ -10,7 +10,7 @@ from fairlead.errors import InvalidInput
 from fairlead.flags.bucketing import salt_prefix
 from fairlead.rollout.runtime_api import word_of
 
-__all__ = ["haproxy_config"]
+__all__ = ["address_of", "haproxy_config"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -31,12 +31,29 @@ _TEXT = """frontend {name}
     http-request set-var(txn.{name}_variant) str(control)
     http-request set-var(txn.{name}_variant) str(treatment) if {name}_drawn or {name}_invited
     # For the service behind, and for the log.
-    log global
+    log global{log}
     http-request set-header x-variant %[var(txn.{name}_variant)]
-    log-format "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %{{+Q}}r variant=%[var(txn.{name}_variant)]"
+    log-format "{line}%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %{{+Q}}r variant=%[var(txn.{name}_variant)]"
     use_backend {name}_treatment if {{ var(txn.{name}_variant) -m str treatment }}
     default_backend {name}_control
 """
+_LOG = """
+    # For guardrails beside control: which unit, by a keyed hash, which arm, and how it ended.
+    log {log} len 400 format raw local0
+    .if streq("$FAIRLEAD_LOG_KEY",)
+    .alert "FAIRLEAD_LOG_KEY is not in the environment: without it anybody can try keys against the log"
+    .endif
+    http-request set-var(proc.{name}_began) date(0,us) if !{{ var(proc.{name}_began) -m found }}
+    http-request set-var(txn.{name}_unit) var(txn.{name}_key),{digest} if {name}_known
+    http-request set-var(txn.{name}_by) str(draw) if {name}_known
+    http-request set-var(txn.{name}_by) str(audience) if {name}_invited"""
+_DIGEST = 'hmac(sha256,"${FAIRLEAD_LOG_KEY}"),bytes(0,16),hex'
+_LINE = (
+    "fairlead/1 time=%[date(0,ms)] from=%H/%pid/%[var(proc.{name}_began)] line=%lc request=%rt "
+    "unit=%[var(txn.{name}_unit)] arm=%[var(txn.{name}_arm)] by=%[var(txn.{name}_by)] "
+    "status=%ST timers=%Tw/%Tc/%Tr/%Ta end=%tsc | "
+)
+"""What `HaproxyLog` reads; first, so that a line cut at its length has it whole."""
 
 
 def haproxy_config(
@@ -50,6 +67,7 @@ def haproxy_config(
     header: str = "x-user-id",
     cookie: str | None = None,
     insiders: Sequence[str] = (),
+    log: str | None = None,
 ) -> str:
     """A frontend and two backends, `NAME_control` and `NAME_treatment`; to run as it is, or to copy lines from.
 
@@ -57,7 +75,10 @@ def haproxy_config(
     map_file: the map that `HaproxyTraffic` writes; has to be there when HAProxy starts, and may be empty.
     salt: that of the flag, or `name`. header, cookie: where the key is; a cookie outranks the header.
     insiders: networks that may say `x-audience`; from anybody else the header is removed. Empty: removed always.
-    Needs HAProxy 2.4. Raises InvalidInput.
+    log: host:port that a rollout listens on (`HaproxyLog`): each line then begins with what guardrails beside control
+    count, and goes there too. The unit in it is the key's HMAC, by the secret in HAProxy's environment,
+    FAIRLEAD_LOG_KEY (base64), without which HAProxy does not start.
+    Needs HAProxy 2.4, with OpenSSL for `log`. Raises InvalidInput.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"name {name!r:.80}: write up to 40 of a-z, 0-9 and _, a letter first")
@@ -74,8 +95,12 @@ def haproxy_config(
         raise InvalidInput(
             f"map_file {map_file!r:.100}: HAProxy would read a comma as the end of it; rename it"
         )
+    if log is not None:
+        address_of(log)
     text = _TEXT.format(
         name=name,
+        log=_LOG.format(name=name, log=log, digest=_DIGEST) if log is not None else "",
+        line=_LINE.format(name=name) if log is not None else "",
         bind=word_of("bind", bind),
         map_file=word_of("map_file", map_file),
         salt=salt if salt is not None else name,
@@ -84,6 +109,22 @@ def haproxy_config(
     )
     for arm, addresses in (("control", control), ("treatment", treatment)):
         text += f"\nbackend {name}_{arm}\n"
+        if log is not None:
+            text += f"    http-request set-var(txn.{name}_arm) str({arm})\n"
         for number, address in enumerate(addresses, 1):
             text += f"    server {arm}{number} {word_of(f'{arm} address', address)}\n"
     return text
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port that a log is sent to. Raises InvalidInput for what HAProxy would read otherwise."""
+    host, _, port = text.rpartition(":")
+    try:
+        number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
+        if not 0 < number < 65_536:
+            raise ValueError(f"port {port[:20]!r} is not one of 1 to 65535")
+        return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))), number
+    except ValueError as error:
+        raise InvalidInput(
+            f"log {text!r:.80}: {error}; write an IP address and a UDP port, for example 127.0.0.1:5140"
+        ) from error

@@ -73,19 +73,6 @@ class RuntimeApi:
         """What is served now."""
         return self._entries(await self._ask(f"show map {self._map}"))
 
-    async def requests(self, backend: str) -> int:
-        """How many requests a backend was given since the process started."""
-        answer = await self._ask(f"show stat {word_of('backend', backend)} 2 -1")
-        head, *rows = answer.decode(errors="replace").strip().splitlines() or [""]
-        columns = head.removeprefix("# ").split(",")
-        cells = [dict(zip(columns, row.split(","), strict=False)) for row in rows]
-        counts = [each.get("stot", "") for each in cells if each.get("pxname") == backend]
-        if len(counts) != 1 or not counts[0].isdecimal():
-            raise TrafficUnavailable(
-                f"{self.address}: has no backend {backend}; name it as in its configuration"
-            )
-        return int(counts[0])
-
     def _entries(self, answer: bytes) -> Entries:
         found = []
         for line in filter(None, answer.splitlines()):

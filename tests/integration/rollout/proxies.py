@@ -33,8 +33,6 @@ def driver(map_file: Path, *servers: HaproxyServer, timeout: float = 1.0) -> Hap
     return HaproxyTraffic(
         map_file,
         sockets=[server.socket for server in servers],
-        control="feed_control",
-        treatment="feed_treatment",
         timeout=timeout,
     )
 

@@ -190,19 +190,6 @@ async def test_no_request_meets_a_map_that_is_being_replaced(map_file: Path, ser
     assert arms == {"treatment"}
 
 
-async def test_requests_are_counted_by_arm(map_file: Path, servers: tuple[HaproxyServer, HaproxyServer]):
-    traffic = driver(map_file, *servers)
-    await traffic.set(FORWARD)
-    assert await traffic.observed() == {"control": 0, "treatment": 0}
-    treated = sum(share_of(each) * 400 for each in servers)
-    assert await traffic.observed() == {"control": 800 - treated, "treatment": treated}
-    with pytest.raises(InvalidInput, match="no backend of control was named"):
-        await HaproxyTraffic(map_file, sockets=[servers[0].socket]).observed()
-    other = HaproxyTraffic(map_file, sockets=[servers[0].socket], control="feed_control", treatment="nope")
-    with pytest.raises(TrafficUnavailable, match="has no backend nope"):
-        await other.observed()
-
-
 async def test_a_reload_in_the_middle_of_a_stage_starts_with_what_is_served(
     map_file: Path, server: HaproxyServer
 ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fairlead.errors import InvalidInput
@@ -34,6 +36,16 @@ def test_an_audience_is_removed_from_everybody_unless_insiders_are_named():
     )
 
 
+def test_without_a_log_of_its_own_nothing_of_one_is_written():
+    assert not {"FAIRLEAD_LOG_KEY", "fairlead/1", "feed_arm"} & set(re.split(r"[^A-Za-z_/1]", config()))
+
+
+def test_with_a_log_each_backend_says_which_arm_it_is():
+    control, treatment = config(log="127.0.0.1:5140").split("\nbackend ")[1:]
+    assert "    http-request set-var(txn.feed_arm) str(control)\n" in control
+    assert "    http-request set-var(txn.feed_arm) str(treatment)\n" in treatment
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -54,8 +66,12 @@ def test_an_audience_is_removed_from_everybody_unless_insiders_are_named():
         {"cookie": "a)"},
         {"insiders": ["everybody"]},
         {"insiders": ["10.0.0.1/8"]},
+        {"log": "5140"},
+        {"log": "127.0.0.1:5140 local0"},
+        {"log": "127.0.0.1:5140\n    http-request deny"},
+        {"log": "/dev/log"},
     ],
-    ids=range(17),
+    ids=range(21),
 )
 def test_what_would_be_read_as_something_else_is_refused(changed: dict):
     with pytest.raises(InvalidInput):

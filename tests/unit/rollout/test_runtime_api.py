@@ -29,7 +29,7 @@ async def answering(folder: Path, answer: Answer) -> AsyncIterator[HaproxyTraffi
 
     server = await asyncio.start_unix_server(serve, folder / "a.sock")
     async with server:
-        yield HaproxyTraffic(map_file, sockets=[f"{folder}/a.sock"], control="c", treatment="t", timeout=2.0)
+        yield HaproxyTraffic(map_file, sockets=[f"{folder}/a.sock"], timeout=2.0)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,6 @@ async def test_an_answer_that_is_none_is_one_short_error(tmp_path: Path, said: b
             await traffic.set(Split(share=0.5, rollout="feed/1"))
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 600
-        with pytest.raises(TrafficUnavailable):
-            await traffic.observed()
 
 
 async def test_one_who_never_answers_costs_the_timeout(tmp_path: Path):

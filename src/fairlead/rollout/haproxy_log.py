@@ -1,0 +1,295 @@
+"""Receives the log of running HAProxy processes, and keeps what guardrails beside control count.
+
+A proxy's counters know requests and no units; its log knows both. `haproxy_config(…, log=…)` lets each line begin
+with fields of ours, and HAProxy sends it here as one UDP datagram:
+
+    HAProxy ── UDP ──> HaproxyLog ──> exposure, request_finished ──> a sink's folder ──> EventTail, Tally, guardrails
+
+From there on all is as with the events of a service, a restart included: what was received is on the disk.
+
+Nothing in those fields is written by a user: the unit is a keyed hash, the rest are numbers and words of HAProxy's
+own. A line that does not begin with them, whole, is counted and passed over. HAProxy waits for no receiver: what
+nobody took is gone, and the gap in the numbers of its lines says how much.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from fairlead.calls.bounds import check_whole
+from fairlead.errors import InvalidInput, TrafficUnavailable
+from fairlead.metrics import Reading
+from fairlead.rollout.facts import EventFacts
+from fairlead.rollout.haproxy_config import address_of
+from fairlead.rollout.tally import Tally
+from fairlead.telemetry import BufferedSink, EventTail, Exposure, RequestFinished
+
+__all__ = ["HaproxyLog", "HaproxyLogFacts", "HaproxyLogStats"]
+
+_LARGEST = 65_536
+_BUFFER = 4 * 2**20
+"""Bytes that the kernel may hold while this process is busy; it grants `net.core.rmem_max` at most."""
+_PAUSE = 0.2  # seconds between two looks at whether it was closed
+_LINE = re.compile(
+    rb"fairlead/1 time=(?P<time>[0-9]{12,14}) from=(?P<process>[!-~]{1,300}) line=(?P<line>[0-9]{1,10}) "
+    rb"request=(?P<request>[0-9]{1,10}) unit=(?P<unit>[0-9A-F]{32}|-) arm=(?P<arm>control|treatment|-) "
+    rb"by=(?P<by>draw|audience|-) status=(?P<status>-1|[0-9]{1,3}) "
+    rb"timers=(?P<tw>-1|[0-9]{1,10})/(?P<tc>-1|[0-9]{1,10})/(?P<tr>-1|[0-9]{1,10})/\+?(?P<ta>-1|[0-9]{1,10}) "
+    rb"end=(?P<end>[A-Za-z-]{4}) \| "
+)
+_ENDED_BY = {
+    b"S": "ServerAborted",
+    b"s": "ServerTimedOut",
+    b"D": "ServerDown",
+    b"R": "ProxyExhausted",
+    b"I": "ProxyFailed",
+}
+"""By the first letter of HAProxy's termination state; who leaves (C, c) is no error, nor what a rule denied (P)."""
+_LEFT = 499
+"""Status of a request whose client was gone before an answer: not HTTP's, but what proxies write."""
+_NO_COUNT = 2**32  # where HAProxy's counters of lines and requests begin anew
+_MOST_PROCESSES = 1_000
+_MOST_REQUESTS = 20_000
+"""Of each process, whose numbers are remembered."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HaproxyLogStats:
+    """Counts of lines since the log was opened; all but `lost` add up to what was received."""
+
+    counted: int
+    """Requests of units in an arm: each became an event."""
+    unkeyed: int
+    """Requests without a key: nobody drew an arm for them."""
+    elsewhere: int
+    """Requests that neither arm's backend was given: denied, redirected, malformed, sent to another one."""
+    duplicates: int
+    malformed: int
+    """Not a line of this format, or cut before its end."""
+    lost: int
+    """Lines that HAProxy wrote and that did not arrive, by the numbers it gives them: of each process between the
+    first that was received and the last. Those that are only late are counted here until they come."""
+
+
+@dataclass(slots=True)
+class _Process:
+    """Lines of one HAProxy process."""
+
+    first: int
+    last: int
+    received: int = 0
+    requests: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    """The numbers of the last ones: what comes twice counts once."""
+
+    @property
+    def lost(self) -> int:
+        # Threads of one HAProxy now and then give two lines one number: never fewer than none are lost.
+        return max(0, self.last - self.first + 1 - self.received)
+
+
+class HaproxyLog:
+    """Turns lines into events for a sink, those given to `take` and those that arrive where it listens.
+
+    One thread takes lines at a time. A context manager; the sink stays the caller's.
+    """
+
+    def __init__(
+        self,
+        sink: BufferedSink,
+        *,
+        flag: str,
+        control: str = "control",
+        treatment: str = "treatment",
+        most_units: int = 100_000,
+    ) -> None:
+        """flag, control, treatment: as the rollout's plan names the flag and its variants.
+
+        most_units: beyond it a unit is reported as exposed once more; 200 bytes each. Raises InvalidInput.
+        """
+        check_whole("most_units", most_units, low=1, high=2**31)
+        self._sink = sink
+        self._flag = flag
+        self._variants = {b"control": control, b"treatment": treatment}
+        self._exposed: OrderedDict[tuple[bytes, bytes, bytes], None] = OrderedDict()
+        self._most = most_units
+        self._processes: OrderedDict[bytes, _Process] = OrderedDict()
+        self._gone = 0
+        self._counts = dict.fromkeys(("counted", "unkeyed", "elsewhere", "duplicates", "malformed"), 0)
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._unwritten = 0
+        self.address = ""
+        """Where it listens, host:port; empty before `listen`."""
+
+    @property
+    def stats(self) -> HaproxyLogStats:
+        lost = self._gone + sum(each.lost for each in list(self._processes.values()))
+        return HaproxyLogStats(**self._counts, lost=lost)
+
+    def listen(self, address: str) -> Self:
+        """Receives datagrams from now on, in a thread of its own. Whoever can send to it is believed.
+
+        address: host:port, as `haproxy_config` was given it. Raises InvalidInput where it cannot be listened on.
+        """
+        host, port = address_of(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        receiver = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            receiver.settimeout(_PAUSE)
+            receiver.bind((host, port))
+        except OSError as error:
+            receiver.close()
+            raise InvalidInput(
+                f"log {address}: cannot be listened on ({error.strerror}); another rollout may be: each takes a "
+                "port of its own"
+            ) from error
+        self._socket, self.address = receiver, address
+        self._thread = threading.Thread(target=self._run, args=(receiver,), name="haproxy-log", daemon=True)
+        self._thread.start()
+        return self
+
+    def take(self, line: bytes) -> None:
+        """One line, as HAProxy has sent it: an event or two for the sink, or one more in `stats`."""
+        found = _LINE.match(line)
+        if found is None:
+            self._counts["malformed"] += 1
+            return
+        if not self._is_new(found["process"], int(found["line"]), int(found["request"])):
+            self._counts["duplicates"] += 1
+            return
+        arm, by, unit = found["arm"], found["by"], found["unit"]
+        if arm not in self._variants:
+            self._counts["elsewhere"] += 1
+        elif unit == b"-" or by == b"-":
+            self._counts["unkeyed"] += 1
+        else:
+            self._counts["counted"] += 1
+            self._emit(found, arm, by, unit)
+
+    def check(self) -> None:
+        """Raises TrafficUnavailable where lines cannot be received or kept, as has happened since the last call."""
+        if self._failure is not None:
+            raise TrafficUnavailable(f"log {self.address}: no longer received: {self._failure}")
+        unwritten = self._sink.stats.lost + self._sink.stats.dropped
+        before, self._unwritten = self._unwritten, unwritten
+        if unwritten > before:
+            raise TrafficUnavailable(
+                f"log {self.address}: {unwritten - before} of its events could not be written: "
+                f"{self._sink.failure or 'they came faster than the disk takes them'}"
+            )
+
+    def close(self) -> None:
+        """Stops to listen; what has arrived is taken first. May be called again."""
+        self._closed = True
+        if self._thread is not None:
+            self._thread.join()
+        if self._socket is not None:
+            self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _run(self, receiver: socket.socket) -> None:
+        try:
+            while True:
+                try:
+                    line = receiver.recv(_LARGEST)
+                except TimeoutError:
+                    if self._closed:
+                        return
+                    continue
+                self.take(line)
+        except Exception as error:  # the edge of the thread: kept for who asks for facts
+            self._failure = error
+
+    def _is_new(self, name: bytes, number: int, request: int) -> bool:
+        process = self._processes.get(name)
+        if process is None:
+            process = self._processes[name] = _Process(number, number)
+            if len(self._processes) > _MOST_PROCESSES:
+                self._gone += self._processes.popitem(last=False)[1].lost
+        if request in process.requests:
+            return False
+        process.requests[request] = None
+        if len(process.requests) > _MOST_REQUESTS:
+            process.requests.popitem(last=False)
+        # Across the end of the counter: what is far below goes on above.
+        number += round((process.last - number) / _NO_COUNT) * _NO_COUNT
+        process.first, process.last = min(process.first, number), max(process.last, number)
+        process.received += 1
+        return True
+
+    def _emit(self, found: re.Match[bytes], arm: bytes, by: bytes, unit: bytes) -> None:
+        at, key, variant = int(found["time"]) / 1000, unit.decode().lower(), self._variants[arm]
+        exposed, exposure = self._exposed, (unit, arm, by)
+        if exposure in exposed:
+            exposed.move_to_end(exposure)
+        else:
+            exposed[exposure] = None
+            if by == b"draw":
+                # Let in as an audience in between, and now drawn again: that has to be said anew.
+                exposed.pop((unit, arm, b"audience"), None)
+            else:
+                exposed.pop((unit, arm, b"draw"), None)
+            if len(exposed) > self._most:
+                exposed.popitem(last=False)
+            self._sink.emit(
+                Exposure(
+                    at_utc_seconds=at,
+                    flag=self._flag,
+                    variant=variant,
+                    targeting_key=key,
+                    reason="SPLIT" if by == b"draw" else "TARGETING_MATCH",
+                )
+            )
+        status = int(found["status"])
+        if status == -1:
+            status = _LEFT if found["end"][:1] in b"Cc" else 0
+        error = _ENDED_BY.get(found["end"][:1], "")
+        if not error and status >= 500:
+            error = "ServerError"
+        # In the queue, connecting, and until the answer's head; -1 for what did not come to its end.
+        waits = [int(found[each]) for each in ("tw", "tc", "tr")]
+        self._sink.emit(
+            RequestFinished(
+                at_utc_seconds=at,
+                service="haproxy",
+                route="_unrouted",
+                status=status,
+                latency_seconds=max(0, int(found["ta"])) / 1000,
+                first_byte_seconds=sum(waits) / 1000 if min(waits) >= 0 else None,
+                error=error,
+                variant=variant,
+                targeting_key=key,
+            )
+        )
+
+
+class HaproxyLogFacts(EventFacts):
+    """The events of a `HaproxyLog`, read where its sink keeps them; without figures while it cannot be received."""
+
+    def __init__(
+        self,
+        log: HaproxyLog,
+        tail: EventTail,
+        *,
+        readings: Mapping[str, Callable[[], Reading]] | None = None,
+    ) -> None:
+        super().__init__(tail, readings=readings)
+        self._log = log
+
+    async def gather(self, tally: Tally) -> None:
+        await super().gather(tally)
+        self._log.check()
