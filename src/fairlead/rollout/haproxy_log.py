@@ -14,6 +14,7 @@ nobody took is gone, and the gap in the numbers of its lines says how much.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -203,14 +204,14 @@ class HaproxyLog:
 
     def _run(self, receiver: socket.socket) -> None:
         try:
-            while True:
-                try:
-                    line = receiver.recv(_LARGEST)
-                except TimeoutError:
-                    if self._closed:
-                        return
-                    continue
-                self.take(line)
+            while not self._closed:
+                with contextlib.suppress(TimeoutError):
+                    self.take(receiver.recv(_LARGEST))
+            # What waits already, and no more: while HAProxy serves, there is always a next line.
+            receiver.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(_BUFFER // 100):
+                    self.take(receiver.recv(_LARGEST))
         except Exception as error:  # the edge of the thread: kept for who asks for facts
             self._failure = error
 
