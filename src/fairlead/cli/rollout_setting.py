@@ -324,12 +324,12 @@ def places_of(
 
 def log_counts(stats: HaproxyLogStats) -> str:
     """What became of the lines, in words."""
-    received = stats.counted + stats.unkeyed + stats.elsewhere + stats.duplicates + stats.malformed
+    received = stats.counted + stats.unkeyed + stats.elsewhere + stats.duplicates + stats.other
     others = {
         "without a key": stats.unkeyed,
         "of neither arm": stats.elsewhere,
         "twice": stats.duplicates,
-        "not readable": stats.malformed,
+        "of another kind": stats.other,
     }
     passed_over = "".join(f", {count} {what}" for what, count in others.items() if count)
     return f"{received} lines received{passed_over}; {stats.lost} lost"

@@ -71,8 +71,8 @@ class HaproxyLogStats:
     elsewhere: int
     """Requests that neither arm's backend was given: denied, redirected, malformed, sent to another one."""
     duplicates: int
-    malformed: int
-    """Not a line of this format, or cut before its end."""
+    other: int
+    """Of another format, or cut before their end; and what HAProxy says of itself, at a reload."""
     lost: int
     """Lines that HAProxy wrote and that did not arrive, by the numbers it gives them: of each process between the
     first that was received and the last. Those that are only late are counted here until they come."""
@@ -121,7 +121,7 @@ class HaproxyLog:
         self._most = most_units
         self._processes: OrderedDict[bytes, _Process] = OrderedDict()
         self._gone = 0
-        self._counts = dict.fromkeys(("counted", "unkeyed", "elsewhere", "duplicates", "malformed"), 0)
+        self._counts = dict.fromkeys(("counted", "unkeyed", "elsewhere", "duplicates", "other"), 0)
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -162,7 +162,7 @@ class HaproxyLog:
         """One line, as HAProxy has sent it: an event or two for the sink, or one more in `stats`."""
         found = _LINE.match(line)
         if found is None:
-            self._counts["malformed"] += 1
+            self._counts["other"] += 1
             return
         if not self._is_new(found["process"], int(found["line"]), int(found["request"])):
             self._counts["duplicates"] += 1
