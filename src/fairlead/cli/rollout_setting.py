@@ -64,6 +64,9 @@ __all__ = [
 _AT_ONCE = 1.0
 """Seconds that a rollback waits for the journal before it takes treatment away without it."""
 
+_CAPACITY = 100_000
+"""Events of the log that may wait for the disk: whatever the kernel held while this process was busy comes at once."""
+
 
 @dataclass
 class Setting:
@@ -140,7 +143,7 @@ class Setting:
 
         plan = self.plan
         with (
-            BufferedSink(JsonLinesSegments(events, prefix="haproxy")) as sink,
+            BufferedSink(JsonLinesSegments(events, prefix="haproxy"), capacity=_CAPACITY) as sink,
             HaproxyLog(sink, flag=plan.flag, control=plan.control, treatment=plan.treatment) as log,
         ):
             log.listen(address)
@@ -292,8 +295,10 @@ def with_places(before: Mapping[str, str], given: Mapping[str, str]) -> dict[str
     before."""
     kept = dict(before)
     if "flags" in given or "haproxy" in given:
-        for name in ("flags", "haproxy", "map", "haproxy_log"):
+        for name in ("flags", "haproxy", "map"):
             kept.pop(name, None)
+    if "flags" in given:
+        kept.pop("haproxy_log", None)
     return {**kept, **given}
 
 

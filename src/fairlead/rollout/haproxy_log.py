@@ -55,6 +55,9 @@ _ENDED_BY = {
 _LEFT = 499
 """Status of a request whose client was gone before an answer: not HTTP's, but what proxies write."""
 _NO_COUNT = 2**32  # where HAProxy's counters of lines and requests begin anew
+_MOST_LOST = 0.05
+_FEWEST_LOST = 20  # fewer may only be late
+"""Share of the lines between two looks, and their number, up to which figures are taken for whole."""
 _MOST_PROCESSES = 1_000
 _MOST_REQUESTS = 20_000
 """Of each process, whose numbers are remembered."""
@@ -109,8 +112,9 @@ class HaproxyLog:
         treatment: str = "treatment",
         most_units: int = 100_000,
     ) -> None:
-        """flag, control, treatment: as the rollout's plan names the flag and its variants.
+        """sink: with room for two events of each line that the kernel may have held, some 14,000.
 
+        flag, control, treatment: as the rollout's plan names the flag and its variants.
         most_units: beyond it a unit is reported as exposed once more; 200 bytes each. Raises InvalidInput.
         """
         check_whole("most_units", most_units, low=1, high=2**31)
@@ -127,6 +131,7 @@ class HaproxyLog:
         self._closed = False
         self._failure: BaseException | None = None
         self._unwritten = 0
+        self._checked = (0, 0)
         self.address = ""
         """Where it listens, host:port; empty before `listen`."""
 
@@ -177,7 +182,11 @@ class HaproxyLog:
             self._emit(found, arm, by, unit)
 
     def check(self) -> None:
-        """Raises TrafficUnavailable where lines cannot be received or kept, as has happened since the last call."""
+        """Raises TrafficUnavailable where lines were not received, or not kept, since the last call.
+
+        A few may be lost: whichever arm they were of, both lack as many. Of a proportion that was taken from much less
+        than all lines, harm could still be shown, and harmlessness not.
+        """
         if self._failure is not None:
             raise TrafficUnavailable(f"log {self.address}: no longer received: {self._failure}")
         unwritten = self._sink.stats.lost + self._sink.stats.dropped
@@ -186,6 +195,16 @@ class HaproxyLog:
             raise TrafficUnavailable(
                 f"log {self.address}: {unwritten - before} of its events could not be written: "
                 f"{self._sink.failure or 'they came faster than the disk takes them'}"
+            )
+
+        received, lost = sum(self._counts.values()), self.stats.lost
+        before_received, before_lost = self._checked
+        self._checked = (received, max(lost, before_lost))
+        gone = lost - before_lost
+        if gone > max(_FEWEST_LOST, _MOST_LOST * (gone + received - before_received)):
+            raise TrafficUnavailable(
+                f"log {self.address}: {gone} of {gone + received - before_received} lines did not arrive since the "
+                "last look; give this process more processor time, or a larger net.core.rmem_max"
             )
 
     def close(self) -> None:

@@ -297,16 +297,23 @@ def test_the_plan_is_shown_before_anything_starts(folder: Path) -> None:
     assert not (folder / "fairlead.db").exists()
 
 
+PROXY = ("--haproxy", "/run/a.sock", "--map", "a.map")
+LOG = ("--haproxy-log", "127.0.0.1:5140")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("start", "feed.toml"), "what splits the traffic?"),
         (("start", "feed.toml", "--flags", "flags.json"), "name their folder, --events DIR"),
         (("start", "feed.toml", "--haproxy", "socket", "--events", "events"), "add --map"),
+        (("start", "feed.toml", "--flags", "flags.json", *LOG, "--events", "e"), "--haproxy SOCKET"),
+        (("start", "feed.toml", *PROXY, *LOG), "add --events DIR"),
+        (("start", "feed.toml", *PROXY, "--haproxy-log", "5140", "--events", "e"), "for example 127.0.0.1:5140"),
         (("status", "feed.toml"), "fairlead rollout start begins one"),
         (("drill", "feed.toml", "--any-time", "--flags", "flags.json", "--share", "0.00001"), "serves nobody"),
     ],
-    ids=["no traffic", "no events", "no map", "no rollout", "no share"],
+    ids=["no traffic", "no events", "no map", "no proxy", "no folder", "no host", "no rollout", "no share"],
 )  # fmt: skip
 def test_what_is_missing_is_named(folder: Path, arguments: tuple[str, ...], said: str) -> None:
     with Database(folder / "fairlead.db") as database:
@@ -333,6 +340,10 @@ def test_traffic_that_is_named_now_takes_the_place_of_what_was_named_before() ->
         "flag": "feed",
     }
     assert with_places(before, {"events": "/other"}) == {**before, "events": "/other"}
+    logged = {**before, "haproxy_log": "127.0.0.1:5140"}
+    assert "haproxy_log" not in with_places(logged, {"flags": "/f.json"})
+    moved = {"haproxy": "/run/b.sock", "map": "/etc/b.map"}
+    assert with_places(logged, moved) == {**logged, **moved}
 
 
 def held(folder: Path) -> subprocess.Popen[str]:

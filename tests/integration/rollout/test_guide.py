@@ -8,11 +8,33 @@ from pathlib import Path
 
 from fairlead.rollout.haproxy import haproxy_config
 
-GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guides" / "traffic.md"
+GUIDES = Path(__file__).resolve().parents[3] / "docs" / "guides"
+KEY = "YSBzZWNyZXQgb2YgdGhpcyB0ZXN0"
+
+
+def blocks(guide: str) -> list[str]:
+    text = (GUIDES / guide).read_text(encoding="utf-8")
+    return re.findall(r"^```haproxy\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def check(tmp_path: Path, text: str, map_name: str) -> tuple[int, str]:
+    """What HAProxy says of a configuration."""
+    (tmp_path / map_name).touch()
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(text.replace("/etc/haproxy", str(tmp_path)).replace("/run/haproxy", str(tmp_path)))
+    checked = subprocess.run(
+        ["haproxy", "-c", "-f", str(path)],
+        env={"PATH": "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin", "FAIRLEAD_LOG_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return checked.returncode, checked.stderr
 
 
 def test_the_configuration_in_the_guide_is_generated_and_valid(tmp_path: Path):
-    rules, surroundings = re.findall(r"^```haproxy\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    rules, surroundings = blocks("traffic.md")
     assert rules == haproxy_config(
         "feed",
         bind="127.0.0.1:8080",
@@ -21,17 +43,17 @@ def test_the_configuration_in_the_guide_is_generated_and_valid(tmp_path: Path):
         treatment=["10.0.0.3:8000"],
         insiders=["10.0.0.0/8"],
     )
-    (tmp_path / "feed.map").touch()
-    path = tmp_path / "haproxy.cfg"
-    path.write_text(
-        f"{surroundings}{rules}".replace("/etc/haproxy", str(tmp_path)).replace("/run/haproxy", str(tmp_path))
+    assert check(tmp_path, surroundings + rules, "feed.map") == (0, "")
+
+
+def test_the_configuration_of_the_walk_is_generated_and_valid(tmp_path: Path):
+    (rules,) = blocks("black-box.md")
+    assert rules == haproxy_config(
+        "site",
+        bind="127.0.0.1:8080",
+        map_file="/etc/haproxy/site.map",
+        control=["127.0.0.1:8001"],
+        treatment=["127.0.0.1:8002"],
+        log="127.0.0.1:5140",
     )
-    checked = subprocess.run(
-        ["haproxy", "-c", "-f", str(path)],
-        env={"PATH": "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (checked.returncode, checked.stderr) == (0, "")
+    assert check(tmp_path, blocks("traffic.md")[1] + rules, "site.map") == (0, "")

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from fairlead.testing import HaproxyServer
 from tests.integration.rollout.proxies import User, driver, proxy
 from tests.unit.rollout.conftest import ERRORS, plan
 
+ROOT = Path(__file__).resolve().parents[3]
 KEY = "YSBzZWNyZXQgb2YgdGhlc2UgdGVzdHM="
 HALF = Split(share=0.5, audience="internal", rollout="feed/1", epoch=1)
 
@@ -60,7 +62,7 @@ class Kept:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder
         self.address = address
-        self.sink = BufferedSink(JsonLinesSegments(folder))
+        self.sink = BufferedSink(JsonLinesSegments(folder), capacity=100_000)
         self.log = HaproxyLog(self.sink, flag="feed")
         self._tail = EventTail(folder)
         self.exposures: list[Exposure] = []
@@ -355,19 +357,28 @@ def test_two_proxies_agree_on_the_unit_and_are_told_apart(map_file: Path, kept: 
     assert (kept.log.stats.lost, kept.log.stats.duplicates) == (0, 0)
 
 
-def test_what_nobody_received_is_counted_as_lost(map_file: Path, kept: Kept):
+def test_what_nobody_received_is_counted_as_lost(map_file: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch):
+    """More than the kernel holds for a receiver that does nothing for a while."""
+    busy = threading.Event()
+
+    def take(line: bytes) -> None:
+        busy.wait(30)
+        HaproxyLog.take(kept.log, line)
+
+    monkeypatch.setattr(kept.log, "take", take)
+    most = (
+        int(Path("/proc/sys/net/core/rmem_max").read_text()) // 500
+    )  # a line takes more of it than its bytes
+    asked = min(most, 10_000) + 1_000
     with proxy(map_file, log=kept.address) as server:
-        ask(server, *(f"u{n}" for n in range(50)))
-        kept.until(lambda: len(kept.requests) >= 50)
-        kept.log.close()
-        ask(server, *(f"u{n}" for n in range(50, 120)))
-        time.sleep(0.2)
-        again = HaproxyLog(kept.sink, flag="feed")
-        again._processes, again._closed = kept.log._processes, False
-        with again.listen(kept.address):
-            ask(server, *(f"u{n}" for n in range(120, 130)))
-            kept.until(lambda: len(kept.requests) >= 60)
-            assert again.stats.lost == 70
+        ask(server, *(f"u{n}" for n in range(asked)))
+        busy.set()
+        kept.until(lambda: kept.log.stats.counted > 0)
+        kept.until(lambda: kept.log.stats.counted == len(kept.requests))
+        ask(server, "last")
+        kept.until(lambda: any(each.targeting_key == unit_of(b"last") for each in kept.requests))
+    assert kept.log.stats.lost > 500
+    assert kept.log.stats.counted + kept.log.stats.lost == asked + 1
 
 
 def test_others_who_send_to_the_address_are_passed_over(map_file: Path, kept: Kept):
@@ -427,7 +438,7 @@ def test_who_was_killed_while_receiving_leaves_what_it_had_and_the_address(
     with proxy(map_file, log=address) as server:
         first = subprocess.Popen(
             [sys.executable, "-c", COLLECTOR, str(folder), address], stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "src")},
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         )  # fmt: skip
         try:
             assert first.stdout is not None
@@ -533,6 +544,67 @@ async def test_a_log_that_ends_in_mid_stage_freezes_the_rollout_and_its_deadline
     assert "and nobody came within 3 s" in final.reason
     assert any("neither arm reports" in each for each in told)
     assert "slots 0" in served
+
+
+async def test_a_log_that_never_came_is_no_data_and_its_deadline_holds(map_file: Path, kept: Kept):
+    with proxy(map_file) as server, users(server):
+        final, _ = await led(kept, map_file, server, lambda state: bool(state.evaluations), lambda: None)
+    assert final.phase == "rolled_back"
+    (evaluation,) = final.evaluations
+    assert (evaluation.verdict, evaluation.reason) == ("INCONCLUSIVE", "no_data")
+    assert evaluation.detail == "no units of control and treatment yet"
+
+
+def test_a_controller_that_was_killed_listens_again_and_knows_what_it_had_seen(
+    map_file: Path, tmp_path: Path, address: str
+):
+    (change,) = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "docs/guides/black-box.md").read_text("utf-8"), re.DOTALL
+    )
+    change = re.sub(
+        r'\[\[rollout.guardrails\]\]\nmetric = "missing_pages".*?\n\n', "", change, flags=re.DOTALL
+    )
+    for was, now in (("10m", "6s"), ("30m", "9s"), ('look_every = "1m"', 'look_every = "1s"')):
+        change = change.replace(was, now)
+    (tmp_path / "site.toml").write_text(change)
+    words = [sys.executable, "-m", "fairlead.cli", "rollout", "start", "site.toml", "--store", "fairlead.db"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+
+    def stages() -> list[str]:
+        told = subprocess.run(
+            [*words[:4], "status", "site.toml", "--store", "fairlead.db", "--json"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return re.findall(r'"treatment": (\d+)', told.stdout)
+
+    with proxy(map_file, log=address) as server, users(server):
+        where = [
+            "--haproxy",
+            server.socket,
+            "--map",
+            str(map_file),
+            "--haproxy-log",
+            address,
+            "--events",
+            "log",
+        ]
+        first = subprocess.Popen([*words, *where], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + 60
+            while not any(int(units) > 10 for units in stages()):
+                assert time.monotonic() < end
+        finally:
+            first.kill()
+            first.wait(10)
+        again = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False
+        )
+        served = " ".join(server.command(f"show map {map_file}"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "going on with site/1" in again.stdout
+    assert f"log {address}: " in again.stdout
+    assert "slots 10000" in served
+    assert len(list((tmp_path / "log").glob("haproxy-*.jsonl"))) == 2
 
 
 async def test_a_receiver_that_broke_is_a_reason_and_its_deadline_holds(

@@ -244,6 +244,24 @@ def test_events_that_cannot_be_written_leave_no_figure_until_they_can(log, sink,
     log.check()
 
 
+def test_where_many_lines_are_missing_there_is_no_figure_for_that_look(log):
+    def arrive(first: int, last: int, step: int = 1) -> None:
+        for n in range(first, last, step):
+            log.take(line(line=n, request=n))
+
+    arrive(0, 1_000)
+    log.check()
+    arrive(1_000, 2_000, 2)
+    with pytest.raises(TrafficUnavailable, match="499 of 999 lines did not arrive since the last look"):
+        log.check()
+    arrive(2_000, 3_000)
+    log.check()
+    arrive(3_030, 4_000)  # 30 of 1,000 tell no other story
+    log.check()
+    arrive(4_015, 4_030)  # 15 may only be late
+    log.check()
+
+
 @pytest.mark.parametrize("address", ["", "5140", "localhost:5140", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999",
                                      "127.0.0.1:٥", "/run/log", "127.0.0.1:5140 len 80"], ids=range(9))  # fmt: skip
 def test_an_address_that_haproxy_would_read_otherwise_is_refused(log, address: str):
