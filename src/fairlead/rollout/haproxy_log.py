@@ -121,7 +121,7 @@ class HaproxyLog:
         self._sink = sink
         self._flag = flag
         self._variants = {b"control": control, b"treatment": treatment}
-        self._exposed: OrderedDict[tuple[bytes, bytes, bytes], None] = OrderedDict()
+        self._exposed: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()
         self._most = most_units
         self._processes: OrderedDict[bytes, _Process] = OrderedDict()
         self._gone = 0
@@ -253,18 +253,11 @@ class HaproxyLog:
 
     def _emit(self, found: re.Match[bytes], arm: bytes, by: bytes, unit: bytes) -> None:
         at, key, variant = int(found["time"]) / 1000, unit.decode().lower(), self._variants[arm]
-        exposed, exposure = self._exposed, (unit, arm, by)
-        if exposure in exposed:
-            exposed.move_to_end(exposure)
-        else:
-            exposed[exposure] = None
-            if by == b"draw":
-                # Let in as an audience in between, and now drawn again: that has to be said anew.
-                exposed.pop((unit, arm, b"audience"), None)
-            else:
-                exposed.pop((unit, arm, b"draw"), None)
-            if len(exposed) > self._most:
-                exposed.popitem(last=False)
+        # Said anew when it changes: who was let in as an audience in between is drawn again.
+        if self._exposed.get(unit) != (arm, by):
+            self._exposed[unit] = arm, by
+            if len(self._exposed) > self._most:
+                self._exposed.popitem(last=False)
             self._sink.emit(
                 Exposure(
                     at_utc_seconds=at,
@@ -274,6 +267,7 @@ class HaproxyLog:
                     reason="SPLIT" if by == b"draw" else "TARGETING_MATCH",
                 )
             )
+        self._exposed.move_to_end(unit)
         status = int(found["status"])
         if status == -1:
             status = _LEFT if found["end"][:1] in b"Cc" else 0

@@ -91,7 +91,8 @@ def test_a_line_becomes_an_exposure_and_a_request_that_name_the_unit_and_the_arm
 def test_a_unit_is_exposed_once_for_an_arm_and_again_when_it_was_let_in_as_an_audience_between(
     log, sink, writer
 ):
-    lines = [line(request=n, line=n, by=by) for n, by in enumerate(["draw", "draw", "audience", "draw"])]
+    met = [("control", "draw"), ("control", "draw"), ("treatment", "audience"), ("control", "draw")]
+    lines = [line(request=n, line=n, arm=arm, by=by) for n, (arm, by) in enumerate(met)]
     told = [each["reason"] for each in events(log, sink, writer, *lines) if each["event"] == "exposure"]
     assert told == ["SPLIT", "TARGETING_MATCH", "SPLIT"]
 
