@@ -16,7 +16,7 @@ tail too small for a float times a ratio too large for one, so both are never fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,7 +40,12 @@ def spread(bet: Callable[[float], FloatArray]) -> FloatArray:
     >>> round(math.exp(float(spread(bet))), 2)   # 0.7 · 18.2 + 0.2 · 6.21 + 0.1 · 1.27
     14.11
     """
-    parts = [bet(width) + math.log(stake) for width, stake in SPREAD]
+    return together([bet(width) for width, _ in SPREAD])
+
+
+def together(bets: Sequence[FloatArray] | FloatArray) -> FloatArray:
+    """The same of bets that were made already, one for each width along the first axis."""
+    parts = [bet + math.log(stake) for bet, (_, stake) in zip(bets, SPREAD, strict=True)]
     return np.asarray(np.logaddexp(np.logaddexp(parts[0], parts[1]), parts[2]), dtype=np.float64)
 
 
@@ -69,10 +74,11 @@ def normal_log_e(z: ArrayLike, information: ArrayLike, alternative: str) -> Floa
     return np.asarray(np.where(side < 0, wrong, right) - 0.5 * np.log1p(u), dtype=np.float64)
 
 
-def dirichlet_log_e(counts: ArrayLike, shares: ArrayLike, strength: float) -> FloatArray:
+def dirichlet_log_e(counts: ArrayLike, shares: ArrayLike, strength: ArrayLike) -> FloatArray:
     """Log e-value against a multinomial with `shares`, by Dirichlet(strength · shares) weights.
 
-    counts: shape (…, k), 0 or more; shares: shape (…, k), above 0, of sum 1. Two categories: the beta-binomial.
+    counts: shape (…, k), 0 or more; shares: shape (…, k), above 0, of sum 1; strength: shape (…). Two categories: the
+    beta-binomial.
 
     Source: Lindon and Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022 (the ratio of
     the Dirichlet-multinomial to the multinomial likelihood; read: the abstract).
@@ -82,9 +88,10 @@ def dirichlet_log_e(counts: ArrayLike, shares: ArrayLike, strength: float) -> Fl
     1.333333333
     """
     x, p = np.asarray(counts, dtype=np.float64), np.asarray(shares, dtype=np.float64)
-    prior = strength * p
+    weight = np.asarray(strength, dtype=np.float64)
+    prior = weight[..., None] * p
     n = x.sum(axis=-1)
-    total = strength + n
+    total = weight + n
     after = prior + x
     # log Γ(y) = (y − ½)·log y − y + ½·log 2π + rest(y): what is of the size of n is gathered in one sum that
     # is zero where the counts are as expected.
@@ -92,12 +99,12 @@ def dirichlet_log_e(counts: ArrayLike, shares: ArrayLike, strength: float) -> Fl
     lead = (expected * _excess((x - n[..., None] * p) / expected)).sum(axis=-1)
     halves = 0.5 * (np.log(total) - np.log(after).sum(axis=-1) + (p.shape[-1] - 1) * math.log(2 * math.pi))
     rests = _stirling_rest(after).sum(axis=-1) - _stirling_rest(total)
-    constant = (prior * np.log(p) - special.gammaln(prior)).sum(axis=-1) + special.gammaln(strength)
+    constant = (prior * np.log(p) - special.gammaln(prior)).sum(axis=-1) + special.gammaln(weight)
     return np.asarray(lead + halves + rests + constant, dtype=np.float64)
 
 
 def beta_log_e(
-    successes: ArrayLike, n: ArrayLike, p: ArrayLike, strength: float, alternative: str
+    successes: ArrayLike, n: ArrayLike, p: ArrayLike, strength: ArrayLike, alternative: str
 ) -> FloatArray:
     """Log e-value against successes of probability p (at most p: greater; at least p: less).
 
@@ -121,7 +128,8 @@ def beta_log_e(
     )
     if alternative == "two_sided":
         return both
-    a, b = strength * chance, strength * (1 - chance)
+    weight = np.asarray(strength, dtype=np.float64)
+    a, b = weight * chance, weight * (1 - chance)
     whole = np.log(np.maximum(5e-324, _upper(a, b, chance)))
     after_a, after_b = a + k, b + (total - k)
     upper = _upper(after_a, after_b, chance)
