@@ -260,7 +260,7 @@ class RolloutTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     flag: str = ""
     """The flag that lets it out."""
     shadow: bool = False
-    """Whether it answers unseen beside control first."""
+    """Whether it answers unseen beside control first; then no rollout starts without a recorded comparison."""
     stages: tuple[StageTable, ...] = ()
     guardrails: tuple[GuardrailTable, ...] = ()
     presets: tuple[PresetTable, ...] = ()

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from fairlead.change import freeze_change, read_change
+from fairlead.change import freeze_change, parse_change, read_change
 from fairlead.change.incident import add_rollback
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
@@ -29,6 +29,7 @@ from fairlead.cli.rollout_setting import (
     with_places,
     withdraw,
 )
+from fairlead.cli.rollout_shadow import say_shadow
 from fairlead.cli.rollout_view import (
     print_blast_radius,
     print_history,
@@ -165,6 +166,7 @@ def start(
                 f"going on with {journal.rollout}: stage {plan.stages[state.stage].name}, {state.phase}"
             )
         else:
+            say_shadow(parse_change(content, str(change)).rollout, plan.flag, places.get("events"), change)
             ledger = Ledger(database)
             frozen = freeze_change(content, ledger, name=str(change))
             print_blast_radius(plan)

@@ -123,7 +123,7 @@ class Feed:
             registry=self.registry,
             second=second,
         )
-        self._paths = Paths(self._control, self._treatment, regressed=self._regressed)
+        self._paths = Paths(self._control, self._treatment, sink=self._sink, regressed=self._regressed)
 
     async def warm(self) -> None:
         """Loads what will be asked for first, before the port is served."""

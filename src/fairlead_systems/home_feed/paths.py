@@ -16,6 +16,7 @@ from fairlead_systems.home_feed.answer import Answer, NoAnswer
 
 if TYPE_CHECKING:
     from fairlead.deadline import Deadline
+    from fairlead.telemetry import EventSink
     from fairlead_systems.home_feed.control import Control
     from fairlead_systems.home_feed.treatment import Treatment
 
@@ -47,13 +48,15 @@ class Asked:
 class Paths:
     """Both paths of one process, and the mirror between them. Close it before them."""
 
-    def __init__(self, control: Control, treatment: Treatment, *, regressed: random.Random | None) -> None:
-        """regressed: decides which pages of that variant fail; None: there is no such variant."""
+    def __init__(
+        self, control: Control, treatment: Treatment, *, sink: EventSink, regressed: random.Random | None
+    ) -> None:
+        """sink: gets each comparison. regressed: decides which pages of that variant fail; None: there is none."""
         self._control = control
         self._treatment = treatment
         self._regressed = regressed
         self.mirror = Mirror(
-            FLAG, diff=_DIFF, share=0.0, noise_share=_NOISE, concurrency=_AT_ONCE, view=_viewed
+            FLAG, diff=_DIFF, share=0.0, noise_share=_NOISE, concurrency=_AT_ONCE, view=_viewed, sink=sink
         )
 
     async def page(self, variant: str, asked: Asked) -> Answer:
