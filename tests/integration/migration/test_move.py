@@ -23,7 +23,16 @@ import sqlalchemy as sa
 
 from fairlead.errors import FairleadError
 from fairlead.flags import FlagSet
-from fairlead.migration import Backfill, Migration, ShadowReads, Stage, Throttle, flag_stage, verify
+from fairlead.migration import (
+    Backfill,
+    Migration,
+    ShadowReads,
+    Stage,
+    Throttle,
+    Verification,
+    flag_stage,
+    verify,
+)
 from fairlead.migration.sqlalchemy import TableStore
 from fairlead.telemetry import MetricRegistry
 from tests.integration.migration.tables import ORDERS, create
@@ -157,16 +166,29 @@ class Fleet:
 
     async def check(self) -> None:
         """Both stores are equal, and have what was acknowledged."""
-        while (await self.migration.reconcile()).left:
-            pass
+        found = await self.settled()
         for store in (self.old, self.new):
             keys = sorted(self.expected)
             cents = {row.key: row.value and row.value["cents"] for row in await store.read(keys)}
             wrong = [key for key in keys if key not in self.unsure and cents[key] != self.expected[key]]
             assert wrong == []
-        found = await verify(self.migration, recheck_after=0.05)
         assert (found.differences, found.unsettled) == (0, 0), found
         assert found.compared > ROWS / 2
+
+    async def settled(self) -> Verification:
+        """What is found once nothing is marked any more.
+
+        A write that was cancelled may still be done, by a thread that nobody waits for, and after a reconciliation: it
+        is marked then, and of a key that is unsure.
+        """
+        for _ in range(5):
+            while (await self.migration.reconcile()).left:
+                pass
+            found = await verify(self.migration, recheck_after=0.05)
+            if not found.differences:
+                break
+            assert all(each.marked and each.key in self.unsure for each in found.examples), found
+        return found
 
 
 @pytest.fixture

@@ -151,7 +151,9 @@ async def test_the_service_is_told_the_variant_whatever_the_user_says(
 async def test_the_log_names_the_variant_of_each_request(map_file: Path, server: HaproxyServer, user: User):
     await driver(map_file, server).set(Split(share=0.5, rollout="feed/1"))
     arms = [user.asks(x_user_id=f"user-{n}")[0] for n in range(20)]
-    while len(said := re.findall(r"variant=(\w+)\W", server.log)) < 20:  # whole words: a line may be half there
+    while (
+        len(said := re.findall(r"variant=(\w+)\W", server.log)) < 20
+    ):  # whole words: a line may be half there
         await asyncio.to_thread(share_of, server)
     assert said[:20] == arms
 
