@@ -40,20 +40,22 @@ static: setup
 check: static
 	$(BIN)/pytest -q tests/unit
 
-# First what needs nothing but a processor, on both; then what starts servers of its own and measures no time, a file at a
-# time on both; then, one after the other, what measures, or has a pool of its own.
-APART = tests/acceptance/test_docs_examples.py
+# First what needs nothing but a processor, on both; then what starts servers or runs of its own and measures no time, three
+# files at a time, as it mostly waits; then, one after the other, what measures, or has a pool of its own.
+APART = $(addprefix tests/acceptance/test_,$(addsuffix .py,change_files docs_examples house metrics_reference public_surface \
+	rules))
 POOLED = tests/property/test_statistics_calibration.py
-SERVED = $(addprefix tests/integration/,experiment flags ledger metrics migration rollout) \
+RUNS = $(addprefix tests/acceptance/test_,$(addsuffix .py,bad_input black_box packaging))
+SERVED = $(RUNS) $(addprefix tests/integration/,experiment flags ledger metrics migration rollout) \
 	$(addprefix tests/integration/test_,$(addsuffix .py,cache_redis_store cache_redis_tls shadow_upstream slo_prometheus \
 	telemetry_compaction telemetry_kafka telemetry_nats telemetry_otlp telemetry_spool testing_nats_server \
-	testing_postgres_server testing_redis_server tracing_otlp)) tests/acceptance/test_black_box.py
+	testing_postgres_server testing_redis_server tracing_otlp))
 LOADED = tests/integration/rollout/test_under_load.py
 
 test: packages static
 	$(BIN)/pytest -n 2 --dist worksteal --doctest-modules src tests/unit tests/property $(APART) --ignore=$(POOLED)
-	$(BIN)/pytest -n 2 --dist loadfile $(SERVED) --ignore=$(LOADED)
-	$(BIN)/pytest $(LOADED) tests/acceptance $(POOLED) --ignore=$(APART) --ignore=tests/acceptance/test_black_box.py
+	$(BIN)/pytest -n 3 --dist loadfile $(SERVED) --ignore=$(LOADED)
+	$(BIN)/pytest $(LOADED) tests/acceptance $(POOLED) $(addprefix --ignore=,$(APART) $(RUNS))
 	$(BIN)/pytest tests/integration $(addprefix --ignore=,$(SERVED))
 
 bench: setup
