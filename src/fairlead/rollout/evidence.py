@@ -19,7 +19,7 @@ import msgspec
 
 from fairlead.ledger import Decision, Evidence, Ledger
 from fairlead.metrics import Metric
-from fairlead.metrics.metric import percentile
+from fairlead.metrics.metric import Design, percentile
 from fairlead.rollout.entry import Looked, one_line
 from fairlead.rollout.guardrail import Evaluation
 from fairlead.rollout.judgement import Judgement
@@ -38,9 +38,14 @@ class Recorded(NamedTuple):
 class DecisionLog:
     """Records decisions and their evidence in a ledger. Blocks; call it in a thread."""
 
-    def __init__(self, ledger: Ledger, *, by: str, caveats: tuple[str, ...] = ()) -> None:
-        """by: who decides, with its version. caveats: of all figures, such as that time was virtual."""
+    def __init__(
+        self, ledger: Ledger, *, by: str, caveats: tuple[str, ...] = (), simulated: bool = False
+    ) -> None:
+        """by: who decides, with its version. caveats: of all figures, such as that time was virtual. simulated: whether
+        users, time or events were made, so that no figure says what the change causes.
+        """
         self._ledger = ledger
+        self._simulated = simulated
         self._by = by
         self._caveats = caveats
 
@@ -147,6 +152,7 @@ class DecisionLog:
         high: float | None,
     ) -> Evidence:
         metric: Metric = guardrail.metric
+        design: Design = "controlled" if plan.stages[looked.stage].compares else "before_after"
         has_interval = low is not None or high is not None
         verdict = f"guardrail {found.guardrail}: {found.verdict}"
         verdict += f", {found.reason}" if found.reason else ""
@@ -175,7 +181,7 @@ class DecisionLog:
             low=low,
             high=high,
             confidence=1 - plan.alpha_each if has_interval else None,
-            design="controlled" if plan.stages[looked.stage].compares else "before_after",
+            design="simulated" if self._simulated else design,
             method="anytime-valid, per unit"
             if guardrail.is_relative
             else "figure of the last seconds, every event",

@@ -56,3 +56,22 @@ def test_a_quantiles_evidence_is_its_difference_and_says_what_the_e_value_counte
         "the e-value counts units beyond the quantile of control a moment before: 98 of control, 290 of treatment"
         in effect.caveats
     )
+
+
+def test_evidence_of_made_users_is_of_no_controlled_design() -> None:
+    rail = Guardrail(metric=LATENCY, worse_by=0.1)
+    rollout = plan(guardrails=(rail,), stages=(Stage(share=0.5, bake=60.0),))
+    arms = values((0.1, 1_000)), values((0.1, 1_000))
+    found = evaluate_beside_control(rollout, rail, *arms, share=0.5, past=())
+    designs = {}
+    for simulated in (False, True):
+        kept = Kept()
+        DecisionLog(cast(Ledger, kept), by="test", simulated=simulated).record(
+            rollout,
+            "feed/1",
+            Judgement(verdict="advance", reason="no harm seen"),
+            Looked(stage=0, guarded_seconds=60.0, evaluations=(found,)),
+            1_000.0,
+        )
+        designs[simulated] = {each.design for each in kept.evidence}
+    assert designs == {False: {"controlled"}, True: {"simulated"}}
