@@ -32,6 +32,7 @@ class FieldRecord(msgspec.Struct, frozen=True, kw_only=True):
     only_control: int
     """Of those compared twice: control's second differed, treatment's did not."""
     p_value: float
+    """Adjusted for the number of fields, as the verdict is."""
     verdict: str
     """more, not shown, or too few: whether treatment differs more than control does from itself."""
 
@@ -41,7 +42,7 @@ class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     requests: int
-    """Live requests sent."""
+    """Live requests that had ended, one way or another, when the traffic did."""
     failed: int
     """Of them, without a good answer."""
     compared: int
@@ -68,7 +69,7 @@ class GuardrailRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision with what it stood on."""
+    """A decision with the look that it stood on; without figures where it stood on none, but was asked for, say."""
 
     after_seconds: float
     """Since treatment was first served, by the rollout's own clock."""
@@ -114,21 +115,26 @@ class CanaryRecord(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     """Of all live requests, without a good answer."""
     decided_seconds: float | None
-    """From the moment in which it was served until the rollback was decided; None: it was not."""
+    """From the moment in which its flag was read back as serving it until the rollback by a guardrail was written down;
+    None: no guardrail failed."""
     withdrawn_seconds: float | None
-    """From that decision until the service's flag was read back, and written down, as serving nobody."""
+    """From the rollback, whoever decided it, until it was written down that the flag was read back as serving nobody.
+    The flag is moved meanwhile; when the service had read it, the last page says."""
     last_page_seconds: float | None
-    """From that decision until the last page of the variant was begun; below 0: none was after it."""
+    """From the rollback until the last page of the variant was begun; below 0: none was after it. None: no page was."""
     incident: str
     """As it was written into the run's copy of the change file; empty: none was."""
 
 
 class LetOutRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """All three, in their order."""
+    """All three, in their order; None for what was not played to its end."""
 
-    shadow: ShadowRecord
-    canary: CanaryRecord
-    rollout: RolloutRecord
+    shadow: ShadowRecord | None = None
+    canary: CanaryRecord | None = None
+    rollout: RolloutRecord | None = None
+    """The whole plan, on virtual time."""
+    missing: str = ""
+    """Why one of them is None; empty: none is."""
 
 
 def rollout_record(
@@ -139,12 +145,10 @@ def rollout_record(
     began = served if served is not None else entries[0].at_utc_seconds
     ended = next((each.entry for each in entries if isinstance(each.entry, Ended)), None)
     decisions = []
-    looked = None
+    looked: Looked | None = None
     for written in entries:
         entry = written.entry
-        if isinstance(entry, Looked):
-            looked = entry
-        elif isinstance(entry, Decided) and entry.verdict != "hold":
+        if isinstance(entry, Decided) and entry.verdict != "hold":
             stage = plan.stages[entry.stage]
             decisions.append(
                 DecisionRecord(
@@ -161,6 +165,8 @@ def rollout_record(
                     evidence=entry.evidence,
                 )
             )
+        # What a decision stood on is written with it, right before it; one that was asked for stands on no look.
+        looked = entry if isinstance(entry, Looked) else None
     return RolloutRecord(
         rollout=rollout,
         treatment=plan.treatment,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fairlead.charts import format_value
 from fairlead.rollout.wording import evaluation_row, span
-from fairlead.trial.rollout_record import CanaryRecord, RolloutRecord, ShadowRecord
+from fairlead.trial.rollout_record import CanaryRecord, LetOutRecord, RolloutRecord, ShadowRecord
 
 __all__ = [
     "DECISION_COLUMNS",
@@ -12,6 +12,7 @@ __all__ = [
     "canary_in_words",
     "decision_rows",
     "field_rows",
+    "parts_missing",
     "rollout_in_words",
     "shadow_in_words",
 ]
@@ -19,7 +20,7 @@ __all__ = [
 FIELD_COLUMNS = ("field", "differed", "treatment only", "control's second only", "p", "more than noise?")
 DECISION_COLUMNS = (
     *("after", "stage", "decision", "guardrail", "verdict", "control", "treatment", "worse by", "at most"),
-    "users: control / treatment",
+    "n: control / treatment",
 )
 
 
@@ -64,21 +65,29 @@ def field_rows(shadow: ShadowRecord) -> list[tuple[str, ...]]:
 def canary_in_words(canary: CanaryRecord) -> str:
     """How soon the regression was found, and gone."""
     if canary.decided_seconds is None:
-        return f"NOT rolled back by a guardrail: {canary.rollout.reason or canary.rollout.outcome or 'not ended'}"
-    said = f"rolled back {canary.decided_seconds:.2f} s after it was first served"
+        said = f"NOT rolled back by a guardrail: {canary.rollout.reason or 'not ended'}"
+    else:
+        said = f"rolled back by a guardrail {canary.decided_seconds:.2f} s after it was first served"
     if canary.withdrawn_seconds is not None:
-        said += f"; nobody was served it {format_value(canary.withdrawn_seconds, 'seconds')} later, read back"
+        said += f"; its flag was read back as serving nobody {format_value(canary.withdrawn_seconds, 'seconds')} later"
     if canary.last_page_seconds is not None:
         moment = format_value(abs(canary.last_page_seconds), "seconds")
         side = "after" if canary.last_page_seconds > 0 else "before"
         said += f"; its last page was begun {moment} {side} the decision"
-    return f"{said}; {canary.failed:,} of {canary.requests:,} live requests failed"
+    return f"{said}; {canary.failed:,} of {canary.requests:,} live requests failed, of both arms"
 
 
 def rollout_in_words(rollout: RolloutRecord) -> str:
     """What became of it, and in how long a time."""
     how = f"{span(rollout.seconds)} of virtual time" if rollout.virtual else f"{rollout.seconds:.1f} s"
-    return f"{rollout.outcome.replace('_', ' ') or 'not ended'} after {how}: {rollout.reason}"
+    if rollout.outcome != "completed":
+        return f"{rollout.outcome.replace('_', ' ') or 'not ended'} after {how}: {rollout.reason}"
+    # Its reason is the last stage's alone.
+    weaker = [each.stage for each in rollout.decisions if each.ground == "no_harm_seen"]
+    said = f"completed after {how}, in {len(rollout.decisions)} stages"
+    if weaker:
+        return f"{said}; {' and '.join(weaker)} on the weaker ground that no guardrail had shown harm"
+    return f"{said}; every guardrail passed in each"
 
 
 def decision_rows(rollout: RolloutRecord) -> list[tuple[str, ...]]:
@@ -99,3 +108,10 @@ def decision_rows(rollout: RolloutRecord) -> list[tuple[str, ...]]:
         if not decision.evaluations:
             rows.append((*head, decision.reason, *[""] * 6))
     return rows
+
+
+def parts_missing(let_out: LetOutRecord) -> str:
+    """Which parts were not played to their end, and why."""
+    parts = {"shadow": let_out.shadow, "the canary": let_out.canary, "the whole plan": let_out.rollout}
+    missing = [name for name, part in parts.items() if part is None]
+    return f"not played to its end: {', '.join(missing)}: {let_out.missing}"

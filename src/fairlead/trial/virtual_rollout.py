@@ -31,6 +31,7 @@ from fairlead.rollout import (
     Guardrail,
     MemoryJournal,
     RolloutPlan,
+    RolloutState,
     Tally,
 )
 from fairlead.store import Database
@@ -47,6 +48,7 @@ FLAGS = Path("rollout", "virtual-flags.json")
 
 _LOOK_EVERY = 3600.0
 _LONGEST = 60 * 86_400.0
+_PLAYED_WITHIN = 60.0  # real seconds; on a clock that is moved by hand, whoever retries would wait for ever
 _CAVEATS = (
     "time was virtual: users were made, and each met one request that this run had recorded of the arm that the flag "
     "gave",
@@ -58,7 +60,10 @@ _Event = tuple[str, Mapping[str, object]]
 async def play_virtual(
     recorded: Recorded, settings: Settings, let_out: LetOut, content: bytes, directory: Path
 ) -> RolloutRecord:
-    """Plays the plan of the change file. Raises RunInvalid where an arm has no event that a guardrail counts."""
+    """Plays the plan of the change file.
+
+    Raises RunInvalid where an arm has no event that a guardrail counts, or where it cannot be played to its end.
+    """
     plan = _on_virtual_time(rollout_plan(parse_change(content, "change.toml")), let_out)
     kinds = {guardrail.metric.event for guardrail in plan.guardrails}
     events = await asyncio.to_thread(recorded_events, recorded, let_out.everyday, kinds, directory)
@@ -82,20 +87,32 @@ async def play_virtual(
     )
     by = f"fairlead {__version__}, on virtual time"
     journal = MemoryJournal(f"{plan.name} on virtual time", plan, by=by, clock=clock)
+    told: list[str] = []
+
+    async def notice(what: str, state: RolloutState) -> None:
+        told.append(what)
+
     with Database(directory / LEDGER) as database:
         controller = Controller(
             plan,
             journal=journal,
             traffic=FlagTraffic(path, plan.flag, treatment=plan.treatment, control=plan.control),
             facts=facts,
-            decisions=DecisionLog(Ledger(database), by=by, caveats=_CAVEATS),
+            decisions=DecisionLog(Ledger(database), by=by, caveats=_CAVEATS, simulated=True),
+            notice=notice,
             clock=clock,
             by=by,
         )
-        await controller.begin()
-        while not controller.state.ended and clock.now() < _LONGEST:
-            clock.advance(plan.look_every)
-            await controller.step()
+        try:
+            async with asyncio.timeout(_PLAYED_WITHIN):
+                await controller.begin()
+                while not controller.state.ended and clock.now() < _LONGEST:
+                    clock.advance(plan.look_every)
+                    await controller.step()
+        except TimeoutError as late:
+            raise RunInvalid(
+                f"{journal.rollout} was not over after {_PLAYED_WITHIN:g} s: {told[-1] if told else 'it hangs'}"
+            ) from late
     return rollout_record(journal.rollout, plan, journal.read(), virtual=True)
 
 

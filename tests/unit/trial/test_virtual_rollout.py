@@ -9,17 +9,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fairlead.clock import ManualClock
+from fairlead.errors import NoSpace, RunInvalid
 from fairlead.flags import FlagSet
 from fairlead.metrics import Metric
-from fairlead.rollout import Controller, FlagTraffic, Guardrail, MemoryJournal, RolloutPlan, Stage, Tally
+from fairlead.rollout import (
+    Controller,
+    DecisionLog,
+    FlagTraffic,
+    Guardrail,
+    MemoryJournal,
+    RolloutPlan,
+    Stage,
+    Tally,
+)
+from fairlead.rollout.entry import Asked
 from fairlead.statistics import sequential_difference_bound, sequential_sample_ratio
+from fairlead.store import Database
 from fairlead.telemetry import BufferedSink, JsonLinesSegments, RequestFinished
+from fairlead.trial import LetOut, Settings, virtual_rollout
+from fairlead.trial.promise import LEDGER
 from fairlead.trial.rollout_record import RolloutRecord, rollout_record
 from fairlead.trial.rollout_words import decision_rows, rollout_in_words
-from fairlead.trial.virtual_rollout import RecordedFacts, _write_flag, recorded_events
+from fairlead.trial.virtual_rollout import RecordedFacts, _write_flag, play_virtual, recorded_events
 from fairlead.trial.walk import Recorded
 from tests.unit.trial.conftest import ARMS, recorded, steady
 
@@ -106,7 +121,15 @@ def test_a_good_change_goes_through_every_stage_and_each_decision_has_its_figure
     assert rows[0][:3] == ("1.5h", "internal", "advance (pass)")
     assert rows[1][:4] == ("6h", "50 %", "advance (pass)", "page_errors worse_by 5 pp")
     assert rows[2][:3] == ("", "", "")
-    assert rollout_in_words(record) == "completed after 7.5h of virtual time: every guardrail passed"
+    assert (
+        rollout_in_words(record)
+        == "completed after 7.5h of virtual time, in 3 stages; every guardrail passed in each"
+    )
+    weaker = msgspec.structs.replace(half, ground="no_harm_seen")
+    record = msgspec.structs.replace(record, decisions=(record.decisions[0], weaker, record.decisions[2]))
+    assert rollout_in_words(record).endswith(
+        "in 3 stages; 50 % on the weaker ground that no guardrail had shown harm"
+    )
 
 
 def test_a_bad_change_is_taken_back_in_its_first_comparing_stage(tmp_path: Path):
@@ -179,3 +202,63 @@ def test_what_was_recorded_belongs_to_the_arm_that_had_the_load_and_to_the_phase
     ids = {arm: [fields["request_id"] for _, fields in events] for arm, events in found.items()}
     assert ids == {"control": ["1001.0", "1003.1"], "treatment": ["1012.0"]}
     assert recorded_events(run, ("calm",), {"exposure"}, tmp_path) == {}
+
+
+async def test_decision_that_was_asked_for_stands_on_no_look(tmp_path: Path):
+    path = tmp_path / "flags.json"
+    _write_flag(path, PLAN)
+    clock = ManualClock()
+    arms = {"control": [event()], "treatment": [event()]}
+    facts = RecordedFacts(
+        PLAN, arms, FlagSet.from_file(path), clock, per_second=0.1, internal=0.05, rng=random.Random(1)
+    )
+    journal = MemoryJournal("feed on virtual time", PLAN, by="test", clock=clock)
+    controller = Controller(
+        PLAN, journal=journal, traffic=FlagTraffic(path, PLAN.flag), facts=facts, clock=clock
+    )
+    await controller.begin()
+    while controller.state.stage == 0 or not controller.state.evaluations:
+        clock.advance(PLAN.look_every)
+        await controller.step()
+    journal.ask(Asked(what="rollback", by="ann", why="lunch"))
+    await controller.step()
+    first, last = rollout_record(journal.rollout, PLAN, journal.read(), virtual=True).decisions
+    assert first.evaluations
+    assert (last.verdict, last.reason, last.evaluations, dict(last.units)) == (
+        "rollback", "ann asked for it: lunch", (), {},
+    )  # fmt: skip
+
+
+async def test_plan_whose_decisions_cannot_be_written_ends_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run: Recorded = recorded([(ARMS[0], 0, steady()), (ARMS[1], 0, steady())])
+    run.turns = [replace(turn, began_at=1_000.0 + 10 * index) for index, turn in enumerate(run.turns)]
+    with BufferedSink(JsonLinesSegments(tmp_path / "events" / "service")) as sink:
+        for at in (1_001.5, 1_011.5):
+            sink.emit(
+                RequestFinished(
+                    at_utc_seconds=at,
+                    service="s",
+                    route="/feed",
+                    status=200,
+                    latency_seconds=0.1,
+                    request_id="r",
+                )
+            )
+    with Database(tmp_path / LEDGER) as database:
+        database.migrate()
+
+    def full(*given: object) -> None:
+        raise NoSpace("ledger.db: the disk is full")
+
+    monkeypatch.setattr(DecisionLog, "record", full)
+    monkeypatch.setattr(virtual_rollout, "_PLAYED_WITHIN", 0.7)
+    monkeypatch.setattr(virtual_rollout, "rollout_plan", lambda change: PLAN)
+    monkeypatch.setattr(virtual_rollout, "parse_change", lambda content, name: None)
+    let_out = LetOut(
+        shadow_seconds=1.0, shadow_share=0.5, canary_seconds=1.0, canary_share=0.5, regression="none",
+        everyday=("calm",), users_per_second=0.01, internal=0.05,
+    )  # fmt: skip
+    with pytest.raises(RunInvalid, match=r"cannot be written.*ledger\.db: the disk is full"):
+        await play_virtual(run, Settings(), let_out, b"", tmp_path)
