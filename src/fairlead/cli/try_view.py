@@ -20,6 +20,7 @@ from fairlead.trial.rollout_words import (
     canary_in_words,
     decision_rows,
     field_rows,
+    parts_missing,
     rollout_in_words,
     shadow_in_words,
 )
@@ -193,26 +194,31 @@ def _print_users(console: Console, users: UsersRecord) -> None:
 def _print_let_out(console: Console, let_out: LetOutRecord) -> None:
     """Unseen, to a canary that does harm, then by the whole plan: every decision with what it stood on."""
     shadow, canary, rollout = let_out.shadow, let_out.canary, let_out.rollout
-    console.print(Text("\nlet out: unseen beside control (shadow, live)", style="bold"))
-    console.print(Text(shadow_in_words(shadow)), highlight=False)
-    if shadow.fields:
-        console.print(_rows("", FIELD_COLUMNS, field_rows(shadow), left=1))
-    title = f"\nlet out: a canary that does harm, at {canary.share * 100:g} % of the users (live)"
-    console.print(Text(title, style="bold"))
-    console.print(Text(f"planted: {canary.planted}"), highlight=False)
-    console.print(_rows("", DECISION_COLUMNS, decision_rows(canary.rollout), left=5))
-    console.print(Text(canary_in_words(canary)), highlight=False)
-    if canary.incident:
-        console.print(Text(f"incident: {canary.incident}"), highlight=False)
-    title = "\nlet out: the whole plan, on virtual time over the recorded events"
-    console.print(Text(title, style="bold"))
-    console.print(_rows("", DECISION_COLUMNS, decision_rows(rollout), left=5))
-    console.print(Text(rollout_in_words(rollout)), highlight=False)
+    if shadow is not None:
+        console.print(Text("\nlet out: unseen beside control (shadow, live)", style="bold"))
+        console.print(Text(shadow_in_words(shadow)), highlight=False)
+        if shadow.fields:
+            console.print(_rows(FIELD_COLUMNS, field_rows(shadow), left=1))
+    if canary is not None:
+        title = f"\nlet out: a canary that does harm, at {canary.share * 100:g} % of the users (live)"
+        console.print(Text(title, style="bold"))
+        console.print(Text(f"planted: {canary.planted}"), highlight=False)
+        console.print(_rows(DECISION_COLUMNS, decision_rows(canary.rollout), left=5))
+        console.print(Text(canary_in_words(canary)), highlight=False)
+        if canary.incident:
+            console.print(Text(f"incident: {canary.incident}"), highlight=False)
+    if rollout is not None:
+        title = "\nlet out: the whole plan, on virtual time over the recorded events"
+        console.print(Text(title, style="bold"))
+        console.print(_rows(DECISION_COLUMNS, decision_rows(rollout), left=5))
+        console.print(Text(rollout_in_words(rollout)), highlight=False)
+    if let_out.missing:
+        console.print(Text(f"\nlet out: {parts_missing(let_out)}", style="yellow"))
 
 
-def _rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Table:
+def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Table:
     """left: how many of the first columns are words."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right")
     for row in rows:

@@ -4,13 +4,15 @@
     canary    a share of the users meets a planted regression: who finds it, how soon, and is it gone then?
 
 The service, its flag file, its events, journal and ledger are those of a rollout in earnest; only the harm is made.
+However the canary ends, by its guardrails, its time, Ctrl-C or the death of a process, the flag serves nobody the harm
+afterwards; only SIGKILL leaves it as it was, with no process behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,13 +23,23 @@ from fairlead.change import parse_change
 from fairlead.change.incident import add_rollback
 from fairlead.change.rollout import rollout_plan
 from fairlead.clock import SYSTEM_CLOCK
-from fairlead.errors import InvalidInput
+from fairlead.errors import FairleadError, InvalidInput, RunInvalid
 from fairlead.lab.load import Progress as LoadProgress
 from fairlead.lab.load import drive
-from fairlead.lab.samples import Ending, Samples
+from fairlead.lab.samples import Ending
 from fairlead.ledger import Ledger
-from fairlead.rollout import Controller, DecisionLog, EventFacts, FlagTraffic, Journal, RolloutPlan, Stage
-from fairlead.rollout.entry import Decided, Had, Written
+from fairlead.rollout import (
+    Controller,
+    DecisionLog,
+    EventFacts,
+    FlagTraffic,
+    Journal,
+    RolloutPlan,
+    RolloutState,
+    Split,
+    Stage,
+)
+from fairlead.rollout.entry import Asked, Decided, Had, Written
 from fairlead.statistics import discordant_pairs
 from fairlead.store import Database
 from fairlead.telemetry import EventTail, RequestFinished
@@ -44,74 +56,85 @@ CHANGE_FILE = "change.toml"
 
 _LOOK_EVERY = 0.25
 _AFTERWARDS = 1.0  # seconds of traffic after the rollback, in which nobody may meet the variant
+_ENDED_WITHIN = (
+    10.0  # seconds past its time in which the canary has to be off again; a full disk could take for ever
+)
+_ABANDONED_WITHIN = 3.0  # seconds for each step of taking it back when the run ends early
 _DECIDER = f"fairlead {__version__}, canary"
 _MAX_IN_FLIGHT = 2_000
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class LiveRecord:
-    """What came of both."""
+    """What came of both, growing while they are played."""
 
-    shadow: ShadowRecord
-    canary: CanaryRecord
-    decided_at: float | None
-    """UTC seconds of the rollback's decision."""
     events: Path
     """Of the service."""
+    shadow: ShadowRecord | None = None
+    """None before its end."""
+    canary: CanaryRecord | None = None
+    """None before its end."""
+    rolled_back_at: float | None = None
+    """UTC seconds at which the canary's rollback was written down."""
 
 
 async def play_live(
-    service: OneService, let_out: LetOut, patience: float, content: bytes, directory: Path, say: Say
-) -> LiveRecord:
-    """Plays both at the service. content: the change file, whose guardrails are watched. Raises what drivers raise."""
+    record: LiveRecord,
+    service: OneService,
+    let_out: LetOut,
+    patience: float,
+    content: bytes,
+    directory: Path,
+    say: Say,
+) -> None:
+    """Plays both at the service and fills the record. content: the change file, whose guardrails are watched.
+
+    Raises what drivers raise, and RunInvalid where the canary cannot be ended. Cancelled, it takes the canary back.
+    """
     write_atomically(directory / CHANGE_FILE, content)
-    shadow = await _shadow(service, let_out, patience)
+    record.shadow = shadow = await _shadow(service, let_out, patience)
     say(
         f"shadow: {shadow.requests} live requests, {shadow.compared} answered by treatment too, unseen; "
         f"{shadow.outcomes.get('same', 0)} alike"
     )
-    canary, decided_at = await _canary(service, let_out, patience, content, directory, say)
-    return LiveRecord(shadow=shadow, canary=canary, decided_at=decided_at, events=service.events)
+    record.canary, record.rolled_back_at = await _canary(service, let_out, patience, content, directory, say)
 
 
-def canary_to_its_end(live: LiveRecord) -> CanaryRecord:
+def canary_to_its_end(live: LiveRecord) -> CanaryRecord | None:
     """The canary with its last page, once the service has ended and all its events are on the disk. Blocks."""
+    if live.canary is None or live.rolled_back_at is None:
+        return live.canary
     variant = live.canary.rollout.treatment
     begun = [
         event.at_utc_seconds - event.latency_seconds
         for event in read_events(live.events)
         if isinstance(event, RequestFinished) and event.variant == variant
     ]
-    if live.decided_at is None or not begun:
+    if not begun:
         return live.canary
-    return msgspec.structs.replace(live.canary, last_page_seconds=max(begun) - live.decided_at)
+    return msgspec.structs.replace(live.canary, last_page_seconds=max(begun) - live.rolled_back_at)
 
 
 @dataclass(slots=True)
 class _Sent:
     progress: LoadProgress | None = None
-    ended: bool = False
-
-    def samples(self) -> Samples | None:
-        """What has ended, one way or another."""
-        if self.progress is None:
-            return None
-        samples = self.progress.samples()
-        return samples.select(samples.ending != Ending.UNFINISHED)
 
     def counts(self) -> tuple[int, int]:
-        """Requests, and of them those without a good answer."""
-        samples = self.samples()
-        return (0, 0) if samples is None else (len(samples), len(samples) - samples.count(Ending.OK))
+        """Requests that have ended, and of them those without a good answer."""
+        if self.progress is None:
+            return 0, 0
+        samples = self.progress.samples()
+        ended = len(samples) - samples.count(Ending.UNFINISHED)
+        return ended, ended - samples.count(Ending.OK)
 
 
 @asynccontextmanager
 async def _traffic_on(
     service: OneService, seconds: float, part: str, patience: float
 ) -> AsyncIterator[_Sent]:
-    """Everyday traffic while the block runs, for `seconds` at most."""
+    """Everyday traffic while the block runs, for `seconds` at most. Raises what broke it."""
     sent = _Sent()
 
     def moved(progress: LoadProgress) -> None:
@@ -130,6 +153,8 @@ async def _traffic_on(
     )
     try:
         yield sent
+        if load.done():
+            load.result()
     finally:
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
@@ -143,8 +168,10 @@ async def _shadow(service: OneService, let_out: LetOut, patience: float) -> Shad
     await asyncio.sleep(patience / 2)  # for comparisons that run
     report = await service.shadow(0.0)
     requests, failed = sent.counts()
-    discordant = report.discordant()
-    verdicts = discordant_pairs(discordant) if discordant else {}
+    # Fields that told nothing apart, too: they are those of which too few were compared twice.
+    verdicts = discordant_pairs(
+        {path: (counts.only_again, counts.only_candidate) for path, counts in report.fields.items()}
+    )
     arms = {"control": "control", "treatment": "candidate"}
     answered = {arm: name for arm, name in arms.items() if name in report.seconds}
     return ShadowRecord(
@@ -161,8 +188,8 @@ async def _shadow(service: OneService, let_out: LetOut, patience: float) -> Shad
                 differed=counts.differed,
                 only_treatment=counts.only_candidate,
                 only_control=counts.only_again,
-                p_value=verdicts[path].p_value if path in verdicts else 1.0,
-                verdict=verdicts[path].verdict if path in verdicts else "not shown",
+                p_value=verdicts[path].adjusted_p_value,
+                verdict=verdicts[path].verdict,
             )
             for path, counts in sorted(report.fields.items())
         ),
@@ -177,28 +204,31 @@ async def _canary(
     plan = _canary_plan(service, let_out, content)
     copy = directory / CHANGE_FILE
     with Database(directory / LEDGER) as database:
-        places = {"flags": str(service.flags), "events": str(service.events)}
-        journal = await asyncio.to_thread(Journal.start, database, plan, by=_DECIDER, places=places)
+        journal = await asyncio.to_thread(
+            Journal.start, database, plan, by=_DECIDER, places=_places(service, plan)
+        )
         traffic = FlagTraffic(service.flags, plan.flag, treatment=plan.treatment, control=plan.control)
+        told: list[str] = []
+
+        async def notice(what: str, state: RolloutState) -> None:
+            told.append(what)
+
         controller = Controller(
             plan,
             journal=journal,
             traffic=traffic,
             facts=EventFacts(EventTail(service.events)),
             decisions=DecisionLog(Ledger(database), by=_DECIDER),
+            notice=notice,
             by=_DECIDER,
         )
-        end = SYSTEM_CLOCK.now() + let_out.canary_seconds
-        longest = let_out.canary_seconds + _AFTERWARDS
         try:
-            async with _traffic_on(service, longest, "canary", patience) as sent:
-                await controller.begin()
-                while not controller.state.ended and SYSTEM_CLOCK.now() < end:
-                    await controller.step()
-                    await asyncio.sleep(plan.look_every / 4)
-                if not controller.state.ended:
-                    await controller.take_back("the planted regression was not found in time")
+            async with _traffic_on(service, let_out.canary_seconds + _AFTERWARDS, "canary", patience) as sent:
+                await _led(controller, journal, let_out.canary_seconds, told)
                 await asyncio.sleep(_AFTERWARDS)
+        except BaseException:
+            await _abandoned(controller, journal, traffic)
+            raise
         finally:
             await traffic.close()
         entries = await asyncio.to_thread(journal.read)
@@ -209,18 +239,68 @@ async def _canary(
     served = _at(entries, lambda entry: isinstance(entry, Had) and not entry.latched)
     decided = _at(entries, lambda entry: isinstance(entry, Decided) and entry.verdict == "rollback")
     gone = _at(entries, lambda entry: isinstance(entry, Had) and entry.latched)
-    found = CanaryRecord(
-        rollout=rollout_record(journal.rollout, plan, entries, virtual=False),
+    rollout = rollout_record(journal.rollout, plan, entries, virtual=False)
+    found = any(each.verdict == "FAIL" for decision in rollout.decisions for each in decision.evaluations)
+    canary = CanaryRecord(
+        rollout=rollout,
         planted=let_out.regression,
         share=let_out.canary_share,
         requests=requests,
         failed=failed,
-        decided_seconds=None if served is None or decided is None else decided - served,
+        decided_seconds=decided - served if found and decided is not None and served is not None else None,
         withdrawn_seconds=None if decided is None or gone is None else gone - decided,
         last_page_seconds=None,
         incident=incident,
     )
-    return found, decided
+    return canary, decided
+
+
+async def _led(controller: Controller, journal: Journal, seconds: float, told: list[str]) -> None:
+    """Until a guardrail has rolled it back, or the run has, after `seconds`. RunInvalid where neither is done."""
+    end = SYSTEM_CLOCK.now() + seconds
+    try:
+        async with asyncio.timeout(seconds + _ENDED_WITHIN):
+            await controller.begin()
+            while not controller.state.ended and SYSTEM_CLOCK.now() < end:
+                await controller.step()
+                await asyncio.sleep(_LOOK_EVERY / 4)
+            if not controller.state.ended:
+                await _asked_back(
+                    controller, journal, f"no guardrail found the planted regression in {seconds:g} s"
+                )
+    except TimeoutError as late:
+        raise RunInvalid(
+            f"the canary was not over {_ENDED_WITHIN:g} s after its time: {told[-1] if told else 'it hangs'}"
+        ) from late
+
+
+async def _asked_back(controller: Controller, journal: Journal, why: str) -> None:
+    await asyncio.to_thread(journal.ask, Asked(what="rollback", by="the run", why=why))
+    await controller.step()
+
+
+async def _abandoned(controller: Controller, journal: Journal, traffic: FlagTraffic) -> None:
+    """Takes the variant away, and writes that down if it can be: whatever ended the run goes on afterwards."""
+    if controller.state.ended:
+        return
+    nobody = Split(share=0.0, rollout=journal.rollout, epoch=controller.state.epoch, latched=True)
+    with suppress(FairleadError, TimeoutError):
+        async with asyncio.timeout(_ABANDONED_WITHIN):
+            await traffic.set(nobody)
+    with suppress(FairleadError, TimeoutError):
+        async with asyncio.timeout(_ABANDONED_WITHIN):
+            await _asked_back(controller, journal, "it ended early")
+
+
+def _places(service: OneService, plan: RolloutPlan) -> dict[str, str]:
+    """What `fairlead rollout` needs to find this rollout's traffic, from anywhere."""
+    return {
+        "flag": plan.flag,
+        "treatment": plan.treatment,
+        "control": plan.control,
+        "flags": str(service.flags.absolute()),
+        "events": str(service.events.absolute()),
+    }
 
 
 def _canary_plan(service: OneService, let_out: LetOut, content: bytes) -> RolloutPlan:

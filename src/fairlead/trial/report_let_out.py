@@ -6,13 +6,14 @@ import html
 from collections.abc import Sequence
 
 from fairlead.trial.result import Result
-from fairlead.trial.rollout_record import RolloutRecord
+from fairlead.trial.rollout_record import CanaryRecord, RolloutRecord, ShadowRecord
 from fairlead.trial.rollout_words import (
     DECISION_COLUMNS,
     FIELD_COLUMNS,
     canary_in_words,
     decision_rows,
     field_rows,
+    parts_missing,
     rollout_in_words,
     shadow_in_words,
 )
@@ -25,7 +26,28 @@ def let_out_section(result: Result) -> str:
     found = result.let_out
     if found is None:
         return ""
-    shadow, canary, rollout = found.shadow, found.canary, found.rollout
+    return (
+        "<section><h2>Letting it out</h2>"
+        "<p>One service serves both paths by a flag; the rollout moves that flag, looks at the service's own events, "
+        "and writes each decision with its evidence into the run's ledger.</p>"
+        + (_shadow(found.shadow) if found.shadow is not None else "")
+        + (_canary(found.canary) if found.canary is not None else "")
+        + (_whole_plan(found.rollout) if found.rollout is not None else "")
+        + (f"<p><b>{_text(_sentence(parts_missing(found)))}.</b></p>" if found.missing else "")
+        + "</section>\n"
+    )
+
+
+def _shadow(shadow: ShadowRecord) -> str:
+    return (
+        "<h3>Unseen beside control <small>(shadow, live)</small></h3>"
+        f"<p>{_text(shadow_in_words(shadow))}.</p>"
+        + (_table(FIELD_COLUMNS, field_rows(shadow), words=1) if shadow.fields else "")
+        + "<p class=note>Control's second answer comes from its cache, so it hardly differs from the first.</p>"
+    )
+
+
+def _canary(canary: CanaryRecord) -> str:
     incident = (
         f"<p class=note>Written into the run's copy of the change file, <code>change.toml</code>: "
         f"{_text(canary.incident)}</p>"
@@ -33,24 +55,21 @@ def let_out_section(result: Result) -> str:
         else ""
     )
     return (
-        "<section><h2>Letting it out</h2>"
-        "<p>One service serves both paths by a flag; the rollout moves that flag, looks at the service's own events, "
-        "and writes each decision with its evidence into the run's ledger.</p>"
-        "<h3>Unseen beside control <small>(shadow, live)</small></h3>"
-        f"<p>{_text(shadow_in_words(shadow))}.</p>"
-        + (_table(FIELD_COLUMNS, field_rows(shadow), words=1) if shadow.fields else "")
-        + "<p class=note>Control's second answer comes from its cache, so it hardly differs from the first.</p>"
         f"<h3>A canary that does harm <small>(live, {canary.share * 100:g} % of the users)</small></h3>"
         f"<p>Planted: {_text(canary.planted)}. <b>{_text(_sentence(canary_in_words(canary)))}.</b></p>"
         + _decisions(canary.rollout)
         + incident
-        + "<h3>The whole plan <small>(virtual time, recorded events)</small></h3>"
+    )
+
+
+def _whole_plan(rollout: RolloutRecord) -> str:
+    return (
+        "<h3>The whole plan <small>(virtual time, recorded events)</small></h3>"
         f"<p><b>{_text(_sentence(rollout_in_words(rollout)))}.</b> Users are made; what each meets is a "
         "request that this run recorded of the arm that the flag gave him, drawn by lot from the phases in which "
         "nothing was broken on purpose. Users who come back, days that differ and services that tire are not in it.</p>"
         + _decisions(rollout)
         + _watched(rollout)
-        + "</section>\n"
     )
 
 

@@ -7,15 +7,16 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fairlead.errors import InvalidInput
+from fairlead.errors import InvalidInput, RunInvalid
 from fairlead.experiment import render_report
 from fairlead.trial.conclude import conclude
 from fairlead.trial.live import canary_to_its_end
-from fairlead.trial.progress import NoProgress, Progress
+from fairlead.trial.progress import Progress
 from fairlead.trial.promise import freeze_promise, record_result
 from fairlead.trial.report import EXPERIMENT_PAGE, write_report
 from fairlead.trial.result import Result, write_atomically, write_result
-from fairlead.trial.rollout_record import LetOutRecord
+from fairlead.trial.rollout_record import LetOutRecord, RolloutRecord
+from fairlead.trial.rollout_words import rollout_in_words
 from fairlead.trial.system import Settings, System
 from fairlead.trial.virtual_rollout import play_virtual
 from fairlead.trial.walk import Recorded, play
@@ -63,10 +64,16 @@ def run_trial(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(play(system, settings, directory, recorded, progress))
-            let_out = runner.run(_let_out(system, settings, recorded, directory, progress or NoProgress()))
+            rollout, missing = runner.run(_whole_plan(system, settings, recorded, directory))
+        let_out = _let_out(recorded, rollout, missing)
+        if progress is not None and let_out is not None:
+            became = rollout_in_words(rollout) if rollout is not None else missing
+            progress.said(f"the whole plan on virtual time: {became}")
     except BaseException as error:
+        why = _why(error)
         try:
-            result = conclude(system, settings, recorded, directory, ended_early=_why(error))
+            let_out = _let_out(recorded, None, why)
+            result = conclude(system, settings, recorded, directory, let_out=let_out, ended_early=why)
             _write(record_result(result, promise, directory), recorded, directory)
         except Exception as second:  # what ended the run is the news, and often the cause of this too
             error.add_note(f"no result could be written: {second}")
@@ -77,17 +84,25 @@ def run_trial(
     return result
 
 
-async def _let_out(
-    system: System, settings: Settings, recorded: Recorded, directory: Path, progress: Progress
-) -> LetOutRecord | None:
-    """What was played live, to its end, and the whole plan on virtual time; None for a system without."""
-    live, let_out, content = recorded.live, recorded.plan.let_out, system.change
-    if live is None or let_out is None or content is None:
+async def _whole_plan(
+    system: System, settings: Settings, recorded: Recorded, directory: Path
+) -> tuple[RolloutRecord | None, str]:
+    """The rollout, or why there is none; neither for a system that is not let out."""
+    let_out, content = recorded.plan.let_out, system.change
+    if recorded.live is None or let_out is None or content is None:
+        return None, ""
+    try:
+        return await play_virtual(recorded, settings, let_out, content, directory), ""
+    except RunInvalid as error:  # the comparison, and what was played live, stand
+        return None, f"not played: {error}"
+
+
+def _let_out(recorded: Recorded, rollout: RolloutRecord | None, missing: str) -> LetOutRecord | None:
+    """What was played to its end; None where nothing was begun."""
+    live = recorded.live
+    if live is None:
         return None
-    canary = await asyncio.to_thread(canary_to_its_end, live)
-    rollout = await play_virtual(recorded, settings, let_out, content, directory)
-    progress.said(f"the whole plan on virtual time: {rollout.outcome.replace('_', ' ')}: {rollout.reason}")
-    return LetOutRecord(shadow=live.shadow, canary=canary, rollout=rollout)
+    return LetOutRecord(shadow=live.shadow, canary=canary_to_its_end(live), rollout=rollout, missing=missing)
 
 
 def _why(error: BaseException) -> str:

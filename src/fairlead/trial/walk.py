@@ -79,7 +79,7 @@ class Recorded:
     """The same moment on the monotonic clock: somebody may set the other one during the run."""
     turns: list[Turn] = field(default_factory=list)
     live: LiveRecord | None = None
-    """What came of letting the change out in live traffic; None where that was not played, or not to its end."""
+    """What came of letting the change out in live traffic; None where that was not begun."""
 
     def phase_bounds(self) -> Iterator[tuple[Phase, float, float]]:
         """Each phase with its first and last second within a cycle."""
@@ -128,15 +128,18 @@ async def play(
                         await asyncio.to_thread(write_pages, directory, turn.pages)
                         progress.finished(arm, cycle, _sum_up(recorded.turns[-1].samples))
                 if plan.let_out is not None and system.change is not None:
+                    service = running.one_service
+                    recorded.live = LiveRecord(events=service.events)
                     live = play_live(
-                        running.one_service,
+                        recorded.live,
+                        service,
                         plan.let_out,
                         plan.patience,
                         system.change,
                         directory,
                         progress.said,
                     )
-                    recorded.live = await _unless(watch, live)
+                    await _unless(watch, live)
             finally:
                 await _end(watch)
     finally:
