@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fairlead.change import parse_change
-from fairlead.errors import NoSpace, ProcessDied, RunInvalid
+from fairlead.errors import InvalidInput, NoSpace, ProcessDied, RunInvalid
 from fairlead.flags import EvaluationContext, FlagSet
 from fairlead.lab import Schedule, Zipf
 from fairlead.rollout import DecisionLog, Journal, RolloutState
@@ -28,7 +28,7 @@ from fairlead.trial import LetOut, Plan, Settings, live
 from fairlead.trial import run as run_module
 from fairlead.trial.live import LiveRecord, canary_to_its_end, play_live
 from fairlead.trial.promise import LEDGER
-from fairlead.trial.result import read_result
+from fairlead.trial.result import Result, read_result
 from fairlead.trial.rollout_words import canary_in_words
 from fairlead.trial.run import run_trial
 from tests.integration.test_trial_walk import FakeSystem
@@ -347,6 +347,22 @@ def test_what_was_played_live_is_kept_when_the_run_is_interrupted_afterwards(
     assert (result.let_out.rollout, result.let_out.missing) == (None, "ended early: interrupted")
 
 
+def test_result_is_written_and_marked_when_the_run_is_interrupted_while_it_is_summed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conclude = run_module.conclude
+
+    def interrupted(*given: object, ended_early: str = "", **named: object) -> Result:
+        if not ended_early:
+            raise KeyboardInterrupt
+        return conclude(*given, ended_early=ended_early, **named)  # type: ignore[arg-type]  # as it was given
+
+    monkeypatch.setattr(run_module, "conclude", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(FakeSystem(), Settings(), tmp_path)
+    assert read_result(tmp_path / "result.json").validity.reasons[0] == "ended early: interrupted"
+
+
 def test_what_was_compared_unseen_is_kept_when_a_process_dies_in_the_canary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,3 +383,21 @@ def test_what_was_compared_unseen_is_kept_when_a_process_dies_in_the_canary(
     assert "origin died" in result.let_out.missing
     assert marks(system.one_service) == (True, False)
     assert state(tmp_path).phase == "rolled_back"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "fake: it has no change file"),
+        (CHANGE.replace(b'worse_by = "', b'above = 0.5 # "'), "no guardrail compares with control"),
+    ],
+    ids=["without_a_file", "without_a_comparison"],
+)
+def test_system_that_cannot_be_let_out_is_refused_before_it_starts(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    system = LetOutSystem(does_harm=True)
+    system.change = content
+    with pytest.raises(InvalidInput, match=reason):
+        run_trial(system, Settings(), tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -98,6 +98,8 @@ class LiveProgress:
         self._say(f"cycle {cycle + 1}  {arm.name}: {text}")
 
     def said(self, text: str) -> None:
+        if self._live is not None:
+            self._live.update(Text())  # the comparison is over, and so is its bar
         self._say(text)
 
     def _say(self, text: str) -> None:

@@ -49,7 +49,7 @@ from fairlead.trial.result import write_atomically
 from fairlead.trial.rollout_record import CanaryRecord, FieldRecord, ShadowRecord, rollout_record
 from fairlead.trial.system import LetOut, OneService
 
-__all__ = ["CHANGE_FILE", "LiveRecord", "canary_to_its_end", "play_live"]
+__all__ = ["CHANGE_FILE", "LiveRecord", "canary_to_its_end", "check_let_out", "play_live"]
 
 CHANGE_FILE = "change.toml"
 """The run's copy of the change file, in its folder: incidents are written into it."""
@@ -80,6 +80,15 @@ class LiveRecord:
     """UTC seconds at which the canary's rollback was written down."""
 
 
+def check_let_out(name: str, content: bytes | None) -> None:
+    """Raises InvalidInput, before anything starts, where this change file lets nothing out."""
+    if content is None:
+        raise InvalidInput(f"{name}: it has no change file, so nothing says how its change is let out")
+    plan = rollout_plan(parse_change(content, CHANGE_FILE))
+    if not any(each.is_relative for each in plan.guardrails):
+        raise InvalidInput(f"{plan.name}: no guardrail compares with control, so none finds harm in seconds")
+
+
 async def play_live(
     record: LiveRecord,
     service: OneService,
@@ -94,6 +103,10 @@ async def play_live(
     Raises what drivers raise, and RunInvalid where the canary cannot be ended. Cancelled, it takes the canary back.
     """
     write_atomically(directory / CHANGE_FILE, content)
+    share = f"{let_out.canary_share * 100:g} %"
+    say(
+        f"letting it out: unseen for {let_out.shadow_seconds:g} s, then with a planted defect to {share} of the users"
+    )
     record.shadow = shadow = await _shadow(service, let_out, patience)
     say(
         f"shadow: {shadow.requests} live requests, {shadow.compared} answered by treatment too, unseen; "
@@ -307,8 +320,6 @@ def _canary_plan(service: OneService, let_out: LetOut, content: bytes) -> Rollou
     """The change's own guardrails around one stage that serves the variant with the regression."""
     plan = rollout_plan(parse_change(content, CHANGE_FILE))
     stage = Stage(share=let_out.canary_share, bake=3600.0)
-    if not any(each.is_relative for each in plan.guardrails):
-        raise InvalidInput(f"{plan.name}: no guardrail compares with control, so none finds harm in seconds")
     return replace(
         plan,
         stages=(stage,),

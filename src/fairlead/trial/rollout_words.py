@@ -81,7 +81,10 @@ def rollout_in_words(rollout: RolloutRecord) -> str:
     """What became of it, and in how long a time."""
     how = f"{span(rollout.seconds)} of virtual time" if rollout.virtual else f"{rollout.seconds:.1f} s"
     if rollout.outcome != "completed":
-        return f"{rollout.outcome.replace('_', ' ') or 'not ended'} after {how}: {rollout.reason}"
+        return (
+            f"{rollout.outcome.replace('_', ' ') or 'not ended'} after {how}"
+            + f": {rollout.reason}" * bool(rollout.reason)
+        )
     # Its reason is the last stage's alone.
     weaker = [each.stage for each in rollout.decisions if each.ground == "no_harm_seen"]
     said = f"completed after {how}, in {len(rollout.decisions)} stages"

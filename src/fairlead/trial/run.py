@@ -10,7 +10,7 @@ from pathlib import Path
 from fairlead.errors import InvalidInput, RunInvalid
 from fairlead.experiment import render_report
 from fairlead.trial.conclude import conclude
-from fairlead.trial.live import canary_to_its_end
+from fairlead.trial.live import canary_to_its_end, check_let_out
 from fairlead.trial.progress import Progress
 from fairlead.trial.promise import freeze_promise, record_result
 from fairlead.trial.report import EXPERIMENT_PAGE, write_report
@@ -18,6 +18,7 @@ from fairlead.trial.result import Result, write_atomically, write_result
 from fairlead.trial.rollout_record import LetOutRecord, RolloutRecord
 from fairlead.trial.rollout_words import rollout_in_words
 from fairlead.trial.system import Settings, System
+from fairlead.trial.validity import judge
 from fairlead.trial.virtual_rollout import play_virtual
 from fairlead.trial.walk import Recorded, play
 
@@ -59,26 +60,29 @@ def run_trial(
     import uvloop
 
     plan = system.plan(settings)
+    if plan.let_out is not None:
+        check_let_out(system.name, system.change)
     promise = freeze_promise(system, plan, directory)
     recorded = Recorded(plan=plan, started_at=time.time())
+    rollout: RolloutRecord | None = None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(play(system, settings, directory, recorded, progress))
             rollout, missing = runner.run(_whole_plan(system, settings, recorded, directory))
         let_out = _let_out(recorded, rollout, missing)
         if progress is not None and let_out is not None:
-            became = rollout_in_words(rollout) if rollout is not None else missing
+            became = missing if rollout is None else rollout_in_words(rollout)
             progress.said(f"the whole plan on virtual time: {became}")
+        result = conclude(system, settings, recorded, directory, let_out=let_out)
     except BaseException as error:
         why = _why(error)
         try:
-            let_out = _let_out(recorded, None, why)
+            let_out = _let_out(recorded, rollout, "" if rollout else why)
             result = conclude(system, settings, recorded, directory, let_out=let_out, ended_early=why)
             _write(record_result(result, promise, directory), recorded, directory)
         except Exception as second:  # what ended the run is the news, and often the cause of this too
             error.add_note(f"no result could be written: {second}")
         raise
-    result = conclude(system, settings, recorded, directory, let_out=let_out)
     result = record_result(result, promise, directory)
     _write(result, recorded, directory)
     return result
@@ -92,7 +96,7 @@ async def _whole_plan(
     if recorded.live is None or let_out is None or content is None:
         return None, ""
     try:
-        return await play_virtual(recorded, settings, let_out, content, directory), ""
+        return await play_virtual(judge(recorded).kept, settings, let_out, content, directory), ""
     except RunInvalid as error:  # the comparison, and what was played live, stand
         return None, f"not played: {error}"
 

@@ -127,7 +127,7 @@ async def play(
                         await asyncio.to_thread(_record, sink, recorded.turns[-1], turn, plan)
                         await asyncio.to_thread(write_pages, directory, turn.pages)
                         progress.finished(arm, cycle, _sum_up(recorded.turns[-1].samples))
-                if plan.let_out is not None and system.change is not None:
+                if plan.let_out is not None and system.change is not None:  # `run_trial` has checked it
                     service = running.one_service
                     recorded.live = LiveRecord(events=service.events)
                     live = play_live(
