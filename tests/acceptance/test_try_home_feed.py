@@ -224,6 +224,12 @@ def test_the_whole_plan_is_played_on_virtual_time_and_says_so(run: Run):
         recorded = Ledger(database).evidence_by_ids(ids)
     assert ids
     assert all("time was virtual" in " ".join(each.caveats) for each in recorded.values())
+    assert {each.design for each in recorded.values()} == {"simulated"}
+    # 26,000 users are no more than the requests that they were drawn from.
+    assert all(10 < count < 500 for count in rollout.drawn_from.values())
+    assert f"one of {rollout.drawn_from['control']} of control" in " ".join(
+        next(iter(recorded.values())).caveats
+    )
     page = (run.directory / "report.html").read_text()
     assert "virtual time, recorded events" in page
     assert all(each.reason in html.unescape(page) for each in rollout.decisions)

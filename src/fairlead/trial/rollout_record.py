@@ -102,6 +102,9 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
     guardrails: tuple[GuardrailRecord, ...]
     decisions: tuple[DecisionRecord, ...]
     """Every one but holds."""
+    drawn_from: Mapping[str, int] = {}
+    """Of a virtual one: recorded requests by arm, of which each user met one. However many users, nothing is known of
+    what is rarer than one of so many."""
 
 
 class CanaryRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -78,19 +78,23 @@ def canary_in_words(canary: CanaryRecord) -> str:
 
 
 def rollout_in_words(rollout: RolloutRecord) -> str:
-    """What became of it, and in how long a time."""
+    """What became of it, and in how long a time; of a virtual one, how much it was drawn from."""
     how = f"{span(rollout.seconds)} of virtual time" if rollout.virtual else f"{rollout.seconds:.1f} s"
-    if rollout.outcome != "completed":
-        return (
-            f"{rollout.outcome.replace('_', ' ') or 'not ended'} after {how}"
-            + f": {rollout.reason}" * bool(rollout.reason)
+    said = f"{rollout.outcome.replace('_', ' ') or 'not ended'} after {how}"
+    if rollout.outcome == "completed":  # its reason is the last stage's alone
+        weaker = [each.stage for each in rollout.decisions if each.ground == "no_harm_seen"]
+        said += f", in {len(rollout.decisions)} stages; "
+        said += (
+            f"{' and '.join(weaker)} on the weaker ground that no guardrail had shown harm"
+            if weaker
+            else "every guardrail passed in each"
         )
-    # Its reason is the last stage's alone.
-    weaker = [each.stage for each in rollout.decisions if each.ground == "no_harm_seen"]
-    said = f"completed after {how}, in {len(rollout.decisions)} stages"
-    if weaker:
-        return f"{said}; {' and '.join(weaker)} on the weaker ground that no guardrail had shown harm"
-    return f"{said}; every guardrail passed in each"
+    elif rollout.reason:
+        said += f": {rollout.reason}"
+    if rollout.drawn_from:
+        counts = " and ".join(f"{count:,} of {arm}" for arm, count in rollout.drawn_from.items())
+        said += f"; drawn from recorded requests: {counts}"
+    return said
 
 
 def decision_rows(rollout: RolloutRecord) -> list[tuple[str, ...]]:

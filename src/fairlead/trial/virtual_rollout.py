@@ -49,9 +49,9 @@ FLAGS = Path("rollout", "virtual-flags.json")
 _LOOK_EVERY = 3600.0
 _LONGEST = 60 * 86_400.0
 _PLAYED_WITHIN = 60.0  # real seconds; on a clock that is moved by hand, whoever retries would wait for ever
-_CAVEATS = (
+_CAVEAT = (
     "time was virtual: users were made, and each met one request that this run had recorded of the arm that the flag "
-    "gave",
+    "gave: one of {} of control, or of {} of treatment"
 )
 
 _Event = tuple[str, Mapping[str, object]]
@@ -73,6 +73,8 @@ async def play_virtual(
             raise RunInvalid(
                 f"{arm}: no {' or '.join(sorted(kinds))} event was recorded, so its rollout cannot be played"
             )
+    drawn_from = {arm: len(found) for arm, found in arms.items()}
+    caveat = _CAVEAT.format(drawn_from[plan.control], drawn_from[plan.treatment])
     path = directory / FLAGS
     await asyncio.to_thread(_write_flag, path, plan)
     clock = ManualClock(utc=recorded.started_at)
@@ -98,7 +100,7 @@ async def play_virtual(
             journal=journal,
             traffic=FlagTraffic(path, plan.flag, treatment=plan.treatment, control=plan.control),
             facts=facts,
-            decisions=DecisionLog(Ledger(database), by=by, caveats=_CAVEATS, simulated=True),
+            decisions=DecisionLog(Ledger(database), by=by, caveats=(caveat,), simulated=True),
             notice=notice,
             clock=clock,
             by=by,
@@ -113,7 +115,8 @@ async def play_virtual(
             raise RunInvalid(
                 f"{journal.rollout} was not over after {_PLAYED_WITHIN:g} s: {told[-1] if told else 'it hangs'}"
             ) from late
-    return rollout_record(journal.rollout, plan, journal.read(), virtual=True)
+    record = rollout_record(journal.rollout, plan, journal.read(), virtual=True)
+    return msgspec.structs.replace(record, drawn_from=drawn_from)
 
 
 def _on_virtual_time(plan: RolloutPlan, let_out: LetOut) -> RolloutPlan:

@@ -130,6 +130,10 @@ def test_a_good_change_goes_through_every_stage_and_each_decision_has_its_figure
     assert rollout_in_words(record).endswith(
         "in 3 stages; 50 % on the weaker ground that no guardrail had shown harm"
     )
+    record = msgspec.structs.replace(record, drawn_from={"control": 1_450, "treatment": 7})
+    assert rollout_in_words(record).endswith(
+        "shown harm; drawn from recorded requests: 1,450 of control and 7 of treatment"
+    )
 
 
 def test_a_bad_change_is_taken_back_in_its_first_comparing_stage(tmp_path: Path):
