@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fairlead.change import parse_change
+from fairlead.cli.try_view import print_result
 from fairlead.errors import InvalidInput, NoSpace, ProcessDied, RunInvalid
 from fairlead.flags import EvaluationContext, FlagSet
 from fairlead.lab import Schedule, Zipf
@@ -314,7 +315,9 @@ class LetOutSystem(FakeSystem):
             yield self
 
 
-def test_run_that_recorded_nothing_to_play_the_plan_over_is_whole_but_for_the_plan(tmp_path: Path) -> None:
+def test_run_that_recorded_nothing_to_play_the_plan_over_is_whole_but_for_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # The arms of this system write no events of their own, as those of a run with few requests may not in a phase.
     result = run_trial(LetOutSystem(does_harm=True), Settings(), tmp_path)
     assert result == read_result(tmp_path / "result.json")
@@ -327,6 +330,10 @@ def test_run_that_recorded_nothing_to_play_the_plan_over_is_whole_but_for_the_pl
     page = (tmp_path / "report.html").read_text()
     assert "Not played to its end: the whole plan" in page
     assert "A canary that does harm" in page
+    print_result(result, tmp_path)
+    shown = capsys.readouterr().out
+    assert "not played to its end: the whole plan" in shown
+    assert "rolled back by a guardrail" in shown
 
 
 def test_what_was_played_live_is_kept_when_the_run_is_interrupted_afterwards(
