@@ -231,7 +231,10 @@ class FlagSet:
                     check(loaded.document)
             except InvalidInput as error:
                 return error
+            is_another = loaded.digest != self._loaded.digest
             self._loaded = loaded
+            if is_another and self._exposures is not None:
+                self._exposures.draw_anew()
         return None
 
     def evaluate(self, name: str, context: EvaluationContext, default: FlagValue = None) -> Evaluation:

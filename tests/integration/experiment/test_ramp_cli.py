@@ -12,12 +12,13 @@ import pytest
 from fairlead.cli import main
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.clock import ManualClock
-from fairlead.flags import bucket
+from fairlead.flags import EvaluationContext, ExposureLog, FlagSet, bucket
 from fairlead.ledger import Ledger
 from fairlead.metrics import Metric
 from fairlead.rollout import Guardrail, Journal, RolloutPlan, Stage
 from fairlead.rollout.entry import Asked, Decided, Ended, Entry, Had, Wanted
 from fairlead.store import Database
+from fairlead.telemetry import MemorySink, encode_event
 from tests.integration.experiment.test_cli import CHANGE, EVENTS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -64,10 +65,48 @@ def served(at: float, shares: tuple[tuple[float, float], ...]) -> float:
     return next((share for start, share in reversed(shares) if at >= start), 0.0)
 
 
-def write_events(*shares: tuple[float, float], days: int = 4, users: int = 3000) -> None:
-    """Users who come on most days, and are served by their slot."""
+def flag_document(share: float) -> bytes:
+    edge = round(share * 10_000)
+    slots = [["treatment", 0, edge], ["control", edge, 10_000]] if edge else [["control", 0, 10_000]]
+    flag = {
+        "state": "ENABLED",
+        "variants": {"control": "control", "treatment": "treatment"},
+        "defaultVariant": "control",
+        "targeting": {
+            "bucket": {"by": "targetingKey", "salt": "player", "algo": "xxh32/10000@1", "slots": slots}
+        },
+    }
+    return json.dumps({"flags": {PLAN.flag: flag}}).encode()
+
+
+def reported(visits: list[tuple[float, str]], shares: tuple[tuple[float, float], ...]) -> list[str]:
+    """What services write of these visits, each in a process of three, whose flags are moved beneath them."""
+    sink, clock = MemorySink(), ManualClock(utc=START - DAY)
+    processes = [
+        FlagSet.parse(flag_document(0.0), exposures=ExposureLog(sink, clock=clock)) for _ in range(3)
+    ]
+    # Each reads its file when it comes to it, a while after it was written.
+    reads = [(at + 20.0 * late, late, share) for at, share in shares for late in range(3)]
+    steps = [(at, "", late, share) for at, late, share in reads]
+    steps += [(at, user, number % 3, 0.0) for number, (at, user) in enumerate(visits)]
+    for at, user, process, share in sorted(steps):
+        clock.advance(at - clock.utc())
+        if user:
+            processes[process].string(PLAN.flag, EvaluationContext(targeting_key=user), "")
+        else:
+            assert processes[process].replace(flag_document(share), source="flags") is None
+    return [encode_event(event).decode() for event in sink.events]
+
+
+def write_events(
+    *shares: tuple[float, float], days: int = 4, users: int = 3000, by_services: bool = False
+) -> None:
+    """Users who come on most days, and are served by their slot.
+
+    by_services: with the exposures that services report, and not one for each visit.
+    """
     rng = np.random.default_rng(31)
-    lines = []
+    lines: list[dict[str, object]] = []
     for number in range(users):
         user, level, loyal = f"u{number}", rng.lognormal(4.0, 0.6), rng.beta(3.0, 1.5)
         slot = bucket("player", user) / 10_000
@@ -88,8 +127,13 @@ def write_events(*shares: tuple[float, float], days: int = 4, users: int = 3000)
                         "seconds": level * (1 + day % 3) * (1.2 if treated else 1.0), "failed": False,
                     }
                 )  # fmt: skip
+    written = [json.dumps(line) for line in lines if not (by_services and line["event"] == "exposure")]
+    if by_services:
+        shown = [line for line in lines if line["event"] == "exposure"]
+        visits = [(float(str(line["at_utc_seconds"])), str(line["targeting_key"])) for line in shown]
+        written += reported(visits, shares)
     Path("events").mkdir()
-    Path("events/events-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path("events/events-1.jsonl").write_text("".join(f"{line}\n" for line in written))
 
 
 def write_journal(
@@ -152,6 +196,24 @@ def test_the_stages_come_from_the_journal_and_stand_in_words_json_page_and_evide
     assert code == ExitCode.INCONCLUSIVE
     assert json.loads(out)["stages"] == []
     assert json.loads(out)["excluded"]["units in two arms"] > 500
+
+
+def test_the_exposures_that_services_report_say_who_came_in_each_stage(fairlead: Run) -> None:
+    # Each process reports a unit once, and not at each visit: also whoever stays in control in stage after stage.
+    write_events(*RAMP, by_services=True)
+    write_journal(*RAMP)
+    code, out, err = fairlead("--store", "ledger.db", "--json")
+    assert (code, err) == (ExitCode.OK, "")
+    staged = json.loads(out)
+    low, high = staged["metrics"][0]["relative_effect_ci"]
+    assert low < 0.2 < high
+    # As many as of a service that reports every visit; the few that come while processes read the file are missing.
+    Path("events/events-1.jsonl").unlink()
+    Path("events").rmdir()
+    write_events(*RAMP)
+    every = json.loads(fairlead("--store", "ledger.db", "--json")[1])
+    for mine, theirs in zip(staged["stages"], every["stages"], strict=True):
+        assert mine["observed"] == pytest.approx(theirs["observed"], rel=0.02, abs=2)
 
 
 def test_a_rollout_that_was_rolled_back_counts_until_then_and_the_next_goes_on_without_the_treated(

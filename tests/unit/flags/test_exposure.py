@@ -128,3 +128,66 @@ def test_a_unit_that_is_drawn_for_what_it_was_served_before_is_reported_as_drawn
         ("control", "STATIC"),
         ("control", "SPLIT"),
     ]
+
+
+def split(share: int) -> bytes:
+    """A document that draws a flag: the slots below `share` of 10,000 get treatment."""
+    bucket = {
+        "by": "targetingKey",
+        "salt": "feed",
+        "algo": "xxh32/10000@1",
+        "slots": [["treatment", 0, share], ["control", share, 10_000]],
+    }
+    return json.dumps({"flags": {"feed": FEED | {"targeting": {"bucket": bucket}}}}).encode()
+
+
+def test_who_stays_in_control_is_reported_again_with_each_stage_as_who_comes_to_treatment() -> None:
+    sink, clock = Recorded(), ManualClock()
+    log = ExposureLog(sink, capacity=100, settle=60.0, clock=clock)
+    asked = FlagSet.parse(split(1_000), exposures=log)
+    stays, comes = "user-1", "user-4"  # slots 7,214 and 3,040
+    ask(asked, stays)
+    ask(asked, comes)
+    reported = []
+    for share in (5_000, 5_100):
+        clock.advance(3_600.0)
+        assert asked.replace(split(share), source="feed") is None
+        sink.events.clear()
+        for _ in range(3):
+            ask(asked, stays)
+            ask(asked, comes)
+        reported += [
+            (event.targeting_key, event.variant) for event in sink.events if isinstance(event, Exposure)
+        ]
+    assert reported == [(stays, "control"), (comes, "treatment")] * 2
+
+
+def test_all_are_reported_once_more_when_every_process_has_read_the_document() -> None:
+    sink, clock = Recorded(), ManualClock()
+    asked = FlagSet.parse(split(5_000), exposures=ExposureLog(sink, settle=60.0, clock=clock))
+    clock.advance(3_600.0)
+    ask(asked, "user-1")
+    asked.replace(split(5_100), source="feed")
+    moments = []
+    for _ in range(10):
+        clock.advance(20.0)
+        sink.events.clear()
+        ask(asked, "user-1")
+        moments += [clock.now() - 3_600.0 for _ in sink.events]
+    assert moments == [20.0, 60.0]
+
+
+def test_the_same_document_again_draws_nobody_anew() -> None:
+    sink, clock = Recorded(), ManualClock()
+    asked = FlagSet.parse(split(5_000), exposures=ExposureLog(sink, clock=clock))
+    clock.advance(3_600.0)
+    ask(asked, "user-1")
+    asked.replace(split(5_000), source="feed")
+    ask(asked, "user-1")
+    assert len(sink.events) == 1
+
+
+@pytest.mark.parametrize("settle", [-1.0, float("nan"), 1e9, True])
+def test_a_time_to_settle_outside_its_range_is_refused(settle: float) -> None:
+    with pytest.raises(InvalidInput, match="exposure settle"):
+        ExposureLog(Recorded(), settle=settle)
