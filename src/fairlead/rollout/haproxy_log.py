@@ -55,6 +55,9 @@ _ENDED_BY = {
 _LEFT = 499
 """Status of a request whose client was gone before an answer: not HTTP's, but what proxies write."""
 _NO_COUNT = 2**32  # where HAProxy's counters of lines and requests begin anew
+_ANEW = (
+    60  # seconds; not above `RolloutPlan.settle`, or a stage would lack of control who came just before it
+)
 _MOST_LOST = 0.05
 _FEWEST_LOST = 20  # fewer may only be late
 """Share of the lines between two looks, and their number, up to which figures are taken for whole."""
@@ -121,7 +124,7 @@ class HaproxyLog:
         self._sink = sink
         self._flag = flag
         self._variants = {b"control": control, b"treatment": treatment}
-        self._exposed: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()
+        self._exposed: OrderedDict[bytes, tuple[bytes, bytes, int]] = OrderedDict()
         self._most = most_units
         self._processes: OrderedDict[bytes, _Process] = OrderedDict()
         self._gone = 0
@@ -253,14 +256,18 @@ class HaproxyLog:
 
     def _emit(self, found: re.Match[bytes], arm: bytes, by: bytes, unit: bytes) -> None:
         at, key, variant = int(found["time"]) / 1000, unit.decode().lower(), self._variants[arm]
-        # Said anew when it changes: who was let in as an audience in between is drawn again.
-        if self._exposed.get(unit) != (arm, by):
-            self._exposed[unit] = arm, by
+        took = max(0, int(found["ta"])) / 1000
+        # It was drawn when the request began: a long one ends in the next stage.
+        drawn = at - took
+        # Said anew when it changes, as who was let in as an audience in between is drawn again; and in each minute,
+        # as a stage has to know who stayed in control, too (decision 0201).
+        if self._exposed.get(unit) != (exposure := (arm, by, int(drawn // _ANEW))):
+            self._exposed[unit] = exposure
             if len(self._exposed) > self._most:
                 self._exposed.popitem(last=False)
             self._sink.emit(
                 Exposure(
-                    at_utc_seconds=at,
+                    at_utc_seconds=drawn,
                     flag=self._flag,
                     variant=variant,
                     targeting_key=key,
@@ -282,7 +289,7 @@ class HaproxyLog:
                 service="haproxy",
                 route="_unrouted",
                 status=status,
-                latency_seconds=max(0, int(found["ta"])) / 1000,
+                latency_seconds=took,
                 first_byte_seconds=sum(waits) / 1000 if min(waits) >= 0 else None,
                 error=error,
                 variant=variant,

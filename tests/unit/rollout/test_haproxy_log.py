@@ -88,13 +88,34 @@ def test_a_line_becomes_an_exposure_and_a_request_that_name_the_unit_and_the_arm
     assert request["first_byte_seconds"] == pytest.approx(0.033)
 
 
-def test_a_unit_is_exposed_once_for_an_arm_and_again_when_it_was_let_in_as_an_audience_between(
+def test_a_unit_is_exposed_once_in_a_minute_and_again_when_it_was_let_in_as_an_audience_between(
     log, sink, writer
 ):
     met = [("control", "draw"), ("control", "draw"), ("treatment", "audience"), ("control", "draw")]
     lines = [line(request=n, line=n, arm=arm, by=by) for n, (arm, by) in enumerate(met)]
     told = [each["reason"] for each in events(log, sink, writer, *lines) if each["event"] == "exposure"]
     assert told == ["SPLIT", "TARGETING_MATCH", "SPLIT"]
+
+
+def test_a_unit_is_exposed_again_in_each_minute_so_that_a_stage_knows_who_stayed_in_control(
+    log, sink, writer
+):
+    # A minute that has begun before the share changed ends within the minute in which a stage counts nobody.
+    began = 1795822920  # a whole minute
+    after = (0.0, 20.0, 59.9, 60.0, 61.0, 185.0)
+    lines = [line(request=n, line=n, arm="control", timers="0/0/0/0", time=int((began + at) * 1000))
+             for n, at in enumerate(after)]  # fmt: skip
+    lines.append(line(request=9, line=9, arm="treatment", timers="0/0/0/0", time=(began + 186) * 1000))
+    told = [each for each in events(log, sink, writer, *lines) if each["event"] == "exposure"]
+    assert [(each["variant"], each["at_utc_seconds"] - began) for each in told] == [
+        ("old", 0.0), ("old", 60.0), ("old", 185.0), ("new", 186.0),
+    ]  # fmt: skip
+
+
+def test_a_unit_was_drawn_when_its_request_began(log, sink, writer):
+    exposure, request = events(log, sink, writer, line(timers="0/1/2/600000"))
+    assert request["at_utc_seconds"] == 1795822914.252
+    assert exposure["at_utc_seconds"] == 1795822314.252
 
 
 @pytest.mark.parametrize(
