@@ -1,14 +1,15 @@
 """From a change file to the plan of its experiment: the only place that knows both.
 
-The rooms below take plain plans. What the file leaves open has one meaning, written here: guardrails may be as much
-worse as the rollout tolerates, or else as `non_inferiority` says; only metrics of a controlled design are compared.
+The rooms below take plain plans. What the file leaves open has one meaning, written here: flag and control are those of
+the rollout; guardrails may be as much worse as the rollout tolerates, or else as `non_inferiority` says; only metrics
+of a controlled design are compared.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fairlead.change.sections import ChangeFile, parse_limit
+from fairlead.change.sections import ChangeFile, ExperimentTable, parse_limit
 from fairlead.errors import InvalidInput
 from fairlead.experiment import ExperimentPlan, Fairness, Margin, Trigger
 from fairlead.metrics import Metric, parse_duration
@@ -40,8 +41,8 @@ def experiment_plan(change: ChangeFile) -> ExperimentPlan:
     return ExperimentPlan(
         name=name,
         metrics=metrics,
-        flag=change.rollout.flag if change.rollout else "",
-        control=experiment.control,
+        flag=(change.rollout.flag or name) if change.rollout else "",
+        control=_control(change, experiment),
         treatment_share=experiment.split,
         alpha=experiment.alpha,
         power=experiment.power,
@@ -69,6 +70,17 @@ def experiment_plan(change: ChangeFile) -> ExperimentPlan:
             Fairness(metric=one.metric, group=one.group, limit=one.limit) for one in experiment.fairness
         ),
     )
+
+
+def _control(change: ChangeFile, experiment: ExperimentTable) -> str:
+    if change.rollout is None:
+        return experiment.control or "control"
+    if experiment.control and experiment.control != change.rollout.control:
+        raise InvalidInput(
+            f"{change.change.name}: experiment.control is {experiment.control!r:.60}, and rollout.control "
+            f"{change.rollout.control!r:.60}; one flag has one control: leave the experiment's out"
+        )
+    return change.rollout.control
 
 
 def _seconds(text: str) -> float | None:

@@ -312,8 +312,8 @@ class ExperimentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What is randomised: user, device, shop."""
     split: float = 0.5
     """Treatment's share in the experiment, 0–1."""
-    control: str = "control"
-    """The variant that others are compared with."""
+    control: str = ""
+    """The variant that others are compared with; empty: the rollout's, or `control`."""
     covariate: str = ""
     """What is known of a unit beforehand, for CUPED: a column of the file about units."""
     pre_period: str = ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from fairlead.change import parse_change
 from fairlead.change.experiment import experiment_plan, stages_of, written_spreads
+from fairlead.change.rollout import rollout_plan
 from fairlead.errors import InvalidInput
 from fairlead.experiment import Margin, Spread, Trigger
 
@@ -118,6 +120,20 @@ def test_the_plan_is_what_the_file_says() -> None:
     assert plan.trigger == Trigger(event="opened", unit_field="user", where='page == "player"')
     assert plan.fairness[0].group == "language"
     assert plan.group_columns == ("country", "language")
+
+
+def test_flag_and_control_are_those_of_the_rollout() -> None:
+    file = parse_change(FILE.replace('flag = "player_path"', 'control = "old"\ntreatment = "new"').encode())
+    assert experiment_plan(file).flag == rollout_plan(file).flag == file.change.name
+    assert experiment_plan(file).control == rollout_plan(file).control == "old"
+
+
+def test_another_control_than_the_rollouts_is_refused() -> None:
+    text = FILE.replace('unit = "user"\nmde', 'control = "old"\nunit = "user"\nmde')
+    with pytest.raises(InvalidInput, match=r"experiment\.control is 'old', and rollout\.control 'control'"):
+        experiment_plan(parse_change(text.encode()))
+    alone = parse_change(text.encode())
+    assert experiment_plan(msgspec.structs.replace(alone, rollout=None)).control == "old"
 
 
 def test_the_tightest_of_limits_in_percent_and_in_points_is_found_by_the_baseline() -> None:
