@@ -136,7 +136,7 @@ def test_a_site_behind_a_proxy_gets_a_guarded_rollout(
     with site(tmp_path / "old", PAGES) as old, site(tmp_path / "new", pages) as new:
 
         def configuration(port: int) -> str:
-            text = block("haproxy").replace("/etc/haproxy/site.map", str(map_file))
+            text = block("haproxy").replace("/var/lib/fairlead/site.map", str(map_file))
             text = text.replace(":8080", f":{port}").replace(":8001", f":{old}").replace(":8002", f":{new}")
             text = text.replace(":5140", f":{log}")
             return text + METRICS.format(metrics=metrics)

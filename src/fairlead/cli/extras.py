@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-__all__ = ["Need", "needs_of_extras", "parse_needs"]
+__all__ = ["Need", "extra_with", "needs_of_extras", "parse_needs"]
 
 _REQUIREMENT = re.compile(
     r"^(?P<package>[A-Za-z0-9._-]+)\s*(?:\[(?P<extras>[^\]]*)\])?\s*(?P<constraint>[^;]*)"
@@ -55,6 +55,12 @@ def parse_needs(requirements: list[str]) -> dict[str, list[Need]]:
         else:
             direct[extra].append(_need(match["package"], match["constraint"]))
     return {extra: _closed(extra, direct, gathered, frozenset()) for extra in direct}
+
+
+def extra_with(package: str, needs: dict[str, list[Need]]) -> str | None:
+    """The extra that brings this package and the fewest others; None where none does."""
+    found = [extra for extra, each in needs.items() if any(need.package == package for need in each)]
+    return min(found, key=lambda extra: len(needs[extra]), default=None)
 
 
 def _closed(

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from fairlead.cli.exit_codes import ExitCode, exit_code_for
-from fairlead.errors import FairleadError, InvalidInput
+from fairlead.errors import FairleadError, InvalidInput, MissingExtra
 
 __all__ = ["one_line", "report", "written"]
 
@@ -88,6 +88,8 @@ def _failed(error: BaseException, shows_traceback: bool) -> ExitCode:
         return ExitCode.OUTPUT_CLOSED
     if shows_traceback:
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError) and not isinstance(error, FairleadError):
+        error = _lacking(error)
     if isinstance(error, FairleadError):
         _say(str(error))
         return exit_code_for(error)
@@ -101,6 +103,14 @@ def _failed(error: BaseException, shows_traceback: bool) -> ExitCode:
     what = f"unexpected {type(error).__name__}: {error}"
     _say(what if shows_traceback else f"{what} ({_keep_traceback(error)})")
     return ExitCode.ERROR
+
+
+def _lacking(error: ModuleNotFoundError) -> ModuleNotFoundError | MissingExtra:
+    """Which extra is missing, where the module is one's that we ask for: most rooms import theirs without a word."""
+    from fairlead.cli.extras import extra_with, needs_of_extras
+
+    extra = extra_with(error.name or "", needs_of_extras())
+    return error if extra is None else MissingExtra(error.name or "", extra)
 
 
 def _single(error: BaseException) -> BaseException:

@@ -21,7 +21,9 @@ def check(tmp_path: Path, text: str, map_name: str) -> tuple[int, str]:
     """What HAProxy says of a configuration."""
     (tmp_path / map_name).touch()
     path = tmp_path / "haproxy.cfg"
-    path.write_text(text.replace("/etc/haproxy", str(tmp_path)).replace("/run/haproxy", str(tmp_path)))
+    for folder in ("/etc/haproxy", "/run/haproxy", "/var/lib/fairlead"):
+        text = text.replace(folder, str(tmp_path))
+    path.write_text(text)
     checked = subprocess.run(
         ["haproxy", "-c", "-f", str(path)],
         env={"PATH": "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin", "FAIRLEAD_LOG_KEY": KEY},
@@ -51,7 +53,7 @@ def test_the_configuration_of_the_walk_is_generated_and_valid(tmp_path: Path):
     assert rules == haproxy_config(
         "site",
         bind="127.0.0.1:8080",
-        map_file="/etc/haproxy/site.map",
+        map_file="/var/lib/fairlead/site.map",
         control=["127.0.0.1:8001"],
         treatment=["127.0.0.1:8002"],
         log="127.0.0.1:5140",

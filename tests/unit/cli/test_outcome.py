@@ -48,6 +48,18 @@ def test_endless_message_is_cut():
     assert len(one_line("x" * 1_000_000)) < 3_000
 
 
+def test_a_package_that_is_missing_names_the_extra_that_brings_it(capsys: pytest.CaptureFixture[str]):
+    missing = ModuleNotFoundError("No module named 'scipy'", name="scipy")
+    assert report(raising(missing), []) == 1
+    assert capsys.readouterr().err == "fairlead: scipy is not installed: pip install 'fairlead[analysis]'\n"
+
+
+@pytest.mark.parametrize("name", ["scipy.special", "fairlead.gone", None])
+def test_a_module_that_no_extra_brings_is_a_defect(name: str | None, capsys: pytest.CaptureFixture[str]):
+    assert report(raising(ModuleNotFoundError("No module", name=name)), []) == 1
+    assert "unexpected ModuleNotFoundError" in capsys.readouterr().err
+
+
 def test_unexpected_error_tells_where_its_traceback_is(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert report(raising(ZeroDivisionError("by zero")), []) == 1
     (kept,) = tmp_path.iterdir()
