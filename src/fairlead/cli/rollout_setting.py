@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import ipaddress
 import os
 import socket
 import threading
@@ -147,6 +148,8 @@ class Setting:
             HaproxyLog(sink, flag=plan.flag, control=plan.control, treatment=plan.treatment) as log,
         ):
             log.listen(address)
+            if said := open_to(address):
+                typer.echo(said, err=True)
             try:
                 yield HaproxyLogFacts(log, EventTail(events), readings=readings)
             finally:
@@ -325,6 +328,13 @@ def places_of(
     if haproxy_log:
         places["haproxy_log"] = haproxy_log
     return places
+
+
+def open_to(address: str) -> str:
+    """Who is believed at an address that others can reach, in words; empty for the loopback."""
+    if ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback:
+        return ""
+    return f"log {address}: whoever can send to it is believed; let a firewall pass HAProxy's machines alone"
 
 
 def log_counts(stats: HaproxyLogStats) -> str:

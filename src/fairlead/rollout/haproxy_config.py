@@ -123,7 +123,10 @@ def address_of(text: str) -> tuple[str, int]:
         number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
         if not 0 < number < 65_536:
             raise ValueError(f"port {port[:20]!r} is not one of 1 to 65535")
-        return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))), number
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        if address.is_unspecified or address.is_multicast:
+            raise ValueError(f"{address} is no address of one interface, and whoever reaches it is believed")
+        return str(address), number
     except ValueError as error:
         raise InvalidInput(
             f"log {text!r:.80}: {error}; write an IP address and a UDP port, for example 127.0.0.1:5140"

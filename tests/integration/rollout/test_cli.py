@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fairlead.change import new_change, parse_change
-from fairlead.cli.rollout_setting import with_places
+from fairlead.cli.rollout_setting import open_to, with_places
 from fairlead.ledger import Ledger
 from fairlead.store import Database
 
@@ -330,6 +330,14 @@ def test_a_file_that_is_not_filled_in_is_named(folder: Path) -> None:
     assert refused.returncode == 2
     assert refused.stderr.startswith("fairlead: empty.toml: metric name '«latency_p99»'")
     assert "fairlead change check empty.toml" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("127.0.0.1:5140", False), ("[::1]:5140", False), ("10.0.0.5:5140", True), ("[fd00::5]:5140", True)],
+)
+def test_a_log_that_others_can_reach_is_said_at_the_start(address: str, said: bool) -> None:
+    assert ("whoever can send to it is believed" in open_to(address)) is said
 
 
 def test_traffic_that_is_named_now_takes_the_place_of_what_was_named_before() -> None:

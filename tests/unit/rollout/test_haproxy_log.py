@@ -285,7 +285,8 @@ def test_where_many_lines_are_missing_there_is_no_figure_for_that_look(log):
 
 
 @pytest.mark.parametrize("address", ["", "5140", "localhost:5140", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999",
-                                     "127.0.0.1:٥", "/run/log", "127.0.0.1:5140 len 80"], ids=range(9))  # fmt: skip
+                                     "127.0.0.1:٥", "/run/log", "127.0.0.1:5140 len 80", "0.0.0.0:5140",
+                                     "[::]:5140", "239.1.2.3:5140"], ids=range(12))  # fmt: skip
 def test_an_address_that_haproxy_would_read_otherwise_is_refused(log, address: str):
     with pytest.raises(InvalidInput, match="write an IP address and a UDP port"):
         log.listen(address)
