@@ -17,8 +17,9 @@ from fairlead.ledger import Ledger
 from fairlead.metrics import Metric
 from fairlead.rollout import Guardrail, Journal, RolloutPlan, Stage
 from fairlead.rollout.entry import Asked, Decided, Ended, Entry, Had, Wanted
+from fairlead.rollout.haproxy import HaproxyLog
 from fairlead.store import Database
-from fairlead.telemetry import MemorySink, encode_event
+from fairlead.telemetry import BufferedSink, JsonLinesSegments, MemorySink, encode_event
 from tests.integration.experiment.test_cli import CHANGE, EVENTS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -98,17 +99,36 @@ def reported(visits: list[tuple[float, str]], shares: tuple[tuple[float, float],
     return [encode_event(event).decode() for event in sink.events]
 
 
+def logged(visits: list[tuple[float, str]], shares: tuple[tuple[float, float], ...]) -> list[str]:
+    """What a rollout writes of these visits by the log of a HAProxy."""
+    sink = BufferedSink(JsonLinesSegments("log"), capacity=100_000)
+    log = HaproxyLog(sink, flag=PLAN.flag)
+    with sink:
+        for number, (at, user) in enumerate(sorted(visits)):
+            arm = "treatment" if bucket("player", user) < served(at, shares) * 10_000 else "control"
+            log.take(
+                f"fairlead/1 time={at * 1000:.0f} from=web1/1/1 line={number} request={number} unit={user.upper()} "
+                f"arm={arm} by=draw status=200 timers=0/0/1/1 end=---- | \n".encode()
+            )
+    assert log.stats.counted == len(visits)
+    lines = "".join(each.read_text() for each in sorted(Path("log").iterdir())).splitlines()
+    return [line for line in lines if '"event":"exposure"' in line]
+
+
 def write_events(
-    *shares: tuple[float, float], days: int = 4, users: int = 3000, by_services: bool = False
+    *shares: tuple[float, float],
+    days: int = 4,
+    users: int = 3000,
+    exposures: Callable[..., list[str]] | None = None,
 ) -> None:
     """Users who come on most days, and are served by their slot.
 
-    by_services: with the exposures that services report, and not one for each visit.
+    exposures: who reports them, of the visits; None: one for each.
     """
     rng = np.random.default_rng(31)
     lines: list[dict[str, object]] = []
     for number in range(users):
-        user, level, loyal = f"u{number}", rng.lognormal(4.0, 0.6), rng.beta(3.0, 1.5)
+        user, level, loyal = f"{number:032x}", rng.lognormal(4.0, 0.6), rng.beta(3.0, 1.5)
         slot = bucket("player", user) / 10_000
         for day in range(days):
             if rng.random() > loyal:
@@ -127,11 +147,14 @@ def write_events(
                         "seconds": level * (1 + day % 3) * (1.2 if treated else 1.0), "failed": False,
                     }
                 )  # fmt: skip
-    written = [json.dumps(line) for line in lines if not (by_services and line["event"] == "exposure")]
-    if by_services:
+    if exposures is None:
+        written = [json.dumps(line) for line in lines]
+    else:
         shown = [line for line in lines if line["event"] == "exposure"]
-        visits = [(float(str(line["at_utc_seconds"])), str(line["targeting_key"])) for line in shown]
-        written += reported(visits, shares)
+        written = [json.dumps(line) for line in lines if line["event"] != "exposure"]
+        written += exposures(
+            [(float(str(line["at_utc_seconds"])), str(line["targeting_key"])) for line in shown], shares
+        )
     Path("events").mkdir()
     Path("events/events-1.jsonl").write_text("".join(f"{line}\n" for line in written))
 
@@ -198,9 +221,12 @@ def test_the_stages_come_from_the_journal_and_stand_in_words_json_page_and_evide
     assert json.loads(out)["excluded"]["units in two arms"] > 500
 
 
-def test_the_exposures_that_services_report_say_who_came_in_each_stage(fairlead: Run) -> None:
-    # Each process reports a unit once, and not at each visit: also whoever stays in control in stage after stage.
-    write_events(*RAMP, by_services=True)
+@pytest.mark.parametrize("exposures", [reported, logged], ids=["services", "haproxy"])
+def test_the_exposures_that_are_really_reported_say_who_came_in_each_stage(
+    fairlead: Run, exposures: Callable[..., list[str]]
+) -> None:
+    # A unit is reported now and then, and not at each visit: also whoever stays in control in stage after stage.
+    write_events(*RAMP, exposures=exposures)
     write_journal(*RAMP)
     code, out, err = fairlead("--store", "ledger.db", "--json")
     assert (code, err) == (ExitCode.OK, "")
