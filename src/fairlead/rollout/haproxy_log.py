@@ -55,9 +55,9 @@ _ENDED_BY = {
 _LEFT = 499
 """Status of a request whose client was gone before an answer: not HTTP's, but what proxies write."""
 _NO_COUNT = 2**32  # where HAProxy's counters of lines and requests begin anew
-_ANEW = (
-    60  # seconds; not above `RolloutPlan.settle`, or a stage would lack of control who came just before it
-)
+_ANEW = 60.0
+"""Seconds after which a unit is exposed anew; above `RolloutPlan.settle`, a stage would lack of control who came just
+before it."""
 _MOST_LOST = 0.05
 _FEWEST_LOST = 20  # fewer may only be late
 """Share of the lines between two looks, and their number, up to which figures are taken for whole."""
