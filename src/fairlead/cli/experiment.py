@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -16,14 +15,29 @@ from fairlead.change import parse_change, read_change
 from fairlead.change.experiment import experiment_plan
 from fairlead.change.sections import ChangeFile
 from fairlead.cli.exit_codes import ExitCode
+from fairlead.cli.experiment_options import (
+    Alpha,
+    Caps,
+    Change,
+    Covariates,
+    Data,
+    Json,
+    Metrics,
+    Power,
+    Seed,
+    Unit,
+    fairness_of,
+    grouped,
+    metrics_of,
+    number_of,
+    pairs_of,
+)
 from fairlead.cli.experiment_period import Looked, looked_by_hand, looked_by_journal
 from fairlead.cli.experiment_view import print_analysis, print_design, print_simulated
 from fairlead.cli.output_file import write_output
 from fairlead.cli.schemas_option import SchemasOption, import_schemas
 from fairlead.errors import BrokenDocument, InvalidInput
-from fairlead.experiment import CalendarEntry, ExperimentPlan, ExperimentResult, Fairness, read_calendar
-from fairlead.metrics import Metric
-from fairlead.metrics.metric import Kind
+from fairlead.experiment import CalendarEntry, ExperimentPlan, ExperimentResult, read_calendar
 
 if TYPE_CHECKING:
     from fairlead.experiment import Units
@@ -36,9 +50,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_METRIC = re.compile(r"(?P<name>[^:]+):(?P<kind>[a-z]+)(:(?P<rest>.+))?", re.DOTALL)
-_GRAMMAR = "name:kind[:column[/denominator]][@q]"
-
 _OF_TABLES = dict.fromkeys(
     ("unit", "variant", "control", "metric", "covariate", "cap", "segment", "fairness", "time", "share",
      "alpha", "power", "sequential", "planned_units"),
@@ -48,54 +59,6 @@ _OF_EVENTS = dict.fromkeys(
     ("events", "about", "schemas", "store", "since", "until"),
     "is for a change file: --data has all in one table",
 )
-
-Change = Annotated[
-    Path | None, typer.Argument(metavar="CHANGE", help="A change file with [experiment].", show_default=False)
-]
-Data = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--data", metavar="FILE", help="A .parquet or .csv file; may be given again.", show_default=False
-    ),
-]
-Unit = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COL", help="The column that names the unit; default: each row is one.", show_default=False
-    ),
-]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metric",
-        metavar=_GRAMMAR.upper().replace("NAME", "NAME", 1),
-        help="What is compared; the first decides. Kinds: mean, total, proportion (a column or a condition), ratio "
-        "(column/denominator), quantile (@0.99), count, formula.",
-        show_default=False,
-    ),
-]
-Covariates = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--covariate",
-        metavar="NAME=COL",
-        help="Known of a unit before exposure, by metric.",
-        show_default=False,
-    ),
-]
-Caps = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cap",
-        metavar="NAME=Q",
-        help="Values above the Q quantile of all arms count as that.",
-        show_default=False,
-    ),
-]
-Alpha = Annotated[float, typer.Option(help="Chance of a false alarm, two-sided.")]
-Power = Annotated[float, typer.Option(help="Chance of finding what is there.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(help="Decides the splits.")]
 
 
 @app.command()
@@ -220,7 +183,7 @@ def analyze(
         if change is None
         else {name: why for name, why in _OF_TABLES.items() if not (by_hand and name == "share")},
     )
-    shares = {name: _number(text, f"share of {name}") for name, text in _pairs(share, "--share")}
+    shares = {name: number_of(text, f"share of {name}") for name, text in pairs_of(share, "--share")}
     if change is not None:
         if events is None:
             raise InvalidInput("--events is missing: the folder in which the exposures of this change lie")
@@ -232,17 +195,17 @@ def analyze(
             raise InvalidInput("--data needs --variant COL and at least one --metric")
         plan = ExperimentPlan(
             name=Path(data[0]).stem if data else "experiment",
-            metrics=_metrics(metric),
+            metrics=metrics_of(metric),
             control=control,
             shares=shares,
             alpha=alpha,
             power=power,
             sequential=sequential,
             planned_units=planned_units,
-            covariates=_grouped(_pairs(covariate, "--covariate")),
-            caps={name: _number(text, f"cap of {name}") for name, text in _pairs(cap, "--cap")},
+            covariates=grouped(pairs_of(covariate, "--covariate")),
+            caps={name: number_of(text, f"cap of {name}") for name, text in pairs_of(cap, "--cap")},
             segments=tuple(segment or ()),
-            fairness=tuple(_fairness(text) for text in fairness or ()),
+            fairness=tuple(fairness_of(text) for text in fairness or ()),
         )
         result = _of_table(plan, data or [], variant, unit, time, entries)
     if html is not None:
@@ -306,11 +269,11 @@ def design(
         _refuse(context, {name: _OF_TABLES[name] for name in ("alpha", "power", "sequential")})
         plan = experiment_plan(file)
         if metric:
-            plan = replace(plan, metrics=_metrics(metric), covariates={}, caps={}, margins={}, fairness=())
+            plan = replace(plan, metrics=metrics_of(metric), covariates={}, caps={}, margins={}, fairness=())
     else:
         plan = ExperimentPlan(
             name=Path((data or [Path("history")])[0]).stem,
-            metrics=_metrics(metric),
+            metrics=metrics_of(metric),
             alpha=alpha,
             power=power,
             sequential=sequential,
@@ -318,8 +281,9 @@ def design(
     if data:
         plan = replace(
             plan,
-            covariates=_grouped(_pairs(covariate, "--covariate")) or plan.covariates,
-            caps={name: _number(text, f"cap of {name}") for name, text in _pairs(cap, "--cap")} or plan.caps,
+            covariates=grouped(pairs_of(covariate, "--covariate")) or plan.covariates,
+            caps={name: number_of(text, f"cap of {name}") for name, text in pairs_of(cap, "--cap")}
+            or plan.caps,
             segments=(),
             fairness=(),
             mde=mde if mde is not None else plan.mde,
@@ -364,10 +328,10 @@ def simulate(
         raise InvalidInput("--data FILE and at least one --metric are needed: the units to be split")
     plan = ExperimentPlan(
         name=Path(data[0]).stem,
-        metrics=_metrics(metric),
+        metrics=metrics_of(metric),
         alpha=alpha,
-        covariates=_grouped(_pairs(covariate, "--covariate")),
-        caps={name: _number(text, f"cap of {name}") for name, text in _pairs(cap, "--cap")},
+        covariates=grouped(pairs_of(covariate, "--covariate")),
+        caps={name: number_of(text, f"cap of {name}") for name, text in pairs_of(cap, "--cap")},
     )
     units = units_of_files(data, plan, variant=None, unit=unit)
     found = simulate_experiment(plan, units, planted=planted, runs=runs, seed=seed, treatment_share=share)
@@ -452,74 +416,6 @@ def _hash(paths: Sequence[Path]) -> str:
         with open(path, "rb") as file:
             hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-def _metrics(specs: Sequence[str] | None) -> tuple[Metric, ...]:
-    return tuple(_metric(spec) for spec in specs or ())
-
-
-def _metric(spec: str) -> Metric:
-    """`name:kind[:column[/denominator]][@q]`. Raises InvalidInput."""
-    match = _METRIC.fullmatch(spec)
-    if match is None:
-        raise InvalidInput(
-            f"--metric {spec[:80]!r}: write {_GRAMMAR}, such as retention:proportion:retention_7"
-        )
-    name, kind, rest = match["name"], match["kind"], match["rest"]
-    kinds = [each for each in get_args(Kind) if each not in ("maximum", "rate")]
-    if kind not in kinds:
-        raise InvalidInput(f"--metric {spec[:80]!r}: kind {kind[:40]!r} is none of {', '.join(kinds)}")
-    q = denominator = formula = None
-    column: str | None = rest
-    if kind == "quantile" and rest:
-        column, at, level = rest.rpartition("@")
-        if not at:
-            raise InvalidInput(f"--metric {spec[:80]!r}: a quantile needs its q, such as :latency@0.99")
-        q = _number(level, f"q of {name}")
-    elif kind == "ratio" and rest:
-        column, slash, denominator = rest.partition("/")
-        if not slash:
-            raise InvalidInput(
-                f"--metric {spec[:80]!r}: a ratio needs its denominator, such as :clicks/views"
-            )
-    elif kind == "formula":
-        column, formula = None, rest
-    if kind == "total":  # of a table: the unit's column is known where it is read
-        return Metric.from_column(name, "total", column, unit_field="unit")
-    return Metric.from_column(name, kind, column, denominator=denominator, formula=formula, q=q)  # type: ignore[arg-type]  # checked above
-
-
-def _pairs(texts: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
-    pairs = []
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise InvalidInput(f"{option} {text[:80]!r}: write NAME=VALUE")
-        pairs.append((name, value))
-    return pairs
-
-
-def _grouped(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    grouped: dict[str, tuple[str, ...]] = {}
-    for name, value in pairs:
-        grouped[name] = (*grouped.get(name, ()), value)
-    return grouped
-
-
-def _number(text: str, what: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InvalidInput(f"{what}: {text[:40]!r} is not a number") from error
-
-
-def _fairness(text: str) -> Fairness:
-    name, *rest = text.split(":")
-    if not 1 <= len(rest) <= 2:
-        raise InvalidInput(
-            f"--fairness {text[:80]!r}: write METRIC:COL or METRIC:COL:LIMIT, such as ctr:language:1.25"
-        )
-    return Fairness(metric=name, group=rest[0], limit=_number(rest[1], "limit") if len(rest) == 2 else 1.25)
 
 
 def _stages(

@@ -17,18 +17,21 @@ from fairlead.change import freeze_change, parse_change, read_change
 from fairlead.change.incident import add_rollback
 from fairlead.cli.exit_codes import ExitCode
 from fairlead.cli.outcome import one_line
-from fairlead.cli.rollout_running import CHANGE_PLACE, plan_from, plan_of, running
-from fairlead.cli.rollout_setting import (
-    Setting,
-    ask_in_time,
-    lead,
-    places_of,
-    practise,
-    take_back,
-    user_name,
-    with_places,
-    withdraw,
+from fairlead.cli.rollout_leading import ask_in_time, lead, practise, take_back, user_name, withdraw
+from fairlead.cli.rollout_options import (
+    By,
+    Change,
+    Events,
+    Flags,
+    Haproxy,
+    HaproxyLogAddress,
+    Json,
+    Map,
+    Prometheus,
+    WebhookUrl,
 )
+from fairlead.cli.rollout_running import CHANGE_PLACE, plan_from, plan_of, running
+from fairlead.cli.rollout_setting import Setting, places_of, with_places
 from fairlead.cli.rollout_shadow import say_shadow
 from fairlead.cli.rollout_view import (
     print_blast_radius,
@@ -64,53 +67,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-Change = Annotated[Path, typer.Argument(metavar="CHANGE", help="A change file in TOML.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-By = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Who does it, for the journal.", show_default="you", envvar="FAIRLEAD_USER"
-    ),
-]
-Flags = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The flag file whose flag is moved.", show_default=False)
-]
-Haproxy = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="SOCKET",
-        help="Runtime API of an HAProxy: a path or HOST:PORT; once for each.",
-        show_default=False,
-    ),
-]
-Map = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="With --haproxy: the map file that it reads.", show_default=False),
-]
-Events = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="The folder that services write their events into.", show_default=False),
-]
-HaproxyLogAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--haproxy-log",
-        metavar="HOST:PORT",
-        help="Where HAProxy sends its log, by UDP; with --events: the folder that its requests are kept in.",
-        show_default=False,
-    ),
-]
-Prometheus = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="A Prometheus, for guardrails that have a query.", show_default=False),
-]
-WebhookUrl = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL", help="Where notices are posted to.", show_default=False, envvar="FAIRLEAD_WEBHOOK"
-    ),
-]
 
 
 @app.command()
@@ -149,7 +105,15 @@ def start(
         journal = Journal.last(database, plan.name)
         state = journal.state() if journal is not None else None
         goes_on = state is not None and not state.ended
-        given = places_of(plan, flags, haproxy, map, events, prometheus, haproxy_log)
+        given = places_of(
+            plan,
+            flags=flags,
+            haproxy=haproxy,
+            map=map,
+            events=events,
+            prometheus=prometheus,
+            haproxy_log=haproxy_log,
+        )
         places = with_places(state.places if goes_on and state else {}, given)
         setting = Setting(plan, places)
         setting.traffic()
@@ -260,7 +224,7 @@ def rollback(
     Where the store does not answer, name the traffic: treatment goes all the same, and again writes it down later.
     """
     with Database(store) as database:
-        given = partial(places_of, flags=flags, haproxy=haproxy, map=map, events=None, prometheus=None)
+        given = partial(places_of, flags=flags, haproxy=haproxy, map=map)
         try:
             found = running(change, database)
         except DatabaseUnavailable as error:
@@ -323,7 +287,7 @@ def drill(
         database.migrate()
         last = Journal.last(database, plan.name)
         before = last.state().places if last is not None else {}
-        places = with_places(before, places_of(plan, flags, haproxy, map, None, None))
+        places = with_places(before, places_of(plan, flags=flags, haproxy=haproxy, map=map))
         setting = Setting(practised, places)
         traffic = setting.traffic()
         journal = Journal.start(database, practised, by=by or user_name(), places=places)

@@ -1,20 +1,12 @@
-"""Where the traffic and the facts of a rollout are, and its controller led in this process.
+"""Where the traffic and the facts of a rollout are.
 
 What was named on the command line is kept in the journal, so that later commands need not be told again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import getpass
 import ipaddress
-import os
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,47 +15,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fairlead import __version__
-from fairlead.cli.outcome import one_line
-from fairlead.errors import FailedStatus, FairleadError, InvalidInput, StaleEpoch
-from fairlead.ledger import Ledger
+from fairlead.errors import InvalidInput
 from fairlead.metrics import Reading
 from fairlead.rollout import (
-    Controller,
-    DecisionLog,
     EventFacts,
     Facts,
     FlagTraffic,
-    Journal,
     ReadingFacts,
     RolloutPlan,
-    RolloutState,
-    Split,
     Traffic,
 )
-from fairlead.rollout.drill import Drilled, drill_evidence
-from fairlead.rollout.drill import drill as run_drill
-from fairlead.rollout.entry import Asked, Written
-from fairlead.store import Database
 from fairlead.telemetry import BufferedSink, EventTail, JsonLinesSegments
 
 if TYPE_CHECKING:
     from fairlead.rollout.haproxy_log import HaproxyLogStats
 
-__all__ = [
-    "Setting",
-    "ask_in_time",
-    "lead",
-    "places_of",
-    "practise",
-    "take_back",
-    "user_name",
-    "with_places",
-    "withdraw",
-]
-
-_AT_ONCE = 1.0
-"""Seconds that a rollback waits for the journal before it takes treatment away without it."""
+__all__ = ["Setting", "log_counts", "open_to", "places_of", "with_places"]
 
 _CAPACITY = 100_000
 """Events of the log that may wait for the disk: whatever the kernel held while this process was busy comes at once."""
@@ -156,143 +123,6 @@ class Setting:
                 typer.echo(f"log {address}: {log_counts(log.stats)}")
 
 
-async def lead(
-    setting: Setting, facts: Facts, journal: Journal, database: Database, webhook: str | None, slack: bool
-) -> tuple[RolloutState, bool]:
-    """How it ended, and whether this controller ended it."""
-    said: RolloutState | None = None
-    by_us = True
-    hook = None
-    if webhook:
-        from fairlead.rollout.httpx import Webhook
-
-        hook = Webhook(webhook, form="slack" if slack else "json")
-
-    async def notice(what: str, state: RolloutState) -> None:
-        typer.echo(f"{time.strftime('%H:%M:%S')} {one_line(what)}")
-        if hook is not None:
-            try:
-                await hook(what, state)
-            except FailedStatus as error:
-                typer.echo(f"the notice could not be sent: {error}", err=True)
-                raise
-
-    traffic = setting.traffic()
-    controller = Controller(
-        setting.plan,
-        journal=journal,
-        traffic=traffic,
-        facts=facts,
-        decisions=_decisions(database),
-        notice=notice,
-        by=process_name(),
-    )
-    try:
-        said = await controller.run()
-    except StaleEpoch:
-        # Rolled back from elsewhere, as a rule: then its end is this one's, too.
-        by_us = False
-        for _ in range(50):
-            said = await asyncio.to_thread(journal.state)
-            if said.ended:
-                break
-            await asyncio.sleep(0.2)
-        else:
-            raise
-    finally:
-        await traffic.close()
-        if hook is not None:
-            await hook.close()
-    return said, by_us
-
-
-async def take_back(
-    setting: Setting, journal: Journal, database: Database, reason: str
-) -> tuple[RolloutState, float | None]:
-    """The state, and when this process saw that nobody is served treatment any more, by the monotonic clock.
-
-    None: another one took it away.
-    """
-    traffic = setting.traffic()
-    controller = Controller(
-        setting.plan,
-        journal=journal,
-        traffic=traffic,
-        facts=ReadingFacts({}),
-        decisions=_decisions(database),
-        by=process_name(),
-    )
-    try:
-        state = await controller.take_back(reason)
-        return state, controller.withdrawn_at
-    except StaleEpoch:
-        state = await asyncio.to_thread(journal.state)
-        if not state.ended:
-            raise
-        return state, None
-    finally:
-        await traffic.close()
-
-
-def ask_in_time(journal: Journal, wish: Asked, late: Callable[[], None]) -> None:
-    """Writes a wish. late: what to do, once, when that takes longer than a second. Raises what the journal does."""
-    answer: Future[Written] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(journal.ask(wish))
-        except BaseException as error:  # carried to who asked
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, name="rollout-wish", daemon=True).start()
-    try:
-        answer.result(_AT_ONCE)
-    except TimeoutError:
-        with contextlib.suppress(FairleadError):  # what follows tries again, and says what stands in the way
-            late()
-        answer.result()
-
-
-async def withdraw(setting: Setting, change: str, state: RolloutState | None = None) -> None:
-    """Takes treatment away without a word in the journal. state: None where the journal could not be read; then by the
-    marks that its rollout left in the traffic.
-
-    Raises InvalidInput where the traffic was not moved by this change, and what the driver raises.
-    """
-    traffic = setting.traffic()
-    try:
-        served = await traffic.read()
-        if served.rollout.rpartition("/")[0] != change:
-            raise InvalidInput(
-                f"{traffic.name}: it is moved by {served.rollout or 'no rollout'}, not by {change}"
-            )
-        await traffic.set(Split(share=0.0, rollout=served.rollout, epoch=served.epoch, latched=True))
-    finally:
-        await traffic.close()
-
-
-async def practise(plan: RolloutPlan, journal: Journal, traffic: Traffic, database: Database) -> Drilled:
-    controller = Controller(
-        plan,
-        journal=journal,
-        traffic=traffic,
-        facts=ReadingFacts({}),
-        decisions=_decisions(database),
-        by=process_name(),
-    )
-    try:
-        found = await run_drill(controller, plan.stages[0].share)
-        evidence = drill_evidence(plan, found, traffic.name, time.time())
-        await asyncio.to_thread(Ledger(database).record_evidence, evidence)
-        return found
-    finally:
-        await traffic.close()
-
-
-def _decisions(database: Database) -> DecisionLog:
-    return DecisionLog(Ledger(database), by=f"fairlead rollout {__version__}")
-
-
 def with_places(before: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     """Where everything is: as it was, but for what is named now. Another kind of traffic takes the place of the one
     before."""
@@ -307,11 +137,12 @@ def with_places(before: Mapping[str, str], given: Mapping[str, str]) -> dict[str
 
 def places_of(
     plan: RolloutPlan,
-    flags: Path | None,
-    haproxy: list[str] | None,
-    map: Path | None,
-    events: Path | None,
-    prometheus: str | None,
+    *,
+    flags: Path | None = None,
+    haproxy: list[str] | None = None,
+    map: Path | None = None,
+    events: Path | None = None,
+    prometheus: str | None = None,
     haproxy_log: str | None = None,
 ) -> dict[str, str]:
     """What was named on the command line; paths whole, so that later commands find them from anywhere."""
@@ -348,11 +179,3 @@ def log_counts(stats: HaproxyLogStats) -> str:
     }
     passed_over = "".join(f", {count} {what}" for what, count in others.items() if count)
     return f"{received} lines received{passed_over}; {stats.lost} lost"
-
-
-def user_name() -> str:
-    return getpass.getuser()
-
-
-def process_name() -> str:
-    return f"{user_name()} on {socket.gethostname()}, process {os.getpid()}"

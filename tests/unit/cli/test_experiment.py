@@ -9,7 +9,7 @@ import pytest
 
 from fairlead.cli import main
 from fairlead.cli.exit_codes import ExitCode
-from fairlead.cli.experiment import _metric
+from fairlead.cli.experiment_options import metric_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -46,7 +46,7 @@ def fairlead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_a_metric_is_read_from_its_words(
     spec: str, kind: str, column: str | None, more: dict[str, object]
 ) -> None:
-    found = _metric(spec)
+    found = metric_of(spec)
     assert (found.kind, found.field) == (kind, column)
     assert found.ad_hoc
     for name, value in more.items():
