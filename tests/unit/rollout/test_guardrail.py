@@ -355,6 +355,24 @@ def test_a_few_events_break_no_limit_on_a_share_by_chance(bad: int, n: int, verd
     )  # n is not known
 
 
+@pytest.mark.parametrize(
+    ("bad", "n", "allowed", "verdict"),
+    [
+        (1_000, 2_000, 0.001, "FAIL"),  # of so many, combinations are no floats any more
+        (1_000_000, 1_000_000, 1e-6, "FAIL"),
+        (4, 1_000_000, 1e-6, "INCONCLUSIVE"),  # 1.9 of a hundred
+        (5, 1_000_000, 1e-6, "FAIL"),  # 0.4
+        (1, 1_000_000, 0.0, "FAIL"),  # none is allowed, and chance brings none about
+        (4, 4, 0.99, "INCONCLUSIVE"),  # 96
+        (10**15, 10**15, 1e-15, "FAIL"),
+    ],
+)
+def test_a_limit_judges_any_number_of_events_at_once(bad: int, n: int, allowed: float, verdict: str):
+    guardrail = Guardrail(metric=ERRORS, above=allowed, for_seconds=10.0)
+    found = evaluate_limit(plan(), guardrail, bad / n, n=n, beyond_since=0.0, now=100.0)
+    assert found.verdict == verdict
+
+
 def test_a_control_beyond_the_limit_is_named_and_does_not_save_treatment():
     found = evaluate_limit(
         plan(guardrails=(ABOVE,)), ABOVE, 0.2, control=0.3, n_control=90, beyond_since=90.0, now=100.0
