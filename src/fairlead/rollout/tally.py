@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,7 @@ class Recent:
     value: float | None
     """None without events."""
     n: int
+    """Events. Of a share of events that were not all kept alike: as many as, all alike, would say as much."""
 
 
 @dataclass(slots=True)
@@ -77,7 +78,10 @@ class _Slice:
     n: int = 0
     """Events."""
     weight: float = 0.0
+    squares: float = 0.0
+    """Of the weights."""
     bad: float = 0.0
+    bad_squares: float = 0.0
     total: float = 0.0
     values: dict[float, float] = field(default_factory=dict)
 
@@ -226,7 +230,7 @@ class Tally:
         weight = math.fsum(one.weight for one in slices)
         kind = each.metric.kind
         if kind == "proportion":
-            return Recent(math.fsum(one.bad for one in slices) / weight, n)
+            return _share(slices, weight, n)
         if kind in ("rate", "count"):
             return Recent(weight / window if kind == "rate" else weight, n)
         if kind == "mean":
@@ -328,12 +332,28 @@ class Tally:
                     del slices[old]
         one.n += 1
         one.weight += weight
-        one.bad += weight * success
+        one.squares += weight * weight
+        if success:
+            one.bad += weight
+            one.bad_squares += weight * weight
         if math.isfinite(value):
             one.total += weight * value
         if each.metric.kind in ("quantile", "maximum"):
             near = rounded(value)
             one.values[near] = one.values.get(near, 0.0) + weight
+
+
+def _share(slices: Sequence[_Slice], weight: float, n: int) -> Recent:
+    """Failures are never sampled: twenty beside two hundred successes that stand for 20,000 are twenty of 20,000.
+
+    So `n` is p·(1 − p) over the variance of the weighted share, a ratio of two estimated totals (delta method).
+    """
+    share = math.fsum(one.bad for one in slices) / weight
+    bad = math.fsum(one.bad_squares for one in slices)
+    good = math.fsum(one.squares for one in slices) - bad
+    variance = ((1 - share) ** 2 * bad + share**2 * good) / weight**2
+    alike = share * (1 - share) / variance if variance > 0 else 0.0
+    return Recent(share, round(alike) if alike >= 1 else n)
 
 
 def rounded(value: float) -> float:

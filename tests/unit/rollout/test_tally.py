@@ -265,7 +265,21 @@ def test_sampled_events_count_by_the_probability_they_were_kept_with():
     counts = saw(tally(), request("a", inclusion_probability=0.01), request("b", status=500))
     found = counts.recent(LIMIT, "treatment", START + 2, 60.0)
     assert found.value == pytest.approx(1 / 101)
-    assert found.n == 2
+
+
+def test_what_a_sampled_share_rests_on_is_what_it_would_rest_on_unsampled():
+    # 20 failures of some 20,000 requests, of whose successes one in a hundred was kept: far from 220 requests.
+    kept = [request(n, inclusion_probability=0.01) for n in range(200)]
+    found = saw(tally(), *kept, *[request(n, status=500) for n in range(20)])
+    recent = found.recent(LIMIT, "treatment", START + 2, 60.0)
+    assert recent.value == pytest.approx(0.001, rel=0.01)
+    assert 15_000 < recent.n < 25_000
+    assert round(recent.n * (recent.value or 0.0)) in range(17, 21)
+    # All kept alike, whatever the share: as many as were kept.
+    alike = [request(n, status=500 if n < 20 else 200, inclusion_probability=0.3) for n in range(200)]
+    assert saw(tally(), *alike).recent(LIMIT, "treatment", START + 2, 60.0) == Recent(pytest.approx(0.1), 200)
+    one = request("a", inclusion_probability=0.01)
+    assert saw(tally(), one).recent(LIMIT, "treatment", START + 2, 60.0) == Recent(0.0, 1)
 
 
 @pytest.mark.parametrize(
