@@ -2,7 +2,7 @@
 
     beside control   FAIL   treatment is shown to be worse, and the best estimate lies beyond `worse_by`
                      PASS   treatment is shown not to be worse by `worse_by`
-    absolute         FAIL   beyond the limit at every look for `for_seconds`
+    absolute         FAIL   beyond the limit at every look for `for_seconds`; at the first and last by more than chance
                      PASS   within the limit now
 
 Anything else is INCONCLUSIVE, with the reason. "Shown" is anytime-valid: by an e-value that holds however often one
@@ -185,8 +185,9 @@ def evaluate_limit(
 ) -> Evaluation:
     """Judges a figure of treatment by an absolute limit.
 
-    beyond_since, now: monotonic seconds: since when it has been beyond the limit at every look, if it has. problem: why
-    there is no figure. control: control's figure, where it is known: beyond the limit too, it is named.
+    beyond_since, now: monotonic seconds: since when it has been beyond the limit at every look, if it has; by more than
+    chance at the first of them. problem: why there is no figure. control: control's figure, where it is known: beyond
+    the limit too, it is named.
     """
     limit = guardrail.above if guardrail.above is not None else guardrail.below
     assert limit is not None  # noqa: S101 - it is an absolute guardrail
@@ -202,17 +203,17 @@ def evaluate_limit(
     if value is None or math.isnan(value) or value == -math.inf:
         return replace(undecided, reason=problem or "no_data", detail=detail or "no events")
     judged = replace(undecided, treatment=value)
-    if not is_beyond(guardrail, value, n):
-        if is_beyond(guardrail, value):
-            return replace(
-                judged, reason="waiting", detail=f"beyond the limit, but of {n} events by chance as well"
-            )
+    if not is_beyond(guardrail, value):
         return replace(judged, verdict="PASS")
+    shown = is_beyond(guardrail, value, n)
+    few = "" if shown else f"beyond the limit, but of {n} events by chance as well"
+    if few and beyond_since is None:
+        return replace(judged, reason="waiting", detail=few)
     beyond = 0.0 if beyond_since is None else max(0.0, now - beyond_since)
     both = control is not None and is_beyond(guardrail, control, n_control)
-    said = f"{plan.control} is beyond the limit too" if both else ""
+    said = f"{plan.control} is beyond the limit too" if both else few
     judged = replace(judged, beyond_seconds=beyond)
-    if beyond_since is not None and beyond >= guardrail.for_seconds:
+    if shown and beyond_since is not None and beyond >= guardrail.for_seconds:
         return replace(judged, verdict="FAIL", reason="beyond_limit", detail=said)
     return replace(
         judged,

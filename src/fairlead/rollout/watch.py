@@ -96,8 +96,7 @@ class Watch:
             )
             self._utc_offset = offset
             for each in state.evaluations:  # what was beyond its limit when the one before stopped looking
-                guardrail = self._plan.guardrail(each.guardrail)
-                if each.treatment is not None and is_beyond(guardrail, each.treatment, each.n_treatment):
+                if each.reason in ("beyond_limit", "control_unhealthy"):
                     self._beyond[each.guardrail] = self._clock.now() - each.beyond_seconds
         elif self._tally_stage != state.stage:
             self._beyond.clear()
@@ -225,7 +224,8 @@ class Watch:
             value = None
         if value is not None and is_beyond(guardrail, value, n):
             self._beyond.setdefault(guardrail.name, now)
-        elif value is not None:
+        elif value is not None and not is_beyond(guardrail, value):
+            # What few events leave open neither begins nor ends it: else no quiet service would ever be beyond a limit.
             self._beyond.pop(guardrail.name, None)
         return evaluate_limit(
             self._plan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -585,6 +586,28 @@ async def test_a_limit_that_is_broken_is_harm_in_the_making(make_world: Make, ma
     assert state.phase == "rolled_back"
     assert max(split.share for split in world.traffic.sets) == 0.2
     assert "errors above 0.1" in state.reason
+
+
+@pytest.mark.parametrize(
+    ("failed", "phase"),
+    [
+        ((5, 2, 2), "rolled_back"),  # 5 of 100 are shown to be too many, and 2 are not few enough
+        ((2, 2, 2), "baking"),  # 2 may be chance
+        ((5, 2, 1), "baking"),  # 1 is within the limit
+    ],
+)
+async def test_a_few_events_do_not_end_what_more_of_them_have_shown(
+    make_world: Make, make_plan: MakePlan, failed: tuple[int, ...], phase: str
+) -> None:
+    rail = Guardrail(metric=ERRORS, above=0.01, for_seconds=120.0)
+    stages = (Stage(share=0.2, bake=3_000.0), Stage(share=1.0, bake=0.0))
+    world = make_world(make_plan(stages=stages, guardrails=(rail,)))
+    looks = itertools.cycle(failed)
+    world.service.reading = lambda _: Reading(value=next(looks) / 100, n=100)
+    # The controllers come and go: for how long it has been broken, is in the journal.
+    states = [await led(world, 50) for _ in range(8)]
+    assert phase in (states[-1].phase, "baking")
+    assert ("rolled_back" in {state.phase for state in states}) == (phase == "rolled_back")
 
 
 async def test_a_stage_without_a_bake_waits_for_its_first_figure(

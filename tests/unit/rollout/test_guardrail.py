@@ -347,12 +347,20 @@ def test_a_limit_fails_when_it_was_broken_for_its_time(
 def test_a_few_events_break_no_limit_on_a_share_by_chance(bad: int, n: int, verdict: str, reason: str):
     for limit, value in (({"above": 0.02}, bad / n), ({"below": 0.98}, 1 - bad / n)):
         guardrail = Guardrail(metric=ERRORS, for_seconds=10.0, **limit)
-        found = evaluate_limit(plan(), guardrail, value, n=n, beyond_since=0.0, now=100.0)
+        since = 0.0 if verdict == "FAIL" else None
+        found = evaluate_limit(plan(), guardrail, value, n=n, beyond_since=since, now=100.0)
         assert (found.verdict, found.reason) == (verdict, reason), limit
     reading = Guardrail(metric=ERRORS, above=0.02, for_seconds=10.0)
     assert (
         evaluate_limit(plan(), reading, 0.5, beyond_since=0.0, now=100.0).verdict == "FAIL"
     )  # n is not known
+
+
+def test_a_limit_that_was_shown_to_be_broken_stays_so_while_chance_may_be_all_there_is():
+    guardrail = Guardrail(metric=ERRORS, above=0.02, for_seconds=60.0)
+    found = evaluate_limit(plan(), guardrail, 2 / 49, n=49, beyond_since=0.0, now=100.0)
+    assert (found.verdict, found.reason, found.beyond_seconds) == ("INCONCLUSIVE", "beyond_limit", 100.0)
+    assert "of 49 events by chance as well" in found.detail
 
 
 @pytest.mark.parametrize(
