@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fairlead.metrics import Metric
 from fairlead.rollout.exceedances import Exceedances
@@ -36,6 +36,7 @@ _DIGITS = 3
 _MOST_SLICES = 4 * 3600
 _AHEAD = 3600
 """Seconds that an event's clock may be ahead; what is further ahead is no figure of the last minutes."""
+_NONE_IS_ZERO = ("rate", "count")
 _BY_AUDIENCE = "TARGETING_MATCH"
 """Reason of an exposure after which the unit's arm was not left to chance."""
 
@@ -68,7 +69,7 @@ class Recent:
     """A figure of one arm over the last seconds, every event alike."""
 
     value: float | None
-    """None without events."""
+    """None without events; a rate or count is 0 then, where the arm told anything at all."""
     n: int
     """Events. Of a share of events that were not all kept alike: as many as, all alike, would say as much."""
 
@@ -132,6 +133,10 @@ class Tally:
             for guardrail in plan.guardrails
         }
         self._kinds = {guardrail.metric.event for guardrail in plan.guardrails}
+        self._reported: dict[str, dict[int, None]] | None = None
+        """By arm, seconds of which it told anything; where somebody counts what may not happen at all."""
+        if any(not each.beside and each.metric.kind in _NONE_IS_ZERO for each in self._watched.values()):
+            self._reported = {arm: {} for arm in self._arms}
         self._variant: dict[str, str] = {}
         self._audience: set[str] = set()
         self._units: dict[str, str] = {}
@@ -218,17 +223,17 @@ class Tally:
         """The metric over the last `window` seconds before `until`, every event of the arm alike."""
         each = self._watched[guardrail.name]
         seconds = each.recent[arm]
-        if seconds and max(seconds) >= until + _AHEAD:
-            for second in [second for second in seconds if second >= until + _AHEAD]:
-                # A clock that is wrong, or was until now: it would keep the right ones out.
-                del seconds[second]
+        _leave_out_ahead(seconds, until)
         wanted = range(math.ceil(until - window), math.ceil(until))
         slices = [one for second in wanted if (one := seconds.get(second)) is not None]
         n = sum(one.n for one in slices)
+        kind = each.metric.kind
+        if not n and kind in _NONE_IS_ZERO and self._reported is not None:
+            _leave_out_ahead(self._reported[arm], until)
+            return Recent(0.0 if any(second in self._reported[arm] for second in wanted) else None, 0)
         if not n:
             return Recent(None, 0)
         weight = math.fsum(one.weight for one in slices)
-        kind = each.metric.kind
         if kind == "proportion":
             return _share(slices, weight, n)
         if kind in ("rate", "count"):
@@ -260,6 +265,9 @@ class Tally:
         if first:
             self.events[arm] += 1
             self.newest_utc_seconds = max(self.newest_utc_seconds, at)
+            if self._reported is not None:
+                self._reported[arm][math.floor(at)] = None
+                _make_room(self._reported[arm])
         found = each.read(event)
         if found is None:
             return
@@ -327,9 +335,7 @@ class Tally:
         one = slices.get(second := math.floor(at))
         if one is None:
             one = slices[second] = _Slice()
-            if len(slices) > _MOST_SLICES:
-                for old in sorted(slices)[: _MOST_SLICES // 4]:
-                    del slices[old]
+            _make_room(slices)
         one.n += 1
         one.weight += weight
         one.squares += weight * weight
@@ -341,6 +347,19 @@ class Tally:
         if each.metric.kind in ("quantile", "maximum"):
             near = rounded(value)
             one.values[near] = one.values.get(near, 0.0) + weight
+
+
+def _make_room(seconds: dict[int, Any]) -> None:
+    if len(seconds) > _MOST_SLICES:
+        for old in sorted(seconds)[: _MOST_SLICES // 4]:
+            del seconds[old]
+
+
+def _leave_out_ahead(seconds: dict[int, Any], until: float) -> None:
+    """A clock that is wrong, or was until now, would keep the right seconds out."""
+    if seconds and max(seconds) >= until + _AHEAD:
+        for second in [second for second in seconds if second >= until + _AHEAD]:
+            del seconds[second]
 
 
 def _share(slices: Sequence[_Slice], weight: float, n: int) -> Recent:

@@ -304,6 +304,23 @@ def test_how_many_there_were(kind: str, wanted: float):
     assert counts.recent(rail, "treatment", START + 2, 60.0).value == wanted
 
 
+@pytest.mark.parametrize("kind", ["rate", "count"])
+@pytest.mark.parametrize(
+    "event", ["request_finished", "crashed"], ids=["of all requests", "events of their own"]
+)
+def test_an_arm_that_reports_and_has_none_of_them_has_none(kind: str, event: str):
+    """Nothing that is counted happens in a healthy service, so nothing would ever be within its limit."""
+    metric = dataclasses.replace(
+        ERRORS, name="crashes", kind=kind, event=event, field=None, where="status >= 500",
+        unit="events per second" if kind == "rate" else "events",
+    )  # fmt: skip
+    rail = Guardrail(metric=metric, above=1.0)
+    counts = saw(tally(rail, RAIL), request("a"), request("b", at=START + 30))
+    assert counts.recent(rail, "treatment", START + 32, 60.0) == Recent(0.0, 0)
+    assert counts.recent(rail, "control", START + 32, 60.0) == Recent(None, 0)
+    assert counts.recent(rail, "treatment", START + 200, 60.0) == Recent(None, 0)
+
+
 def test_a_total_of_users_is_no_figure_of_single_events():
     metric: Metric = dataclasses.replace(LATENCY, kind="total", q=None)
     rail = Guardrail(metric=metric, above=1.0)
@@ -350,5 +367,14 @@ def test_memory_is_that_of_units_and_not_of_events():
 
 
 def test_seconds_are_not_kept_for_ever(make_plan: Callable[..., RolloutPlan]):
-    counts = saw(tally(), *[request("a", at=START + n) for n in range(0, 40_000, 2)])
-    assert len(counts._watched[RAIL.name].recent["treatment"]) <= 4 * 3600
+    rate = dataclasses.replace(ERRORS, name="rate", kind="rate", field=None, unit="events per second")
+    rails = (LIMIT, Guardrail(metric=rate, above=1.0))
+    counts = saw(tally(*rails), *[request("a", at=START + n) for n in range(0, 40_000, 2)])
+    assert counts._reported is not None
+    assert all(
+        100 < len(kept) <= 4 * 3600
+        for kept in (
+            *(counts._watched[each.name].recent["treatment"] for each in rails),
+            counts._reported["treatment"],
+        )
+    )
