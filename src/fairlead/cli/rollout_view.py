@@ -52,7 +52,8 @@ def print_blast_radius(plan: RolloutPlan) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("stage", "who", "units", "bakes", "at most", "until harm of twice the limit is seen"):
         table.add_column(heading)
-    for reach in blast_radius(plan):
+    found = blast_radius(plan)
+    for reach in found:
         needed = "; ".join(
             f"{name}: {span(seconds) if seconds is not None else 'not known'}"
             for name, seconds in reach.needed_seconds.items()
@@ -66,6 +67,12 @@ def print_blast_radius(plan: RolloutPlan) -> None:
             needed or "compares nothing",
         )
     Console(highlight=False, soft_wrap=True).print(table)
+    for reach in found:
+        for name, seconds in reach.blind.items():
+            typer.echo(
+                f"note: stage {reach.stage} ends after {span(reach.longest_seconds)} at most, and {name} sees harm of "
+                f"twice its limit after {span(seconds)}: bake longer, or with a larger share"
+            )
     feels = ", ".join(map(one_line, plan.dependencies)) or "not said ([rollout] dependencies)"
     typer.echo(f"also feels it: {feels}")
     if plan.expected_rate is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from fairlead.errors import NotEstimable
+from fairlead.errors import InvalidInput
+from fairlead.rollout.exceedances import fewest_of_control, tail
 from fairlead.rollout.plan import Guardrail, RolloutPlan, Stage
 from fairlead.rollout.traffic import Split
 
@@ -29,11 +29,22 @@ class Reach:
     """By guardrail beside control: seconds until twice `worse_by` is found with 80 %; None where it cannot be said."""
     gate: str
 
+    @property
+    def blind(self) -> dict[str, float]:
+        """Of the guardrails that would find it later than the stage has to end: after how many seconds."""
+        needed = self.needed_seconds.items()
+        return {
+            name: seconds
+            for name, seconds in needed
+            if seconds is not None and seconds > self.longest_seconds
+        }
+
 
 def blast_radius(plan: RolloutPlan) -> tuple[Reach, ...]:
-    """What a plan would do, stage by stage. Needs the plan's `expected_rate` for numbers, and baselines for times.
+    """What a plan would do, stage by stage. Needs the plan's `expected_rate` for numbers, and baselines for errors.
 
-    Times are those of a watched test that is tuned for them: about twice those of a single look.
+    Times are those of a watched test that is tuned for them: about twice those of a single look. Those of a quantile
+    suppose that latencies beyond it fall off exponentially: so many more of them lie beyond it where all are longer.
     """
     return tuple(_reach(plan, stage) for stage in plan.stages)
 
@@ -61,28 +72,38 @@ def _reach(plan: RolloutPlan, stage: Stage) -> Reach:
 
 def _needed(plan: RolloutPlan, guardrail: Guardrail, stage: Stage) -> float | None:
     """Seconds until an effect of twice the margin is found in four of five rollouts."""
-    baseline, rate = guardrail.metric.baseline, plan.expected_rate
-    if rate is None or not baseline or guardrail.metric.kind != "proportion" or guardrail.worse_by is None:
+    rates = _rates(guardrail)
+    if plan.expected_rate is None or rates is None:
         return None
     from fairlead.statistics import proportion_deviation, sample_size
     from fairlead.statistics.sequential_means import watched_alpha
 
-    sign = 1 if guardrail.metric.better == "lower" else -1
-    effect = 2 * guardrail.worse_by * (baseline if guardrail.relative else 1.0)
-    worse = baseline + sign * effect
-    if not 0 < worse < 1:
-        return None
+    usual, worse = rates
     try:
         size = sample_size(
-            standard_deviation=proportion_deviation(baseline),
+            standard_deviation=proportion_deviation(usual),
             treatment_deviation=proportion_deviation(worse),
-            effect=sign * effect,
+            effect=worse - usual,
             alpha=watched_alpha(plan.alpha_each / max(1, len(plan.comparing))),
             power=_POWER,
             treatment_share=stage.share,
             two_sided=False,
         )
-    except NotEstimable:
+    except InvalidInput:  # more units than there are
         return None
-    needed = (size.control + size.treatment) / rate
-    return needed if math.isfinite(needed) else None
+    uncounted = fewest_of_control(guardrail.metric) if guardrail.metric.kind == "quantile" else 0
+    return (size.total + uncounted / (1 - stage.share)) / plan.expected_rate
+
+
+def _rates(guardrail: Guardrail) -> tuple[float, float] | None:
+    """Share of units that count as bad, in control and in a treatment that is worse by twice the margin."""
+    metric, margin = guardrail.metric, guardrail.worse_by
+    assert margin is not None  # noqa: S101 - it is a guardrail beside control
+    if metric.kind == "quantile" and metric.better == "lower":
+        usual = tail(metric)
+        return usual, usual ** (1 / (1 + 2 * margin))
+    if metric.kind != "proportion" or not metric.baseline:
+        return None
+    effect = 2 * margin * (metric.baseline if guardrail.relative else 1.0)
+    worse = metric.baseline + (effect if metric.better == "lower" else -effect)
+    return (metric.baseline, worse) if 0 < worse < 1 else None

@@ -20,7 +20,7 @@ from collections import Counter, deque
 
 from fairlead.metrics import Metric
 
-__all__ = ["Exceedances", "tail"]
+__all__ = ["Exceedances", "fewest_of_control", "tail"]
 
 _MOMENT = 10.0
 _BEYOND_BEFORE = 20
@@ -36,7 +36,7 @@ class Exceedances:
         """metric: a quantile. look_every: seconds from look to look."""
         assert metric.q is not None  # noqa: S101 - a quantile has its q
         self._q, self._above = metric.q, metric.better == "lower"
-        self._fewest = max(_FEWEST, round(1 / tail(metric)))
+        self._fewest = fewest_of_control(metric)
         self._enough = max(_FEWEST, round(_BEYOND_BEFORE / tail(metric)))
         self._length = min(_MOMENT, look_every)
         self._told: dict[float, tuple[Counter[float], Counter[float]]] = {}
@@ -91,3 +91,8 @@ def tail(metric: Metric) -> float:
     """Share of control's units that a quantile leaves on the worse side."""
     assert metric.q is not None  # noqa: S101 - a quantile has its q
     return 1 - metric.q if metric.better == "lower" else metric.q
+
+
+def fewest_of_control(metric: Metric) -> int:
+    """Values of control before which nothing is counted: as many as one of which is expected to lie beyond."""
+    return max(_FEWEST, round(1 / tail(metric)))
