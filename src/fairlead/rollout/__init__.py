@@ -20,7 +20,7 @@ from fairlead.rollout.tally import Tally
 from fairlead.rollout.traffic import Split, Traffic
 
 if TYPE_CHECKING:
-    from fairlead.rollout.controller import Controller, Notice
+    from fairlead.rollout.controller import Controller
     from fairlead.rollout.evidence import DecisionLog
     from fairlead.rollout.facts import EventFacts, Facts, ReadingFacts
     from fairlead.rollout.flag_traffic import FlagTraffic
@@ -36,7 +36,7 @@ else:
         "FlagTraffic": "flag_traffic",
         "Journal": "journal",
         "MemoryJournal": "journal",
-        "Notice": "controller",
+        "Notice": "people",
         "ReadingFacts": "facts",
         "SteadyPeriod": "steady",
         "steady_periods": "steady",

@@ -15,26 +15,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import DatabaseUnavailable, FairleadError, InvalidInput, NoSpace, StaleEpoch
-from fairlead.rollout.entry import Decided, Ended, Entry, Had, Looked, Paged, Wanted
+from fairlead.rollout.entry import Decided, Ended, Entry, Had, Looked, Wanted
 from fairlead.rollout.evidence import DecisionLog, Recorded
 from fairlead.rollout.facts import Facts
 from fairlead.rollout.journal import RolloutJournal, plan_sha256
 from fairlead.rollout.judgement import Judgement, Look, judge
+from fairlead.rollout.people import Notice, People
 from fairlead.rollout.plan import RolloutPlan
 from fairlead.rollout.state import RolloutState, fold
 from fairlead.rollout.traffic import Split, Traffic
 from fairlead.rollout.watch import Watch, said
 
-__all__ = ["Controller", "Notice"]
-
-Notice = Callable[[str, RolloutState], Awaitable[None]]
-"""Tells a person: a sentence, and the state. Must not block; what it raises is recorded and harms nothing."""
+__all__ = ["Controller"]
 
 _Answer = TypeVar("_Answer")
 _RETRY = 1.0
@@ -43,8 +41,6 @@ _ASK_AGAIN = 3
 """Times that traffic is asked again after treatment was taken away."""
 _POLL = 1.0
 """Seconds between looks into the journal for what a person asked."""
-_NOTICE = 35.0
-"""Seconds after the end that notices may still be on their way: longer than a webhook tries."""
 _ANSWER = 5.0
 """Seconds that a look waits for the journal or the ledger, at least; as long as `look_every`, if that is longer."""
 
@@ -72,18 +68,16 @@ class Controller:
         self._traffic = traffic
         self._watch = Watch(plan, facts, clock=clock)
         self._decisions = decisions
-        self._notice = notice
         self._clock = clock
         self._by = by
         self._epoch = 0
         self._state = RolloutState(rollout=journal.rollout)
+        self._people = People(notice, state=lambda: self._state, write=self._write, clock=clock)
         self._looked_at = -math.inf
         self._written_at = 0.0
         self._moving_since: float | None = None
         self._phase_key: tuple[object, ...] = ()
         self._phase_at = 0.0
-        self._paged: set[tuple[object, ...]] = set()
-        self._told: list[asyncio.Task[None]] = []
         self._held = ""
         self.withdrawn_at: float | None = None
         """By the clock, when treatment was read back as taken away; None while it was not."""
@@ -113,7 +107,7 @@ class Controller:
             await self._stays_withdrawn()
             return self._state
         finally:
-            await self._quiet()
+            await self._people.heard()
 
     async def begin(self) -> None:
         """Takes the lead, and finds out where traffic is."""
@@ -165,7 +159,7 @@ class Controller:
         except StaleEpoch:
             raise
         except FairleadError as error:
-            await self._page(f"the journal cannot be read: {said(error)}")
+            await self._people.page(f"the journal cannot be read: {said(error)}")
         if self._state.ended:
             return self._state
         if self._state.withdrawn:
@@ -336,7 +330,7 @@ class Controller:
                 except Exception as error:  # whatever a driver raises, treatment has to go
                     problem = said(error)
                 if self._clock.now() - began > self._plan.settle:
-                    await self._page(f"treatment cannot be taken away: {problem}")
+                    await self._people.page(f"treatment cannot be taken away: {problem}")
                 await self._clock.sleep(_RETRY)
             await written
         finally:
@@ -344,13 +338,13 @@ class Controller:
                 written.cancel()
                 await asyncio.gather(written, return_exceptions=True)
         if judgement.page:
-            await self._page(judgement.page)
+            await self._people.page(judgement.page)
         self.withdrawn_at = self._clock.now()
         await self._insist(
             Had(stage=self._state.stage, share=0.0, latched=True),
             Ended(outcome="rolled_back", reason=judgement.reason),
         )
-        await self._tell(f"rolled back: {judgement.reason}")
+        self._people.tell(f"rolled back: {judgement.reason}")
         while not self._state.ended:  # it could not be read; an entry of a newer Fairlead never can
             try:
                 await self._catch_up()
@@ -402,7 +396,7 @@ class Controller:
                 raise
             except FairleadError as error:
                 if self._clock.now() - began > self._plan.settle:
-                    await self._page(f"the journal cannot be written: {said(error)}")
+                    await self._people.page(f"the journal cannot be written: {said(error)}")
                 await self._clock.sleep(_RETRY)
 
     # Looking ---------------------------------------------------------------------------------------------------------
@@ -435,7 +429,7 @@ class Controller:
             raise
         except FairleadError as error:
             # Nothing was decided, and nothing moved; the next look tries again.
-            await self._page(f"nothing can be decided, as it cannot be written down: {said(error)}")
+            await self._people.page(f"nothing can be decided, as it cannot be written down: {said(error)}")
             if now - self._written_at > self._plan.patience:
                 reason = f"nothing could be written down for {self._plan.patience:g} s: {said(error)}"
                 await self._roll_back(Judgement(verdict="rollback", reason=reason), looked)
@@ -448,12 +442,12 @@ class Controller:
             async with asyncio.timeout(self._plan.settle):
                 served = await self._traffic.read()
         except Exception as error:  # what it serves goes on being watched
-            await self._page(f"traffic cannot be asked: {said(error)}")
+            await self._people.page(f"traffic cannot be asked: {said(error)}")
             return True
         if await self._follow(served):
             return False
         if not served.serves_as(want):
-            await self._page(
+            await self._people.page(
                 f"{self._traffic.name} served {served.share:.4%} where {want.share:.4%} was wanted; set again"
             )
             await self._move(self._state.stage)
@@ -462,7 +456,7 @@ class Controller:
 
     async def _carry_out(self, judgement: Judgement, looked: Looked) -> None:
         if judgement.page:
-            await self._page(judgement.page)
+            await self._people.page(judgement.page)
         if judgement.verdict == "hold":
             hold = Decided(
                 stage=looked.stage,
@@ -491,13 +485,13 @@ class Controller:
         following = looked.stage + 1
         if following == len(self._plan.stages):
             await self._write(looked, advance, Ended(outcome="completed", reason=judgement.reason))
-            await self._tell(f"completed: {judgement.reason}")
+            self._people.tell(f"completed: {judgement.reason}")
             return
         stage = self._plan.stages[following]
         await self._write(
             looked, advance, Wanted(stage=following, share=stage.share, audience=stage.audience)
         )
-        await self._tell(f"advanced to {stage.name}: {judgement.reason}")
+        self._people.tell(f"advanced to {stage.name}: {judgement.reason}")
         await self._move(following)
 
     def _changed(self, judgement: Judgement) -> bool:
@@ -507,7 +501,7 @@ class Controller:
         self._held = kind
         return changed
 
-    # Telling people --------------------------------------------------------------------------------------------------
+    # The ledger ------------------------------------------------------------------------------------------------------
 
     async def _record(self, judgement: Judgement, looked: Looked) -> Recorded:
         """The ids in the ledger."""
@@ -539,7 +533,7 @@ class Controller:
                     self._ledger_thread, self._decisions.take_back, self._plan, name, lost[1], at
                 )
         except FairleadError as error:
-            await self._page(f"the ledger cannot be asked: {said(error)}")
+            await self._people.page(f"the ledger cannot be asked: {said(error)}")
             return False
         if lost is None or lost[1].verdict != "rollback":
             return False
@@ -556,48 +550,8 @@ class Controller:
             try:
                 return await self._record(judgement, looked)
             except (DatabaseUnavailable, NoSpace) as error:
-                await self._page(f"the ledger cannot be written: {said(error)}")
+                await self._people.page(f"the ledger cannot be written: {said(error)}")
                 await self._clock.sleep(_RETRY)
             except FairleadError as error:
-                await self._page(f"the ledger refuses a decision: {said(error)}")
+                await self._people.page(f"the ledger refuses a decision: {said(error)}")
                 return Recorded()
-
-    async def _page(self, what: str) -> None:
-        """Calls a person, once for each thing and phase."""
-        key = (*self._phase_key, "".join(letter for letter in what if not letter.isdigit())[:80])
-        if key in self._paged:
-            return
-        self._paged.add(key)
-        with contextlib.suppress(FairleadError):
-            await self._write(Paged(what=what))
-        await self._tell(f"page: {what}")
-
-    async def _tell(self, what: str) -> None:
-        if self._notice is not None:
-            self._told = [task for task in self._told if not task.done()]
-            self._told.append(asyncio.create_task(self._notified(what), name=what))
-
-    async def _notified(self, what: str) -> None:
-        assert self._notice is not None  # noqa: S101 - asked by `_tell`
-        try:
-            await self._notice(what, self._state)
-        except Exception as error:  # a notice is the caller's, and must not end a rollout
-            with contextlib.suppress(FairleadError):
-                await self._write(Paged(what=f"a notice failed: {type(error).__name__}: {said(error)}"))
-
-    async def _quiet(self) -> None:
-        """Waits for notices that are on their way, above all for that of a rollback; not for long where cancelled."""
-        longest = _NOTICE if self._state.ended else _ANSWER
-        timer = asyncio.create_task(self._clock.sleep(longest))
-        late = {task for task in self._told if not task.done()}
-        while late and not timer.done():
-            await asyncio.wait({*late, timer}, return_when=asyncio.FIRST_COMPLETED)
-            late = {task for task in late if not task.done()}
-        for task in (*late, timer):
-            task.cancel()
-        await asyncio.gather(*late, timer, return_exceptions=True)
-        for task in late:
-            with contextlib.suppress(FairleadError):
-                await self._write(
-                    Paged(what=f"a notice failed: no answer within {longest:g} s: {task.get_name()}")
-                )

@@ -14,9 +14,10 @@ import pytest
 from fairlead.errors import BrokenDocument, DatabaseUnavailable, InvalidInput, TrafficUnavailable
 from fairlead.metrics import Reading
 from fairlead.rollout import Guardrail, RolloutPlan, Split, Stage
-from fairlead.rollout.controller import Controller, Notice
+from fairlead.rollout.controller import Controller
 from fairlead.rollout.entry import Asked, Had, Paged, Wanted
 from fairlead.rollout.evidence import Recorded
+from fairlead.rollout.people import Notice
 from fairlead.rollout.state import RolloutState, fold
 from fairlead.rollout.tally import Tally
 from tests.unit.rollout.conftest import ERRORS
