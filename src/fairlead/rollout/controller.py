@@ -332,6 +332,7 @@ class Controller:
                 if self._clock.now() - began > self._plan.settle:
                     await self._people.page(f"treatment cannot be taken away: {problem}")
                 await self._clock.sleep(_RETRY)
+            self.withdrawn_at = self._clock.now()
             await written
         finally:
             if not written.done():
@@ -339,7 +340,6 @@ class Controller:
                 await asyncio.gather(written, return_exceptions=True)
         if judgement.page:
             await self._people.page(judgement.page)
-        self.withdrawn_at = self._clock.now()
         await self._insist(
             Had(stage=self._state.stage, share=0.0, latched=True),
             Ended(outcome="rolled_back", reason=judgement.reason),

@@ -280,6 +280,24 @@ async def test_a_decision_that_can_never_be_written_is_rolled_back_after_patienc
     assert "nothing could be written down" in state.reason
 
 
+async def test_how_long_a_rollback_took_is_not_how_long_the_ledger_took(make_world: Make) -> None:
+    world = make_world()
+    await led(world, 60)
+    ledger = Ledger()
+    ledger.failure = DatabaseUnavailable("fairlead.db: locked")
+    controller = with_ledger(world, ledger)
+    began = world.clock.now()
+    task = asyncio.create_task(controller.take_back("drill"))
+    while not task.done():
+        await world.clock.run_for(1.0)
+        await asyncio.sleep(0.001)  # the ledger is asked in a thread
+        if world.clock.now() > began + 20:
+            ledger.failure = None
+    assert task.result().phase == "rolled_back"
+    assert controller.withdrawn_at is not None
+    assert controller.withdrawn_at <= began + 1
+
+
 async def test_an_entry_of_a_newer_version_ends_in_a_rollback_when_there_is_harm_and_in_an_error(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
