@@ -44,7 +44,8 @@ def blast_radius(plan: RolloutPlan) -> tuple[Reach, ...]:
     """What a plan would do, stage by stage. Needs the plan's `expected_rate` for numbers, and baselines for errors.
 
     Times are those of a watched test that is tuned for them: about twice those of a single look. Those of a quantile
-    suppose that latencies beyond it fall off exponentially: so many more of them lie beyond it where all are longer.
+    suppose that latencies beyond it fall off exponentially: so many more of them lie beyond it where all are longer. A
+    heavier tail hides more of that: of +20 % at p99, a lognormal one of σ 1 takes 2.7 times as long, 1/x² 4.6 times.
     """
     return tuple(_reach(plan, stage) for stage in plan.stages)
 
