@@ -21,7 +21,8 @@ from typing import TypeVar
 
 from fairlead.clock import SYSTEM_CLOCK, Clock
 from fairlead.errors import DatabaseUnavailable, FairleadError, InvalidInput, NoSpace, StaleEpoch
-from fairlead.rollout.entry import Decided, Ended, Entry, Had, Looked, Wanted
+from fairlead.ledger import Decision
+from fairlead.rollout.entry import Decided, Ended, Entry, Had, Looked, Wanted, one_line
 from fairlead.rollout.evidence import DecisionLog, Recorded
 from fairlead.rollout.facts import Facts
 from fairlead.rollout.journal import RolloutJournal, plan_sha256
@@ -518,29 +519,33 @@ class Controller:
         )
 
     async def _rolled_back_before(self) -> bool:
-        """Looks for a decision in the ledger that the journal does not know, as its controller ended in between.
-
-        An advance is taken back in the ledger, as nothing moved. A rollback is carried out: then the answer is yes.
-        """
-        if self._decisions is None:
-            return False
-        name, last = self._journal.rollout, self._state.decision
+        """Carries out a rollback that the ledger has and the journal has not, and says whether there was one."""
         try:
-            lost = await self._in_time(self._ledger_thread, self._decisions.unknown, self._plan, name, last)
-            if lost is not None and lost[1].verdict == "advance":
-                at = self._clock.utc()
-                await self._in_time(
-                    self._ledger_thread, self._decisions.take_back, self._plan, name, lost[1], at
-                )
+            lost = await self._lost()
         except FairleadError as error:
             await self._people.page(f"the ledger cannot be asked: {said(error)}")
             return False
-        if lost is None or lost[1].verdict != "rollback":
+        if lost is None:
             return False
         recorded, decision = lost
         reason = f"decided by a controller that ended before it was done: {decision.reason}"
         await self._roll_back(Judgement(verdict="rollback", reason=reason), recorded=recorded)
         return True
+
+    async def _lost(self) -> tuple[Recorded, Decision] | None:
+        """The rollback of this rollout that the journal does not know, as its controller ended in between.
+
+        An advance that it does not know is taken back in the ledger, as nothing moved.
+        """
+        if self._decisions is None:
+            return None
+        name, last = self._journal.rollout, self._state.decision
+        lost = await self._in_time(self._ledger_thread, self._decisions.unknown, self._plan, name, last)
+        if lost is None or lost[1].verdict == "rollback":
+            return lost
+        at = self._clock.utc()
+        await self._in_time(self._ledger_thread, self._decisions.take_back, self._plan, name, lost[1], at)
+        return None
 
     async def _record_surely(self, judgement: Judgement, looked: Looked | None) -> Recorded:
         """Records a rollback as soon as it can be; what the ledger refuses for good, the journal still gets."""
@@ -548,6 +553,10 @@ class Controller:
         looked = looked or Looked(stage=state.stage, guarded_seconds=state.guarded_seconds, evaluations=())
         while True:
             try:
+                # An advance that could not be written is taken back; and this one may be there, its answer lost.
+                lost = await self._lost()
+                if lost is not None and lost[1].reason.endswith(one_line(judgement.reason)):
+                    return lost[0]
                 return await self._record(judgement, looked)
             except (DatabaseUnavailable, NoSpace) as error:
                 await self._people.page(f"the ledger cannot be written: {said(error)}")
