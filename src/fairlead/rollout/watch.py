@@ -205,7 +205,7 @@ class Watch:
             return None  # is served treatment
         if reading is not None:
             value, query = reading.value, reading.query
-            n = round(reading.n) if reading.n is not None and math.isfinite(reading.n) else 0
+            n = max(1, round(reading.n)) if reading.n and 0 < reading.n < math.inf else 0
             reason, problem = reading.reason or "", one_line(reading.detail)
         elif problem:
             value = None

@@ -629,6 +629,17 @@ async def test_a_few_events_do_not_end_what_more_of_them_have_shown(
     assert ("rolled_back" in {state.phase for state in states}) == (phase == "rolled_back")
 
 
+@pytest.mark.parametrize(("n", "reason"), [(0.4, "waiting"), (None, "beyond_limit"), (30.0, "beyond_limit")])
+async def test_a_part_of_an_event_is_not_an_unknown_number_of_them(
+    make_world: Make, make_plan: MakePlan, n: float | None, reason: str
+) -> None:
+    """A Prometheus extrapolates: an increase of one is 0.4 where the window has just begun."""
+    world = make_world(make_plan(guardrails=(LIMIT,)))
+    world.service.reading = lambda _: Reading(value=1.0, n=n)
+    state = await led(world, 60)
+    assert [each.reason for each in state.evaluations] == [reason]
+
+
 async def test_a_stage_without_a_bake_waits_for_its_first_figure(
     make_world: Make, make_plan: MakePlan
 ) -> None:
