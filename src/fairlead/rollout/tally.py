@@ -10,33 +10,30 @@ A unit that failed once is not counted again in a later stage, in either arm. Th
 multiply: who has failed already, failed where the draw had put it, and the draw of all others is still unseen. Who was
 let in as an audience was not drawn at all, and is not counted either.
 
-Beside it, for limits that hold alone, the last minutes of treatment, event by event, each with its weight (1 / the
-probability with which it was kept).
+Beside it, for limits that hold alone, the `last_minutes` of each arm, event by event.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fairlead.metrics import Metric
 from fairlead.rollout.exceedances import Exceedances
+from fairlead.rollout.last_minutes import LastMinutes, Recent
 from fairlead.rollout.plan import Guardrail, RolloutPlan
 
 if TYPE_CHECKING:
     from fairlead.statistics import CumulativeCounts
 
-__all__ = ["ArmSeen", "Recent", "Tally"]
+__all__ = ["ArmSeen", "Tally"]
 
 _DIGITS = 3
 """Significant digits that values are counted with: some 900 different ones a decade, and 0.5 % at most."""
-_MOST_SLICES = 4 * 3600
-_AHEAD = 3600
-"""Seconds that an event's clock may be ahead; what is further ahead is no figure of the last minutes."""
-_NONE_IS_ZERO = ("rate", "count")
+_ORDERED = ("quantile", "maximum")
 _BY_AUDIENCE = "TARGETING_MATCH"
 """Reason of an exposure after which the unit's arm was not left to chance."""
 
@@ -64,29 +61,6 @@ class ArmSeen:
         return CumulativeCounts(edges=edges, at_or_below=np.cumsum(counts), exact=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Recent:
-    """A figure of one arm over the last seconds, every event alike."""
-
-    value: float | None
-    """None without events; a rate or count is 0 then, where the arm told anything at all."""
-    n: int
-    """Events. Of a share of events that were not all kept alike: as many as, all alike, would say as much."""
-
-
-@dataclass(slots=True)
-class _Slice:
-    n: int = 0
-    """Events."""
-    weight: float = 0.0
-    squares: float = 0.0
-    """Of the weights."""
-    bad: float = 0.0
-    bad_squares: float = 0.0
-    total: float = 0.0
-    values: dict[float, float] = field(default_factory=dict)
-
-
 @dataclass(slots=True)
 class _Watched:
     """One metric: how its events are read, and what was seen of it."""
@@ -105,8 +79,8 @@ class _Watched:
     which arm."""
     exceedances: Exceedances | None = None
     """Of a quantile beside control."""
-    recent: dict[str, dict[int, _Slice]] = field(default_factory=dict)
-    """By arm and second."""
+    recent: dict[str, LastMinutes] = field(default_factory=dict)
+    """By arm; of a limit that stands alone."""
 
 
 class Tally:
@@ -127,16 +101,19 @@ class Tally:
                 guardrail.is_relative,
                 reader_of(guardrail.metric),
                 {arm: ArmSeen() for arm in self._arms},
-                recent={arm: {} for arm in self._arms},
+                recent={}
+                if guardrail.is_relative
+                else {arm: LastMinutes(guardrail.metric) for arm in self._arms},
                 exceedances=self._no_exceedances(guardrail.metric) if guardrail.is_relative else None,
             )
             for guardrail in plan.guardrails
         }
         self._kinds = {guardrail.metric.event for guardrail in plan.guardrails}
-        self._reported: dict[str, dict[int, None]] | None = None
-        """By arm, seconds of which it told anything; where somebody counts what may not happen at all."""
-        if any(not each.beside and each.metric.kind in _NONE_IS_ZERO for each in self._watched.values()):
-            self._reported = {arm: {} for arm in self._arms}
+        self._asking = [
+            each.recent
+            for each in self._watched.values()
+            if any(one.asks_who_reports for one in each.recent.values())
+        ]
         self._variant: dict[str, str] = {}
         self._audience: set[str] = set()
         self._units: dict[str, str] = {}
@@ -221,39 +198,7 @@ class Tally:
 
     def recent(self, guardrail: Guardrail, arm: str, until: float, window: float) -> Recent:
         """The metric over the last `window` seconds before `until`, every event of the arm alike."""
-        each = self._watched[guardrail.name]
-        seconds = each.recent[arm]
-        _leave_out_ahead(seconds, until)
-        wanted = range(math.ceil(until - window), math.ceil(until))
-        slices = [one for second in wanted if (one := seconds.get(second)) is not None]
-        n = sum(one.n for one in slices)
-        kind = each.metric.kind
-        if not n and kind in _NONE_IS_ZERO and self._reported is not None:
-            _leave_out_ahead(self._reported[arm], until)
-            return Recent(0.0 if any(second in self._reported[arm] for second in wanted) else None, 0)
-        if not n:
-            return Recent(None, 0)
-        weight = math.fsum(one.weight for one in slices)
-        if kind == "proportion":
-            return _share(slices, weight, n)
-        if kind in ("rate", "count"):
-            return Recent(weight / window if kind == "rate" else weight, n)
-        if kind == "mean":
-            return Recent(sum(one.total for one in slices) / weight, n)
-        if kind not in ("quantile", "maximum"):
-            return Recent(None, 0)  # a ratio or a total is no figure of single events; it takes a reading
-        values: dict[float, float] = {}
-        for one in slices:
-            for value, count in one.values.items():
-                values[value] = values.get(value, 0.0) + count
-        rank = weight if each.metric.q is None else weight * each.metric.q * (1 - 1e-15)
-        ordered = sorted(values)
-        if kind == "quantile":
-            for value in ordered:
-                rank -= values[value]
-                if rank <= weight * 1e-12:
-                    return Recent(value, n)
-        return Recent(ordered[-1], n)
+        return self._watched[guardrail.name].recent[arm].figure(until, window)
 
     def _count(self, each: _Watched, event: Mapping[str, object], at: float, first: bool) -> None:
         named = event.get(each.metric.unit_field or "targeting_key")
@@ -265,15 +210,17 @@ class Tally:
         if first:
             self.events[arm] += 1
             self.newest_utc_seconds = max(self.newest_utc_seconds, at)
-            if self._reported is not None:
-                self._reported[arm][math.floor(at)] = None
-                _make_room(self._reported[arm])
+            for recent in self._asking:
+                recent[arm].reported(at)
         found = each.read(event)
         if found is None:
             return
         success, value = found
         if not each.beside:
-            self._keep(each, arm, event, at, success, value)
+            kept = event.get("inclusion_probability", 1.0)
+            weight = 1 / kept if isinstance(kept, int | float) and 1e-9 <= kept <= 1 else 1.0
+            near = rounded(value) if each.metric.kind in _ORDERED else value
+            each.recent[arm].keep(at, success, near, weight)
         if unit in self._audience:
             return
         if not unit:
@@ -320,60 +267,6 @@ class Tally:
         if each.exceedances is not None:
             each.exceedances.add(at, arm == self._plan.treatment, near)
 
-    def _keep(
-        self,
-        each: _Watched,
-        arm: str,
-        event: Mapping[str, object],
-        at: float,
-        success: bool,
-        value: float,
-    ) -> None:
-        kept = event.get("inclusion_probability", 1.0)
-        weight = 1 / kept if isinstance(kept, int | float) and 1e-9 <= kept <= 1 else 1.0
-        slices = each.recent[arm]
-        one = slices.get(second := math.floor(at))
-        if one is None:
-            one = slices[second] = _Slice()
-            _make_room(slices)
-        one.n += 1
-        one.weight += weight
-        one.squares += weight * weight
-        if success:
-            one.bad += weight
-            one.bad_squares += weight * weight
-        if math.isfinite(value):
-            one.total += weight * value
-        if each.metric.kind in ("quantile", "maximum"):
-            near = rounded(value)
-            one.values[near] = one.values.get(near, 0.0) + weight
-
-
-def _make_room(seconds: dict[int, Any]) -> None:
-    if len(seconds) > _MOST_SLICES:
-        for old in sorted(seconds)[: _MOST_SLICES // 4]:
-            del seconds[old]
-
-
-def _leave_out_ahead(seconds: dict[int, Any], until: float) -> None:
-    """A clock that is wrong, or was until now, would keep the right seconds out."""
-    if seconds and max(seconds) >= until + _AHEAD:
-        for second in [second for second in seconds if second >= until + _AHEAD]:
-            del seconds[second]
-
-
-def _share(slices: Sequence[_Slice], weight: float, n: int) -> Recent:
-    """Failures are never sampled: twenty beside two hundred successes that stand for 20,000 are twenty of 20,000.
-
-    So `n` is p·(1 − p) over the variance of the weighted share, a ratio of two estimated totals (delta method).
-    """
-    share = math.fsum(one.bad for one in slices) / weight
-    bad = math.fsum(one.bad_squares for one in slices)
-    good = math.fsum(one.squares for one in slices) - bad
-    variance = ((1 - share) ** 2 * bad + share**2 * good) / weight**2
-    alike = share * (1 - share) / variance if variance > 0 else 0.0
-    return Recent(share, round(alike) if alike >= 1 else n)
-
 
 def rounded(value: float) -> float:
     """To three significant digits; +inf for what is no finite number."""
@@ -383,7 +276,7 @@ def rounded(value: float) -> float:
 def reader_of(metric: Metric) -> Callable[[Mapping[str, object]], tuple[bool, float] | None]:
     """From an event to (success, value); None where it does not count."""
     where, success, name = metric.condition, metric.success, metric.field
-    ordered = metric.kind in ("quantile", "maximum")
+    ordered = metric.kind in _ORDERED
 
     def read(event: Mapping[str, object]) -> tuple[bool, float] | None:
         if where is not None and where.holds(event) is not True:
