@@ -218,14 +218,19 @@ def test_a_person_takes_it_back_while_a_controller_runs_and_while_none_does(
         assert share_served(folder) == 0
 
 
-@pytest.mark.parametrize("damage", ["broken", "shortened", "gone"])
-def test_it_is_taken_back_by_the_plan_it_was_started_with_whatever_became_of_the_file(
-    folder: Path, lead: Callable[..., subprocess.Popen[str]], damage: str
-) -> None:
+def abandoned(folder: Path, lead: Callable[..., subprocess.Popen[str]]) -> None:
+    """A rollout that serves its first stage, and whose controller was killed."""
     running = lead(*WHERE)
     until(lambda: share_served(folder) == 2_500)
     running.kill()
     running.wait(10)
+
+
+@pytest.mark.parametrize("damage", ["broken", "shortened", "gone"])
+def test_it_is_taken_back_by_the_plan_it_was_started_with_whatever_became_of_the_file(
+    folder: Path, lead: Callable[..., subprocess.Popen[str]], damage: str
+) -> None:
+    abandoned(folder, lead)
     file = folder / "feed.toml"
     text = file.read_text(encoding="utf-8")
     if damage == "broken":
@@ -264,10 +269,7 @@ def test_each_rollback_writes_one_incident_whoever_takes_it_back(
 def test_a_rollout_goes_on_where_its_traffic_is(
     folder: Path, lead: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    running = lead(*WHERE)
-    until(lambda: share_served(folder) == 2_500)
-    running.kill()
-    running.wait(10)
+    abandoned(folder, lead)
     (folder / "other.json").write_text(json.dumps(FLAGS), encoding="utf-8")
     refused = run(folder, "start", "feed.toml", "--flags", "other.json")
     assert refused.returncode == 2
@@ -370,10 +372,7 @@ def held(folder: Path) -> subprocess.Popen[str]:
 def test_treatment_is_taken_away_though_the_store_does_not_answer(
     folder: Path, lead: Callable[..., subprocess.Popen[str]], store: str
 ) -> None:
-    running = lead(*WHERE)
-    until(lambda: share_served(folder) == 2_500)
-    running.kill()
-    running.wait(10)
+    abandoned(folder, lead)
     if store == "held":
         holder = held(folder)
         rollback = subprocess.Popen(
@@ -402,10 +401,7 @@ def test_treatment_is_taken_away_though_the_store_does_not_answer(
 def test_without_its_store_a_rollback_leaves_the_traffic_of_another_change(
     folder: Path, lead: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    running = lead(*WHERE)
-    until(lambda: share_served(folder) == 2_500)
-    running.kill()
-    running.wait(10)
+    abandoned(folder, lead)
     (folder / "fairlead.db").rename(folder / "away.db")
     text = (folder / "feed.toml").read_text(encoding="utf-8")
     (folder / "other.toml").write_text(text.replace('name = "feed"', 'name = "other"'), encoding="utf-8")

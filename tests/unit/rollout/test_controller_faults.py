@@ -778,6 +778,19 @@ async def test_a_journal_that_hangs_keeps_no_guard_from_its_look(
 # Telling people ------------------------------------------------------------------------------------------------------
 
 
+async def rolled_back_with(world: World, notice: Notice) -> None:
+    """Rolled back by a person, led to its end by a controller that tells so."""
+    controller = with_notice(world, notice)
+    world.journal.ask(Asked(what="rollback", by="ann", why="a bad feeling"))
+    running = asyncio.create_task(controller.run())
+    for _ in range(400):
+        await asyncio.sleep(0)
+        world.clock.advance(0.5)
+        if running.done():
+            break
+    assert (await running).phase == "rolled_back"
+
+
 async def test_the_notice_of_a_rollback_is_waited_for_as_long_as_a_webhook_tries(
     make_world: Make,
 ) -> None:
@@ -788,15 +801,7 @@ async def test_the_notice_of_a_rollback_is_waited_for_as_long_as_a_webhook_tries
         await world.clock.sleep(29.0)
         arrived.append(what)
 
-    controller = with_notice(world, slow)
-    world.journal.ask(Asked(what="rollback", by="ann", why="a bad feeling"))
-    running = asyncio.create_task(controller.run())
-    for _ in range(400):
-        await asyncio.sleep(0)
-        world.clock.advance(0.5)
-        if running.done():
-            break
-    assert (await running).phase == "rolled_back"
+    await rolled_back_with(world, slow)
     assert arrived == ["rolled back: ann asked for it: a bad feeling"]
 
 
@@ -808,15 +813,7 @@ async def test_a_notice_that_never_comes_to_its_end_keeps_no_controller_and_is_w
     async def hangs(what: str, _: RolloutState) -> None:
         await asyncio.Event().wait()
 
-    controller = with_notice(world, hangs)
-    world.journal.ask(Asked(what="rollback", by="ann", why="a bad feeling"))
-    running = asyncio.create_task(controller.run())
-    for _ in range(400):
-        await asyncio.sleep(0)
-        world.clock.advance(0.5)
-        if running.done():
-            break
-    assert (await running).phase == "rolled_back"
+    await rolled_back_with(world, hangs)
     said = [each.entry.what for each in world.journal.read() if isinstance(each.entry, Paged)]
     assert said == ["a notice failed: no answer within 35 s: rolled back: ann asked for it: a bad feeling"]
 
