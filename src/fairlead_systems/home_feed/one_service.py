@@ -12,11 +12,10 @@ import numpy as np
 from fairlead.errors import ProcessDied
 from fairlead.lab import Schedule, Zipf
 from fairlead.shadow import ShadowReport
-from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
-from fairlead_systems.home_feed.paths import FLAG, REGRESSED, REGRESSION
+from fairlead_systems.home_feed.paths import REGRESSED, REGRESSION
 from fairlead_systems.home_feed.world import TOPICS, USERS
 
-__all__ = ["ONE_SERVICE", "PLANTED", "OneFeed", "feed_paths", "one_feed_flags"]
+__all__ = ["ONE_SERVICE", "PLANTED", "OneFeed", "feed_paths"]
 
 ONE_SERVICE = "feed-live"
 PLANTED = f"{REGRESSION * 100:g} % of the pages of the variant {REGRESSED} end in an error (500)"
@@ -80,16 +79,3 @@ def feed_paths(schedule: Schedule) -> list[str]:
         f"/feed?user=u{user}&topic={key}"
         for user, key in zip(schedule.users.tolist(), schedule.keys.tolist(), strict=True)
     ]
-
-
-def one_feed_flags() -> dict[str, object]:
-    """Everybody is served control, until a rollout moves the flag."""
-    variants = {"control": "control", "treatment": "treatment", REGRESSED: REGRESSED}
-    flags: dict[str, object] = {FLAG: {"state": "ENABLED", "variants": variants, "defaultVariant": "control"}}
-    for mechanism in MECHANISMS:
-        flags[FLAG_PREFIX + mechanism.name] = {
-            "state": "ENABLED",
-            "variants": {"on": True, "off": False},
-            "defaultVariant": "on",
-        }
-    return {"flags": flags}

@@ -20,7 +20,8 @@ from fairlead.telemetry import HistogramSnapshot
 from fairlead.trial import Arm, LetOut, Phase, Plan, Settings
 from fairlead_systems.home_feed.capacity import KeyWindow, Window
 from fairlead_systems.home_feed.mechanisms import FLAG_PREFIX, MECHANISMS
-from fairlead_systems.home_feed.one_service import ONE_SERVICE, PLANTED, OneFeed, feed_paths, one_feed_flags
+from fairlead_systems.home_feed.one_service import ONE_SERVICE, PLANTED, OneFeed, feed_paths
+from fairlead_systems.home_feed.paths import FLAG, REGRESSED
 from fairlead_systems.home_feed.redis_proxy import check_redis_url
 from fairlead_systems.home_feed.selection import PAGE, SOURCES, TOP
 from fairlead_systems.home_feed.world import ITEMS, TOPICS, USERS
@@ -276,7 +277,7 @@ async def start(plan: Plan, settings: Settings, directory: Path) -> AsyncIterato
     """Starts the downstreams, one feed process per arm and one that serves both, all from this Python."""
     flags = directory / "flags.json"
     _write_flags(flags, flag_document(plan.arms))
-    _write_flags(_live_flags(directory), one_feed_flags())
+    _write_flags(_live_flags(directory), flag_document(()))  # control for everybody, until a rollout moves it
     seed = ["--seed", str(settings.seed), "--fd", "{fd}"]
     services = [
         Service(name=f"{source}_source", argv=[*_module("candidate_source"), *seed, f"--source={source}"])
@@ -362,7 +363,7 @@ def flag_document(arms: Sequence[Arm]) -> dict[str, object]:
 
     treated = [_instance(arm) for arm in arms if arm.variant == "treatment"]
     flags: dict[str, object] = {
-        "feed_path": flag({"control": "control", "treatment": "treatment"}, "control", "treatment", treated)
+        FLAG: flag({arm: arm for arm in ("control", "treatment", REGRESSED)}, "control", "treatment", treated)
     }
     flags[USERS_FLAG] = {
         "state": "ENABLED",
