@@ -37,10 +37,11 @@ class Walk(RuleBasedStateMachine):
         coroutine.send(None)
         self.running.append((process, self.stages[process], coroutine))
 
-    @precondition(lambda self: len(set(self.stages)) == 1)
+    @precondition(lambda self: set(self.stages) == {self.target})
     @rule(up=st.booleans())
     def set_the_flag(self, up: bool) -> None:
-        # Every process is there, and so are its operations: the wait that the guide asks for.
+        # Every process is there, and so are its operations: the wait that the guide asks for. A flag that goes on
+        # before that asks for a jump over a stage, which the gate refuses.
         number = self.target.number + (1 if up else -1)
         if 0 <= number < len(STAGES) and all(stage is self.target for _, stage, _ in self.running):
             self.target = STAGES[number]
